@@ -1,0 +1,25 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Documentation that every module of the collection shares."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """The connection to libvirt, and what the modules need on the managed host."""
+
+    DOCUMENTATION = r"""
+options:
+  uri:
+    description:
+      - Connection URI of the libvirt daemon, as C(virsh --connect) takes it.
+    type: str
+    default: qemu:///system
+requirements:
+  - libvirt-python (the distribution's package C(python3-libvirt))
+  - lxml (the distribution's package C(python3-lxml))
+notes:
+  - The bindings of libvirt are most often installed for the distribution's own interpreter only.
+    Where the module runs under another one, it looks for an interpreter that has them, and goes on
+    under that.
+"""

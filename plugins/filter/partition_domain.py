@@ -1,0 +1,114 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Partition a domain definition on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: partition_domain
+short_description: Let a libvirt domain definition mirror the NUMA topology of a host
+version_added: 0.1.0
+author:
+  - The kvm.vnuma authors (@kvm-vnuma)
+description:
+  - Takes a domain definition and returns it partitioned, as M(kvm.vnuma.vnuma_partition) would define
+    it. For templates that another module defines.
+  - Partitioning the result again changes nothing. With O(state=absent) it returns what it was given
+    the first time.
+  - The switch of the libvirt RFC of September 2018 in the input, C(check='numa'), is taken as meant and
+    written as C(check='none'), which every libvirt accepts.
+requirements:
+  - lxml, on the controller
+positional: host
+options:
+  _input:
+    description: The domain definition, as text.
+    type: str
+    required: true
+  host:
+    description:
+      - The host to mirror; C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns it, or the text
+        of C(virsh capabilities).
+    type: raw
+    required: true
+extends_documentation_fragment:
+  - kvm.vnuma.policy
+seealso:
+  - module: kvm.vnuma.vnuma_partition
+  - module: kvm.vnuma.vnuma_facts
+"""
+
+EXAMPLES = r"""
+- name: Gather the host's topology
+  kvm.vnuma.vnuma_facts:
+
+- name: Partition a template for the host's first two nodes
+  ansible.builtin.set_fact:
+    definition: "{{ lookup('ansible.builtin.template', 'anuma.xml.j2')
+      | kvm.vnuma.partition_domain(ansible_facts.vnuma_host, nodes='0-1') }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The definition, partitioned; the very same text where nothing had to change.
+  type: str
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible.utils.display import Display
+from ansible_collections.kvm.vnuma.plugins.module_utils._capabilities import parse_capabilities
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain import read_definition, read_guest
+from ansible_collections.kvm.vnuma.plugins.module_utils._edit import partitioned, restored
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
+from ansible_collections.kvm.vnuma.plugins.module_utils._host import host_from_facts
+from ansible_collections.kvm.vnuma.plugins.module_utils._layout import plan
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
+from ansible_collections.kvm.vnuma.plugins.module_utils._xml import LXML_IMPORT_ERROR
+
+
+def partition_domain(xml: Any, host: Any, **options: Any) -> str:
+    """Return a domain definition partitioned for a host.
+
+    Args:
+        xml: the definition.
+        host: facts, or the text of the capabilities.
+        options: policy options.
+
+    Raises:
+        AnsibleFilterError: with one sentence, when it cannot be done.
+    """
+    if LXML_IMPORT_ERROR is not None:
+        raise AnsibleFilterError(
+            "partition_domain needs lxml on the controller; install it for the Python that runs Ansible "
+            "('pip install lxml', or the package python3-lxml)."
+        )
+    if not isinstance(xml, str):
+        raise AnsibleFilterError(
+            f"partition_domain takes a domain definition as text, not {type(xml).__name__}."
+        )
+    try:
+        policy = policy_from_options(options)
+        definition = read_definition(xml)
+        if policy.state == "absent":
+            return restored(definition)
+        topology = parse_capabilities(host) if isinstance(host, str) else host_from_facts(host)
+        guest = read_guest(definition, topology.hugepage_default_kib)
+        layout = plan(guest, topology, policy)
+        result = partitioned(definition, layout, policy)
+    except VnumaError as error:
+        raise AnsibleFilterError(f"partition_domain: {error}") from error
+    for sentence in layout.warnings:
+        Display().warning(f"guest {guest.name}: {sentence}")
+    return result
+
+
+class FilterModule:
+    """The collection's filters."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {"partition_domain": partition_domain}

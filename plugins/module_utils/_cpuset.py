@@ -1,0 +1,79 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sets of pCPUs, vCPUs and nodes as libvirt writes them; knows text and integers only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import CpusetError
+
+#: Highest id accepted. libvirt's own ceiling is VIR_DOMAIN_CPUMASK_LEN, 16384 bits
+#: (src/conf/domain_conf.h); it also keeps ``0-4000000000`` from eating the memory.
+MAX_ID = 16383
+
+
+def parse_cpuset(text: str) -> tuple[int, ...]:
+    """Read libvirt's bitmap syntax, such as ``0-3,^2,8``.
+
+    The syntax is that of virBitmapParse (libvirt, src/util/virbitmap.c): ids, ranges, and
+    exclusions that apply to what stands before them.
+
+    Args:
+        text: the set; blanks around commas are allowed.
+
+    Returns:
+        The ids, ascending.
+
+    Raises:
+        CpusetError: when it is empty, malformed, or names an id over 16383.
+    """
+    members: set[int] = set()
+    for part in text.split(","):
+        token = part.strip()
+        excluded = token.startswith("^")
+        first, dash, last = token[1 if excluded else 0 :].partition("-")
+        low = _number(first, text)
+        high = _number(last, text) if dash else low
+        if high < low:
+            raise CpusetError(f"'{token}' in '{text}' counts down; write '{high}-{low}'.")
+        span = range(low, high + 1)
+        if excluded:
+            if not members.issuperset(span):
+                raise CpusetError(
+                    f"'{token}' in '{text}' excludes what is not in the set before it; "
+                    "write the range first, then what to leave out, such as '0-3,^2'."
+                )
+            members.difference_update(span)
+        else:
+            members.update(span)
+    if not members:
+        raise CpusetError(f"'{text}' leaves nothing in the set.")
+    return tuple(sorted(members))
+
+
+def format_cpuset(ids: Iterable[int]) -> str:
+    """Write ids as libvirt does: ascending, runs joined, ``0-14,120-134``; empty gives ''."""
+    parts: list[str] = []
+    start = previous = None
+    for number in sorted(set(ids)):
+        if previous is not None and number == previous + 1:
+            previous = number
+            continue
+        if start is not None:
+            parts.append(str(start) if start == previous else f"{start}-{previous}")
+        start = previous = number
+    if start is not None:
+        parts.append(str(start) if start == previous else f"{start}-{previous}")
+    return ",".join(parts)
+
+
+def _number(token: str, text: str) -> int:
+    digits = token.strip()
+    # str.isdigit() alone would let superscripts and other scripts' digits through to int().
+    if not (digits.isascii() and digits.isdigit()):
+        raise CpusetError(f"'{text}' is not a set of numbers; write for example '0-3,8' or '0-7,^2'.")
+    number = int(digits)
+    if number > MAX_ID:
+        raise CpusetError(f"{digits} in '{text}' is over {MAX_ID}, the highest id libvirt knows.")
+    return number

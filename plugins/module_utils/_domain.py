@@ -1,0 +1,315 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading a domain definition: what the planner needs to know, and what this collection manages.
+
+Knows libvirt's XML (docs/formatdomain), neither hosts nor connections. Writing is in _edit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import parse_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import DomainError, VnumaError
+from ansible_collections.kvm.vnuma.plugins.module_utils._guest import Guest, HugepageUse
+from ansible_collections.kvm.vnuma.plugins.module_utils._record import find_record, record_meaning
+from ansible_collections.kvm.vnuma.plugins.module_utils._xml import (
+    Element,
+    elements,
+    etree,
+    parse_xml,
+)
+
+#: Factors of libvirt's units, in bytes (virScaleInteger, src/util/virutil.c).
+UNIT_BYTES = {
+    "b": 1,
+    "bytes": 1,
+    **{unit: 1000 ** (i + 1) for i, unit in enumerate(("KB", "MB", "GB", "TB", "PB", "EB"))},
+    **{unit: 1024 ** (i + 1) for i, unit in enumerate(("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))},
+    **{unit: 1024 ** (i + 1) for i, unit in enumerate(("k", "M", "G", "T", "P", "E"))},
+}
+
+
+_CONTAINERS = ("/cputune", "/numatune", "/cpu", "/metadata")
+_MANAGED_PATHS = (
+    *("/cputune/vcpupin", "/cputune/emulatorpin", "/cputune/iothreadpin"),
+    *("/numatune/memory", "/numatune/memnode"),
+    *("/cpu/topology", "/cpu/numa", "/cpu/model", "/cpu/vendor"),
+)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A parsed domain definition.
+
+    Attributes:
+        text: the XML as it was read; holds secrets, never to be shown.
+        root: its ``<domain>``; not to be edited in place.
+    """
+
+    text: str
+    root: Element
+
+    @property
+    def name(self) -> str:
+        """Name of the guest, '' for a definition without."""
+        return (self.root.findtext("name") or "").strip()
+
+
+def read_definition(text: str) -> Definition:
+    """Parse a domain definition.
+
+    Raises:
+        DomainError: when it is no well-formed ``<domain>``, or has a document type declaration.
+    """
+    return Definition(text, parse_xml(text, "domain", DomainError, "domain definition"))
+
+
+def read_guest(definition: Definition, hugepage_default_kib: int) -> Guest:
+    """Return what the planner needs to know.
+
+    Args:
+        definition: of the guest.
+        hugepage_default_kib: the host's page size where the guest does not name one.
+
+    Raises:
+        DomainError: when vCPUs or memory are missing or malformed; the error names the guest.
+    """
+    try:
+        return _guest(definition.root, hugepage_default_kib)
+    except VnumaError as error:
+        raise DomainError(error.message, guest=definition.name or None) from error
+
+
+def memory_kib(element: Element) -> int:
+    """Return a memory size in KiB, rounded up as libvirt does (virDomainParseMemory)."""
+    unit = element.get("unit", "KiB")
+    factor = UNIT_BYTES.get(unit)
+    if factor is None:
+        raise DomainError(f"<{element.tag}> has the unit '{unit}', which libvirt does not know.")
+    return -(-_integer(element.text, f"<{element.tag}>") * factor // 1024)
+
+
+def managed(root: Element) -> dict[str, Any]:
+    """Return the meaning of everything that this collection manages, for comparison.
+
+    libvirt rewrites what it is given (``0,1`` as ``0-1``, GiB as KiB, ``dies='1'`` added); two
+    definitions with equal answers are the same definition as far as this collection goes.
+    """
+    vcpu, cpu = root.find("vcpu"), root.find("cpu")
+    memory, topology = root.find("numatune/memory"), root.find("cpu/topology")
+    record = find_record(root)
+    return {
+        "placement": "static" if vcpu is None else vcpu.get("placement", "static"),
+        "vcpupin": _pins(root, "vcpupin", "vcpu"),
+        "emulatorpin": _pins(root, "emulatorpin", None),
+        "iothreadpin": _pins(root, "iothreadpin", "iothread"),
+        "memory": None if memory is None else _binding(memory),
+        "memnode": {
+            _integer(node.get("cellid"), "cellid"): _binding(node)
+            for node in elements(root.find("numatune"), "memnode")
+        },
+        "cpu_mode": None if cpu is None else cpu.get("mode"),
+        "topology": None
+        if topology is None
+        else {
+            name: _integer(topology.get(name, "1"), f"topology {name}")
+            for name in ("sockets", "dies", "clusters", "cores", "threads")
+        },
+        "cells": [_cell(cell, index) for index, cell in enumerate(_cells(root))],
+        "record": None if record is None else record_meaning(record),
+    }
+
+
+def unmanaged(root: Element) -> Counter[tuple[str, str, str]]:
+    """Return everything that this collection does not manage, as (path, attribute, value).
+
+    What is counted here before a define and missing after it has been lost. The CPU's own
+    attributes, model and vendor are left out: they are managed where the policy sets the mode.
+    """
+    found: Counter[tuple[str, str, str]] = Counter()
+    waiting = [(child, "") for child in elements(root)]
+    while waiting:
+        element, above = waiting.pop()
+        path = f"{above}/{element.tag}"
+        if path in _MANAGED_PATHS or element is find_record(root):
+            continue
+        if path not in _CONTAINERS:
+            found[path, "", (element.text or "").strip()] += 1
+        if path != "/cpu":
+            found.update(
+                (path, name, value)
+                for name, value in element.attrib.items()
+                if (path, name) != ("/vcpu", "placement")
+            )
+        waiting.extend((child, path) for child in elements(element))
+    return found
+
+
+def secrets(root: Element) -> set[str]:
+    """Return the passwords in a definition, so that they can be struck out of a message."""
+    return {value for value in root.xpath("//@passwd | //@password | //@secret") if value}
+
+
+def managed_text(root: Element) -> str:
+    """Return the managed elements alone, for ``--diff``; nothing else of the definition shows."""
+    domain = etree.Element("domain")
+    name, vcpu, cpu = root.find("name"), root.find("vcpu"), root.find("cpu")
+    if name is not None:
+        etree.SubElement(domain, "name").text = name.text
+    if vcpu is not None:
+        etree.SubElement(domain, "vcpu", _only(vcpu, "placement")).text = vcpu.text
+    for container, tags in (
+        ("cputune", ("vcpupin", "emulatorpin", "iothreadpin")),
+        ("numatune", ("memory", "memnode")),
+    ):
+        shown = [_copy(child) for child in elements(root.find(container), *tags)]
+        if shown:
+            etree.SubElement(domain, container).extend(shown)
+    if cpu is not None:
+        shown = [_copy(child) for child in elements(cpu, "topology", "numa")]
+        etree.SubElement(domain, "cpu", _only(cpu, "mode")).extend(shown)
+    record = find_record(root)
+    if record is not None:
+        etree.SubElement(domain, "metadata").append(_copy(record))
+    etree.indent(domain)
+    return str(etree.tostring(domain, encoding="unicode")) + "\n"
+
+
+def _guest(root: Element, hugepage_default_kib: int) -> Guest:
+    vcpu, memory = root.find("vcpu"), root.find("memory")
+    if vcpu is None or memory is None:
+        raise DomainError("the definition has no <vcpu> or no <memory>; define both.")
+    vcpus = _integer(vcpu.text, "<vcpu>")
+    if vcpus < 1:
+        raise DomainError(f"<vcpu> is {vcpus}; a guest needs at least one.")
+    cells = [memory_kib_of_cell(cell) for cell in _cells(root)]
+    # libvirt counts memory devices into <memory>, and lets cells override it
+    # (virDomainDefPostParseMemory, src/conf/domain_postparse.c).
+    devices = sum(memory_kib(size) for size in root.iterfind("devices/memory/target/size"))
+    shared = sum(cells) if cells else memory_kib(memory) - devices
+    if shared < 1:
+        raise DomainError(
+            f"<memory> is {memory_kib(memory)} KiB, of which its memory devices have {devices} KiB; "
+            "nothing is left for its cells."
+        )
+    return Guest(
+        name=(root.findtext("name") or "").strip(),
+        uuid=(root.findtext("uuid") or "").strip(),
+        arch=_arch(root),
+        vcpus=vcpus,
+        memory_kib=shared,
+        hugepages=_hugepages(root, hugepage_default_kib),
+        iothread_ids=_iothread_ids(root),
+        vcpu_pins=tuple(sorted(_pins(root, "vcpupin", "vcpu").items())),
+        online_vcpus=_online(root, vcpu, vcpus),
+    )
+
+
+def memory_kib_of_cell(cell: Element) -> int:
+    """Return a cell's memory in KiB."""
+    size = etree.Element("cell", unit=cell.get("unit", "KiB"))
+    size.text = cell.get("memory", "")
+    return memory_kib(size)
+
+
+def _arch(root: Element) -> str:
+    kind = root.find("os/type")
+    return "" if kind is None else str(kind.get("arch", ""))
+
+
+def _cells(root: Element) -> list[Element]:
+    found = list(elements(root.find("cpu/numa"), "cell"))
+    return sorted(found, key=lambda cell: _integer(cell.get("id") or str(found.index(cell)), "cell id"))
+
+
+def _hugepages(root: Element, default_kib: int) -> tuple[HugepageUse, ...]:
+    backing = root.find("memoryBacking/hugepages")
+    if backing is None:
+        return ()
+    uses = []
+    for page in elements(backing, "page"):
+        size = etree.Element("page", unit=page.get("unit", "KiB"))
+        size.text = page.get("size", "")
+        nodeset = page.get("nodeset")
+        uses.append(HugepageUse(memory_kib(size), None if nodeset is None else parse_cpuset(nodeset)))
+    return tuple(uses) or (HugepageUse(default_kib),)
+
+
+def _iothread_ids(root: Element) -> tuple[int, ...]:
+    ids = {
+        _integer(one.get("id"), "iothread id") for one in elements(root.find("iothreadids"), "iothread")
+    }
+    wanted = max(_integer(root.findtext("iothreads") or "0", "<iothreads>"), len(ids))
+    # libvirt names the rest by the lowest ids that are free (virDomainDefPostParseIOThreads).
+    candidate = 1
+    while len(ids) < wanted:
+        ids.add(candidate)
+        candidate += 1
+    return tuple(sorted(ids))
+
+
+def _online(root: Element, vcpu: Element, vcpus: int) -> tuple[int, ...]:
+    listed = list(elements(root.find("vcpus"), "vcpu"))
+    if listed:
+        return tuple(
+            sorted(
+                _integer(one.get("id"), "vcpu id") for one in listed if one.get("enabled") == "yes"
+            )
+        )
+    return tuple(range(_integer(vcpu.get("current") or str(vcpus), "<vcpu current>")))
+
+
+def _pins(root: Element, tag: str, key: str | None) -> dict[int, tuple[int, ...]]:
+    return {
+        0 if key is None else _integer(pin.get(key), f"<{tag}> {key}"): parse_cpuset(
+            pin.get("cpuset", "")
+        )
+        for pin in elements(root.find("cputune"), tag)
+    }
+
+
+def _binding(element: Element) -> tuple[str, str, tuple[int, ...]]:
+    nodeset = element.get("nodeset")
+    return (
+        element.get("mode", "strict"),
+        element.get("placement", "auto" if nodeset is None else "static"),
+        () if nodeset is None else parse_cpuset(nodeset),
+    )
+
+
+def _cell(cell: Element, index: int) -> dict[str, Any]:
+    return {
+        "id": index,
+        "cpus": parse_cpuset(cell.get("cpus")) if cell.get("cpus") else (),
+        "memory_kib": memory_kib_of_cell(cell),
+        "memAccess": cell.get("memAccess"),
+        "discard": cell.get("discard"),
+        "distances": {
+            _integer(one.get("id"), "sibling id"): _integer(one.get("value"), "distance")
+            for one in elements(cell.find("distances"), "sibling")
+        },
+    }
+
+
+def _integer(text: str | None, what: str) -> int:
+    try:
+        number = int((text or "").strip())
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise DomainError(f"{what} is '{text}', where a number belongs.")
+    return number
+
+
+def _only(element: Element, attribute: str) -> dict[str, str]:
+    return {attribute: element.get(attribute)} if element.get(attribute) is not None else {}
+
+
+def _copy(element: Element) -> Element:
+    # deepcopy would take the text after the element along.
+    copy = etree.fromstring(etree.tostring(element, with_tail=False))
+    etree.cleanup_namespaces(copy)
+    return copy

@@ -1,0 +1,401 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writing a layout into a domain definition, and taking it out again.
+
+Managed are ``vcpu@placement``, ``cputune/vcpupin``, ``numatune/memory`` and ``memnode``,
+``cpu/topology``, ``cpu/numa``; and, only while the policy asks for them, ``emulatorpin``,
+``iothreadpin`` and the CPU mode. Everything else in the definition is left as it is, to the byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset, parse_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
+    Definition,
+    managed,
+    read_definition,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import DomainError, VnumaError
+from ansible_collections.kvm.vnuma.plugins.module_utils._layout import Layout
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import Policy, policy_to_record
+from ansible_collections.kvm.vnuma.plugins.module_utils._record import (
+    add_record,
+    created_containers,
+    drop_record,
+    find_record,
+    mark_created,
+    original,
+    recorded_policy,
+    write_policy,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._xml import (
+    Element,
+    elements,
+    etree,
+    insert_after,
+    remove,
+    serialise,
+)
+
+# What stands before a container in libvirt's own order (virDomainDefFormatInternal).
+_BEFORE_CPUTUNE = (
+    *("name", "uuid", "genid", "title", "description", "metadata", "maxMemory", "memory"),
+    *("currentMemory", "blkiotune", "memtune", "memoryBacking", "vcpu", "vcpus"),
+    *("iothreads", "iothreadids", "defaultiothread"),
+)
+_BEFORE_NUMATUNE = (*_BEFORE_CPUTUNE, "cputune")
+_BEFORE_CPU = (
+    *_BEFORE_NUMATUNE,
+    *("numatune", "resource", "sysinfo", "bootloader", "bootloader_args", "os", "idmap", "features"),
+)
+_BEFORE_TOPOLOGY = ("model", "vendor")
+_BEFORE_NUMA = (*_BEFORE_TOPOLOGY, "topology", "cache", "maxphysaddr", "feature")
+
+
+def partitioned(definition: Definition, layout: Layout, policy: Policy) -> str:
+    """Return the definition with the layout written into it.
+
+    What stood in the managed places before the first partition is kept in the record.
+
+    Raises:
+        DomainError: when something in the definition cannot live with the new cells.
+    """
+    root = read_definition(definition.text).root
+    try:
+        _refuse_misfits(root, len(layout.cells))
+        _write(root, layout, policy)
+    except VnumaError as error:
+        raise error.for_guest(definition.name) from None
+    if managed(root) == managed(definition.root) and not _has_rfc_switch(definition.root):
+        return definition.text
+    return serialise(root, definition.text)
+
+
+def restored(definition: Definition) -> str:
+    """Return the definition as it was before its first partition; unchanged if there was none.
+
+    Raises:
+        DomainError: when the record is damaged, or does not fit the guest any more.
+    """
+    if find_record(definition.root) is None:
+        return definition.text
+    root = read_definition(definition.text).root
+    try:
+        kept = original(find_record(root))
+        applied = recorded_policy(find_record(root))
+        _refuse_outgrown(root, kept)
+        _put_back(root, kept, "vcpupin", "cputune", _BEFORE_CPUTUNE)
+        if "emulator_pinning" in applied:
+            _put_back(root, kept, "emulatorpin", "cputune", _BEFORE_CPUTUNE)
+        if "iothread_pinning" in applied:
+            _put_back(root, kept, "iothreadpin", "cputune", _BEFORE_CPUTUNE)
+        for tag in ("memory", "memnode"):
+            _put_back(root, kept, tag, "numatune", _BEFORE_NUMATUNE)
+        if "cpu_mode" in applied:
+            _put_back_mode(root, kept)
+        _put_back(root, kept, "topology", "cpu", _BEFORE_CPU, _BEFORE_TOPOLOGY)
+        _put_back(root, kept, "numa", "cpu", _BEFORE_CPU, _BEFORE_NUMA)
+        placement = kept.find("vcpu")
+        if placement is not None:
+            root.find("vcpu").set("placement", placement.get("placement"))
+        _drop_created(root, kept)
+        drop_record(root)
+    except VnumaError as error:
+        raise error.for_guest(definition.name) from None
+    return serialise(root, definition.text)
+
+
+def _write(root: Element, layout: Layout, policy: Policy) -> None:
+    record = find_record(root)
+    if record is None:
+        record = add_record(root)
+        kept = original(record)
+        for container in ("cputune", "numatune", "cpu"):
+            if root.find(container) is None:
+                mark_created(kept, container)
+        _keep(kept, root, "cputune", "vcpupin")
+        _keep(kept, root, "numatune", "memory", "memnode")
+        _keep(kept, root, "cpu", "topology", "numa")
+        if root.find("vcpu").get("placement", "static") != "static":
+            etree.SubElement(kept, "vcpu", placement=root.find("vcpu").get("placement"))
+    before, after = recorded_policy(record), policy_to_record(policy)
+    kept = original(record)
+    _write_vcpu_pins(root, layout)
+    _write_helper_pins(root, kept, layout, before, after)
+    _write_numatune(root, layout)
+    _write_cpu(root, kept, layout, before, policy)
+    if root.find("vcpu").get("placement", "static") != "static":
+        root.find("vcpu").set("placement", "static")
+    _drop_created(root, kept)
+    write_policy(record, after)
+
+
+def _write_vcpu_pins(root: Element, layout: Layout) -> None:
+    texts: dict[tuple[int, ...], str] = {}
+    pins = []
+    for vcpu, cpus in enumerate(layout.vcpu_pins):
+        if cpus not in texts:
+            texts[cpus] = format_cpuset(cpus)
+        pins.append(etree.Element("vcpupin", vcpu=str(vcpu), cpuset=texts[cpus]))
+    _replace(root, "cputune", _BEFORE_CPUTUNE, "vcpupin", pins, ("shares", "global_period",
+        "global_quota", "period", "quota", "emulator_period", "emulator_quota",
+        "iothread_period", "iothread_quota"))
+
+
+def _write_helper_pins(
+    root: Element, kept: Element, layout: Layout, before: dict[str, str], after: dict[str, str]
+) -> None:
+    """Pin emulator and iothreads, or hand them back once the policy no longer asks."""
+    wanted = {
+        "emulator_pinning": (
+            "emulatorpin",
+            None
+            if layout.emulator_pins is None
+            else [etree.Element("emulatorpin", cpuset=format_cpuset(layout.emulator_pins))],
+        ),
+        "iothread_pinning": (
+            "iothreadpin",
+            None
+            if layout.iothread_pins is None
+            else [
+                etree.Element("iothreadpin", iothread=str(iothread), cpuset=format_cpuset(cpus))
+                for iothread, cpus in layout.iothread_pins
+            ],
+        ),
+    }
+    for option, (tag, pins) in wanted.items():
+        if option in after and option not in before:
+            _keep(kept, root, "cputune", tag)
+        if option in after:
+            _replace(root, "cputune", _BEFORE_CPUTUNE, tag, pins or [], None)
+        elif option in before:
+            _put_back(root, kept, tag, "cputune", _BEFORE_CPUTUNE)
+            for element in list(elements(kept, tag)):
+                remove(element)
+
+
+def _write_numatune(root: Element, layout: Layout) -> None:
+    mode, nodeset = layout.memory_mode, format_cpuset(layout.nodeset)
+    bound = mode != "none"
+    # libvirt before 9.3 takes 'preferred' with a single node only, and here there may be several.
+    whole = bound and mode != "preferred"
+    _replace(
+        root,
+        "numatune",
+        _BEFORE_NUMATUNE,
+        "memory",
+        [etree.Element("memory", mode=mode, nodeset=nodeset)] if whole else [],
+        (),
+    )
+    nodes = [
+        etree.Element("memnode", cellid=str(cell.id), mode=mode, nodeset=str(cell.host_node))
+        for cell in layout.cells
+        if bound
+    ]
+    _replace(root, "numatune", _BEFORE_NUMATUNE, "memnode", nodes, ("memory",))
+
+
+def _write_cpu(
+    root: Element, kept: Element, layout: Layout, before: dict[str, str], policy: Policy
+) -> None:
+    sharing = _carried_over(root)
+    cells = []
+    for cell in layout.cells:
+        attributes = {
+            "id": str(cell.id),
+            "cpus": format_cpuset(cell.vcpus),
+            "memory": str(cell.memory_kib),
+            "unit": "KiB",
+            **sharing,
+        }
+        element = etree.Element("cell", attributes)
+        if cell.distances:
+            distances = etree.SubElement(element, "distances")
+            for sibling, value in enumerate(cell.distances):
+                etree.SubElement(distances, "sibling", id=str(sibling), value=str(value))
+        cells.append(element)
+    numa = etree.Element("numa")
+    numa.extend(cells)
+    shape = layout.topology
+    counts = {"sockets": shape.sockets, "dies": shape.dies, "cores": shape.cores}
+    attributes = {
+        **{name: str(count) for name, count in counts.items() if name != "dies" or count > 1},
+        "threads": str(shape.threads),
+    }
+    if policy.cpu_mode != "keep":
+        if "cpu_mode" not in before:
+            _keep_mode(root, kept)
+        _set_mode(root, policy.cpu_mode)
+    elif "cpu_mode" in before:
+        _put_back_mode(root, kept)
+        for element in list(elements(kept, "cpu")):
+            remove(element)
+    topology = etree.Element("topology", attributes)
+    _replace(root, "cpu", _BEFORE_CPU, "topology", [topology], _BEFORE_TOPOLOGY)
+    _replace(root, "cpu", _BEFORE_CPU, "numa", [numa], _BEFORE_NUMA)
+    cpu = root.find("cpu")
+    if cpu.get("check") == "numa":
+        # The RFC's own switch: no released libvirt takes it.
+        cpu.set("check", "none")
+
+
+def _has_rfc_switch(root: Element) -> bool:
+    cpu = root.find("cpu")
+    return cpu is not None and cpu.get("check") == "numa"
+
+
+def _carried_over(root: Element) -> dict[str, str]:
+    """Return what the cells had in common besides NUMA: how their memory is shared with others."""
+    carried = {}
+    cells = list(elements(root.find("cpu/numa"), "cell"))
+    for attribute in ("memAccess", "discard"):
+        values = {cell.get(attribute) for cell in cells}
+        if len(values) > 1:
+            raise DomainError(
+                f"its cells differ in {attribute}, and new cells cannot; give every cell the same."
+            )
+        value = values.pop() if values else None
+        if value is not None:
+            carried[attribute] = value
+    return carried
+
+
+def _refuse_misfits(root: Element, count: int) -> None:
+    """Refuse a definition with something that names a cell which would not be there."""
+    present = f"its cells will be 0 to {count - 1}" if count > 1 else "its only cell will be 0"
+    for device in root.iterfind("devices/memory"):
+        node = (device.findtext("target/node") or "").strip()
+        if node and not (node.isdigit() and int(node) < count):
+            raise DomainError(
+                f"a memory device sits in cell {node}, and {present}; move the device, or change cells."
+            )
+    for page in root.iterfind("memoryBacking/hugepages/page"):
+        nodeset = page.get("nodeset")
+        # On a guest without cells libvirt keeps a nodeset of 0 only.
+        if nodeset is not None and max(parse_cpuset(nodeset)) >= count:
+            raise DomainError(
+                f"its hugepages name cells '{nodeset}', and {present}; change the nodeset of <page>, "
+                "or cells."
+            )
+    for target in root.iterfind("devices/controller/target"):
+        node = (target.findtext("node") or "").strip()
+        if node and not (node.isdigit() and int(node) < count):
+            raise DomainError(
+                f"a PCI expander bus sits in cell {node}, and {present}; move it, or change cells."
+            )
+    for extra in ("interconnects", "cell/cache"):
+        if root.find(f"cpu/numa/{extra}") is not None:
+            raise DomainError(
+                f"its cells have <{extra.rsplit('/', 1)[-1]}> (HMAT), which new cells would lose; "
+                "take it out with 'virsh edit', or leave the guest out."
+            )
+
+
+def _refuse_outgrown(root: Element, kept: Element) -> None:
+    """Refuse to restore a topology or cells that the guest's vCPUs no longer match."""
+    vcpus = (root.findtext("vcpu") or "").strip()
+    topology = kept.find("topology")
+    if topology is None:
+        return
+    product = 1
+    for attribute in ("sockets", "dies", "clusters", "cores", "threads"):
+        product *= int(topology.get(attribute, "1"))
+    if str(product) != vcpus:
+        raise DomainError(
+            f"before its partition it had a CPU topology for {product} vCPUs, and it has {vcpus} "
+            f"now; set <vcpu> back to {product}, or define it anew without the record."
+        )
+
+
+def _replace(
+    root: Element,
+    container: str,
+    before_container: tuple[str, ...],
+    tag: str,
+    new: list[Element],
+    predecessors: tuple[str, ...] | None,
+) -> None:
+    """Replace all children of one tag; the new ones stand after the predecessors.
+
+    With None for predecessors they come last.
+    """
+    parent = root.find(container)
+    if parent is None:
+        if not new:
+            return
+        parent = etree.Element(container)
+        insert_after(root, before_container, parent)
+    for old in list(elements(parent, tag)):
+        remove(old)
+    known: Iterable[str] = (
+        [child.tag for child in parent] if predecessors is None else predecessors
+    )
+    for element in new:
+        insert_after(parent, (*known, tag), element)
+
+
+def _drop_created(root: Element, kept: Element) -> None:
+    """Take out the containers that were created for children they no longer have.
+
+    libvirt gives a <cpu> without mode the attributes of its default; they go with it.
+    """
+    for container in created_containers(kept) & {"cputune", "numatune", "cpu"}:
+        element = root.find(container)
+        if element is not None and len(element) == 0:
+            remove(element)
+
+
+def _keep(kept: Element, root: Element, container: str, *tags: str) -> None:
+    for element in elements(root.find(container), *tags):
+        copy = etree.fromstring(etree.tostring(element, with_tail=False))
+        insert_after(kept, [child.tag for child in kept], copy)
+
+
+def _put_back(
+    root: Element,
+    kept: Element,
+    tag: str,
+    container: str,
+    before_container: tuple[str, ...],
+    predecessors: tuple[str, ...] | None = (),
+) -> None:
+    copies = [etree.fromstring(etree.tostring(one, with_tail=False)) for one in elements(kept, tag)]
+    _replace(root, container, before_container, tag, copies, predecessors)
+
+
+def _keep_mode(root: Element, kept: Element) -> None:
+    copy = etree.SubElement(kept, "cpu")
+    cpu = root.find("cpu")
+    if cpu is not None:
+        copy.attrib.update(cpu.attrib)
+        copy.extend(
+            etree.fromstring(etree.tostring(one, with_tail=False))
+            for one in elements(cpu, "model", "vendor")
+        )
+
+
+def _set_mode(root: Element, mode: str) -> None:
+    cpu = root.find("cpu")
+    if cpu is None:
+        cpu = etree.Element("cpu")
+        insert_after(root, _BEFORE_CPU, cpu)
+    if cpu.get("mode") == mode:
+        return
+    # 'match' and a model belong to other modes (docs/formatdomain, "CPU model and topology").
+    cpu.attrib.pop("match", None)
+    cpu.set("mode", mode)
+    cpu.set("check", "none")
+    for element in list(elements(cpu, "model", "vendor")):
+        remove(element)
+
+
+def _put_back_mode(root: Element, kept: Element) -> None:
+    copy, cpu = kept.find("cpu"), root.find("cpu")
+    if copy is None or cpu is None:
+        return
+    cpu.attrib.clear()
+    cpu.attrib.update(copy.attrib)
+    for tag in ("model", "vendor"):
+        _put_back(root, copy, tag, "cpu", _BEFORE_CPU, () if tag == "model" else ("model",))

@@ -1,0 +1,57 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The errors that users see; knows nothing of XML, libvirt or Ansible.
+
+Every message is one sentence, or two, that names the guest (where there is one), the value, and
+the way out. Whoever raises may not know the guest's name; `for_guest` adds it once.
+"""
+
+from __future__ import annotations
+
+
+class VnumaError(Exception):
+    """Something a user can read and act upon.
+
+    Args:
+        message: what is wrong and the way out, without the guest's name.
+        guest: name of the guest it is about, None where it is about the whole call.
+    """
+
+    def __init__(self, message: str, guest: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.guest = guest
+
+    def __str__(self) -> str:
+        """Return the sentence, led by the guest's name where it is known."""
+        return self.message if self.guest is None else f"guest {self.guest}: {self.message}"
+
+    def for_guest(self, guest: str) -> VnumaError:
+        """Return self, now known to be about *guest* unless it already named one."""
+        if self.guest is None:
+            self.guest = guest
+        return self
+
+
+class CpusetError(VnumaError):
+    """A cpuset or nodeset that cannot be read."""
+
+
+class HostError(VnumaError):
+    """A host topology that cannot be read or planned for."""
+
+
+class PolicyError(VnumaError):
+    """An option with a value that means nothing."""
+
+
+class LayoutError(VnumaError):
+    """The guest does not fit the host under the policy asked for."""
+
+
+class DomainError(VnumaError):
+    """A domain definition that cannot be read, or that must not be edited."""
+
+
+class HypervisorError(VnumaError):
+    """libvirt refused, failed, or cannot be reached."""

@@ -1,0 +1,47 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A guest as the planner sees it: figures only, no XML, no libvirt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class HugepageUse:
+    """One ``<page>`` of a guest's ``<hugepages>``.
+
+    Attributes:
+        size_kib: page size in KiB, None for the host's default.
+        cells: guest cells it is for, None for every cell that no other entry names.
+    """
+
+    size_kib: int | None
+    cells: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What a guest has been given.
+
+    Attributes:
+        name: its name.
+        uuid: its UUID in libvirt's spelling, '' where the definition has none.
+        arch: its architecture, such as ``x86_64``.
+        vcpus: vCPUs at most, hotpluggable ones included: every one belongs to a cell.
+        memory_kib: memory that its cells share, in KiB: ``<memory>`` without memory devices.
+        hugepages: pages backing it; empty for ordinary pages.
+        iothread_ids: ids of its iothreads, ascending.
+        vcpu_pins: pins it has now, as (vCPU, pCPUs), ascending.
+        online_vcpus: vCPUs present at boot; None for all of them.
+    """
+
+    name: str
+    uuid: str
+    arch: str
+    vcpus: int
+    memory_kib: int
+    hugepages: tuple[HugepageUse, ...] = ()
+    iothread_ids: tuple[int, ...] = ()
+    vcpu_pins: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    online_vcpus: tuple[int, ...] | None = None

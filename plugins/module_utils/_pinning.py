@@ -1,0 +1,172 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who gets which pCPU when pins are exclusive; standard library only, no XML, no libvirt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
+from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host, Node
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import Policy
+
+
+@dataclass(frozen=True)
+class CoreDemand:
+    """One guest core that wants pCPUs of its own.
+
+    Attributes:
+        node: the host node that backs its cell.
+        vcpus: its threads, ascending.
+    """
+
+    node: Node
+    vcpus: tuple[int, ...]
+
+
+def exclusive_cpus(host: Host, pins: Iterable[tuple[int, ...]]) -> frozenset[int]:
+    """Return the pCPUs that some pins take for themselves.
+
+    A vCPU that is held to one pCPU, or to the threads of one core, was put there on purpose: no
+    other guest may be placed there. A pin to anything wider shares.
+
+    Args:
+        host: whose cores they are.
+        pins: the pCPUs of each pinned vCPU.
+    """
+    core_of = {cpu: frozenset(core) for node in host.nodes for core in node.cores for cpu in core}
+    taken: set[int] = set()
+    for cpus in pins:
+        if cpus and (len(cpus) == 1 or core_of.get(cpus[0], frozenset()).issuperset(cpus)):
+            taken.update(cpus)
+    return frozenset(taken)
+
+
+class Pinboard:
+    """The pCPUs of one host while guests with exclusive pins are placed on them.
+
+    Args:
+        taken: pCPUs that guests outside of this call own.
+    """
+
+    def __init__(self, taken: frozenset[int]) -> None:
+        self._taken = set(taken)
+        self._cores: dict[int, dict[int, tuple[int, ...]]] = {}
+        self._kept: dict[int, dict[tuple[int, ...], tuple[int, ...]]] = {}
+
+    def keep(
+        self,
+        owner: int,
+        current: Sequence[tuple[int, tuple[int, ...]]],
+        demands: Sequence[CoreDemand],
+        policy: Policy,
+    ) -> None:
+        """Let a guest keep the guest cores that already sit where the policy would have them.
+
+        Adding a guest to a host must not move, and so restart, the ones that are there.
+        """
+        now = dict(current)
+        kept = self._kept.setdefault(owner, {})
+        for demand in demands:
+            seat = tuple(now.get(vcpu, ()) for vcpu in demand.vcpus)
+            cpus = self._fits(seat, demand, policy)
+            if cpus and not self._taken.intersection(cpus):
+                self._taken.update(cpus)
+                kept[demand.vcpus] = cpus
+
+    def place(
+        self, owner: int, demands: Sequence[CoreDemand], policy: Policy
+    ) -> dict[int, tuple[int, ...]]:
+        """Give every guest core of one guest its pCPUs.
+
+        Returns:
+            The pCPUs of every vCPU.
+
+        Raises:
+            LayoutError: when a node has too few left.
+        """
+        kept = self._kept.get(owner, {})
+        seats = dict(kept)
+        by_node: dict[int, list[CoreDemand]] = {}
+        for demand in demands:
+            if demand.vcpus not in kept:
+                by_node.setdefault(demand.node.id, []).append(demand)
+        for waiting in by_node.values():
+            node, width = waiting[0].node, len(waiting[0].vcpus)
+            free = self._free_seats(node, width, policy)
+            if len(free) < len(waiting):
+                raise LayoutError(self._too_few(node, width, demands, len(free), kept, policy))
+            for demand, cpus in zip(waiting, free):
+                seats[demand.vcpus] = cpus
+                self._taken.update(cpus)
+        return {
+            vcpu: cpus if policy.pinning == "core" else (cpus[thread],)
+            for vcpus, cpus in seats.items()
+            for thread, vcpu in enumerate(vcpus)
+        }
+
+    def _free_seats(self, node: Node, width: int, policy: Policy) -> list[tuple[int, ...]]:
+        """Return what a guest core of *width* threads could have on the node, best first."""
+        barred = self._taken.union(policy.reserved_cpus)
+        if policy.pinning == "core":
+            whole = [_open_threads(core, policy) for core in node.cores]
+            return [c for c in whole if len(c) >= width and not self._taken.intersection(c)]
+        threads = [tuple(cpu for cpu in core if cpu not in barred) for core in node.cores]
+        if width > 1:
+            return [
+                core[start : start + width]
+                for core in threads
+                for start in range(0, len(core) - width + 1, width)
+            ]
+        # Cores of their own first: two vCPUs that the guest takes for cores share one last.
+        deepest = max((len(core) for core in threads), default=0)
+        return [(core[turn],) for turn in range(deepest) for core in threads if turn < len(core)]
+
+    def _fits(
+        self, seat: tuple[tuple[int, ...], ...], demand: CoreDemand, policy: Policy
+    ) -> tuple[int, ...]:
+        """Return the pCPUs of a seat that is as the policy would have it, else ()."""
+        if not seat[0]:
+            return ()
+        usable = _open_threads(self._core(demand.node, seat[0][0]), policy)
+        if policy.pinning == "core":
+            fits = len(usable) >= len(seat) and all(pins == usable for pins in seat)
+            return usable if fits else ()
+        cpus = tuple(pins[0] for pins in seat if len(pins) == 1)
+        whole = len(set(cpus)) == len(seat) and set(usable).issuperset(cpus)
+        return cpus if whole else ()
+
+    def _core(self, node: Node, cpu: int) -> tuple[int, ...]:
+        """Return the core of the node that a pCPU is a thread of, () for another node's."""
+        if node.id not in self._cores:
+            self._cores[node.id] = {thread: core for core in node.cores for thread in core}
+        return self._cores[node.id].get(cpu, ())
+
+    def _too_few(
+        self,
+        node: Node,
+        width: int,
+        demands: Sequence[CoreDemand],
+        free: int,
+        kept: dict[tuple[int, ...], tuple[int, ...]],
+        policy: Policy,
+    ) -> str:
+        wanted = [demand for demand in demands if demand.node.id == node.id]
+        free += sum(1 for demand in wanted if demand.vcpus in kept)
+        unit = (
+            f"cores with {width} free threads"
+            if policy.pinning == "core" or width > 1
+            else "pCPUs of their own"
+        )
+        held = self._taken.union(policy.reserved_cpus).intersection(node.cpus)
+        return (
+            f"pinning '{policy.pinning}' needs {len(wanted)} {unit} on host node {node.id}, which "
+            f"has {free} left (pCPUs {format_cpuset(held) or 'none'} are reserved or taken by other "
+            "guests); give the guest fewer vCPUs, use more nodes, or set pinning to 'node'."
+        )
+
+
+def _open_threads(core: tuple[int, ...], policy: Policy) -> tuple[int, ...]:
+    return tuple(cpu for cpu in core if cpu not in policy.reserved_cpus)

@@ -1,0 +1,168 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the user asks for, checked; knows neither hosts nor guests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset, parse_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import CpusetError, PolicyError
+
+#: QEMU's MAX_NODES (include/sysemu/numa.h): a definition with more is accepted, and cannot start.
+MAX_CELLS = 128
+
+#: Options with a fixed set of values; the first one is the default.
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "state": ("present", "absent"),
+    "distribution": ("contiguous", "interleave", "round_robin"),
+    "pinning": ("node", "core", "cpu", "none"),
+    "memory_mode": ("strict", "preferred", "restrictive", "interleave", "none"),
+    "distances": ("host", "none"),
+    "iothread_pinning": ("none", "nodes"),
+    "cpu_mode": ("keep", "host-passthrough"),
+    "remainder": ("spread", "fail"),
+}
+
+#: Every policy option, with its default as the user writes it.
+DEFAULTS: Mapping[str, str | None] = {
+    **{option: values[0] for option, values in CHOICES.items()},
+    "nodes": "all",
+    "cells": None,
+    "threads": "auto",
+    "emulator_pinning": "none",
+    "reserved_cpus": None,
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How one guest is to be partitioned; the options of the same names, checked.
+
+    Attributes:
+        state: ``present`` partitions, ``absent`` restores.
+        nodes: host nodes to use, None for every eligible one.
+        cells: number of guest cells, None for one per chosen node.
+        distribution: how vCPUs are dealt.
+        threads: threads per guest core, None for the host's where whole cores fit.
+        pinning: what a vCPU is pinned to.
+        memory_mode: mode of the memory binding, ``none`` for no binding.
+        distances: where the distance matrix comes from.
+        emulator_pinning: ``none`` leaves it, ``nodes``, or the cpuset as pCPU ids.
+        iothread_pinning: ``none`` leaves it, or ``nodes``.
+        reserved_cpus: pCPUs that nothing is pinned to.
+        cpu_mode: ``keep``, or the ``<cpu mode>`` to set.
+        remainder: whether vCPUs and memory may be dealt unevenly.
+    """
+
+    state: str = "present"
+    nodes: tuple[int, ...] | None = None
+    cells: int | None = None
+    distribution: str = "contiguous"
+    threads: int | None = None
+    pinning: str = "node"
+    memory_mode: str = "strict"
+    distances: str = "host"
+    emulator_pinning: str | tuple[int, ...] = "none"
+    iothread_pinning: str = "none"
+    reserved_cpus: tuple[int, ...] = ()
+    cpu_mode: str = "keep"
+    remainder: str = "spread"
+
+
+def policy_from_options(options: Mapping[str, Any]) -> Policy:
+    """Check the options and return them as a policy.
+
+    Args:
+        options: by option name; None counts as not given, so that a guest's entry can be laid
+            over the call's options.
+
+    Raises:
+        PolicyError: for an unknown option or value; the sentence names both, and what is allowed.
+    """
+    unknown = sorted(set(options) - set(DEFAULTS))
+    if unknown:
+        raise PolicyError(
+            f"option '{unknown[0]}' is not known; the options are {_listed(sorted(DEFAULTS))}."
+        )
+    given = {option: value for option, value in options.items() if value is not None}
+    chosen = {option: _choice(option, given.get(option, values[0])) for option, values in CHOICES.items()}
+    return Policy(
+        **chosen,
+        nodes=_nodes(given.get("nodes", "all")),
+        cells=None if "cells" not in given else _count("cells", given["cells"], MAX_CELLS),
+        threads=_threads(given.get("threads", "auto")),
+        emulator_pinning=_emulator(given.get("emulator_pinning", "none")),
+        reserved_cpus=_set("reserved_cpus", given["reserved_cpus"])
+        if given.get("reserved_cpus") not in (None, "", [])
+        else (),
+    )
+
+
+def policy_to_record(policy: Policy) -> dict[str, str]:
+    """Return the options that differ from their defaults, as text, for the guest's own record."""
+    written = {
+        "nodes": "all" if policy.nodes is None else format_cpuset(policy.nodes),
+        "cells": None if policy.cells is None else str(policy.cells),
+        "threads": "auto" if policy.threads is None else str(policy.threads),
+        "emulator_pinning": policy.emulator_pinning
+        if isinstance(policy.emulator_pinning, str)
+        else format_cpuset(policy.emulator_pinning),
+        "reserved_cpus": format_cpuset(policy.reserved_cpus) or None,
+        **{option: getattr(policy, option) for option in CHOICES},
+    }
+    return {
+        option: value
+        for option, value in sorted(written.items())
+        if value is not None and value != DEFAULTS[option]
+    }
+
+
+def _choice(option: str, value: object) -> str:
+    values = CHOICES[option]
+    if value not in values:
+        raise PolicyError(f"{option} '{value}' is not known; use {_listed(values, 'or')}.")
+    return str(value)
+
+
+def _nodes(value: object) -> tuple[int, ...] | None:
+    return None if value == "all" else _set("nodes", value, "'all' or a nodeset such as '0-3,^2'")
+
+
+def _threads(value: object) -> int | None:
+    return None if value == "auto" else _count("threads", value, 1024, "'auto' or ")
+
+
+def _emulator(value: object) -> str | tuple[int, ...]:
+    if value in ("none", "nodes"):
+        return str(value)
+    return _set("emulator_pinning", value, "'none', 'nodes' or a cpuset such as '0-1'")
+
+
+def _set(option: str, value: object, form: str = "a cpuset such as '0-1,8'") -> tuple[int, ...]:
+    # YAML makes ``nodes: 0`` an integer and ``nodes: [0, 1]`` a list; both mean what they say.
+    text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    if isinstance(value, (bool, Mapping)):
+        raise PolicyError(f"{option} '{value}' is not {form}.")
+    try:
+        return parse_cpuset(text)
+    except CpusetError as error:
+        raise PolicyError(f"{option}: {error.message} It takes {form}.") from error
+
+
+def _count(option: str, value: object, highest: int, form: str = "") -> int:
+    try:
+        number = 0 if isinstance(value, bool) else int(str(value))
+    except ValueError:
+        number = 0
+    if not 1 <= number <= highest:
+        raise PolicyError(
+            f"{option} '{value}' cannot be; give {form}a whole number from 1 to {highest}."
+        )
+    return number
+
+
+def _listed(values: list[str] | tuple[str, ...], word: str = "and") -> str:
+    return f"{', '.join(values[:-1])} {word} {values[-1]}"

@@ -1,0 +1,145 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading and writing XML that others wrote, safely; knows nothing of domains or hosts.
+
+No entity is ever resolved and nothing is fetched: a document with a DTD is refused as a whole,
+since neither libvirt's dumps nor definitions have one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
+
+try:
+    from lxml import etree
+
+    LXML_IMPORT_ERROR: str | None = None
+except ImportError as error:  # the caller says which package is missing, in one sentence
+    etree = None  # type: ignore[assignment]
+    LXML_IMPORT_ERROR = str(error)
+
+#: An element; lxml's own type is private.
+Element = Any
+
+# A document type declaration may stand only here: before the root, among comments and PIs.
+_DOCTYPE = re.compile(r"\A\ufeff?(?:\s|<\?.*?\?>|<!--.*?-->)*<!DOCTYPE", re.DOTALL)
+_DECLARATION = re.compile(r"\A\ufeff?\s*<\?xml\s.*?\?>\s*", re.DOTALL)
+_MARKUP = re.compile(r"<!--.*?-->|<!\[CDATA\[.*?\]\]>|<\?.*?\?>|<[^>]+>", re.DOTALL)
+_ATTRIBUTE = re.compile(r'="([^"]*)"')
+_INDENT = "  "
+
+
+def parse_xml(text: str, root_tag: str, error: type[VnumaError], what: str) -> Element:
+    """Parse a document and return its root element.
+
+    Args:
+        text: the document.
+        root_tag: the root element it must have.
+        error: what to raise.
+        what: what the text is meant to be, for the sentence, such as ``domain definition``.
+
+    Raises:
+        VnumaError: of the type given, when the text is not well-formed, has another root, or has
+            a document type declaration.
+    """
+    if _DOCTYPE.match(text):
+        raise error(f"the {what} has a document type declaration; entities are not accepted.")
+    parser = etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        strip_cdata=False,
+        encoding="utf-8",
+    )
+    try:
+        root = etree.fromstring(_DECLARATION.sub("", text).encode("utf-8", "strict"), parser)
+    except (etree.XMLSyntaxError, UnicodeEncodeError) as problem:
+        # libxml2 may quote the line it stumbled over, which can hold a password: only say where.
+        line = getattr(problem, "lineno", None)
+        where = f" (line {line})" if line else ""
+        raise error(f"the {what} is not well-formed XML{where}; check where it comes from.") from None
+    if root.tag != root_tag:
+        raise error(f"the {what} begins with <{root.tag}>, where <{root_tag}> belongs.")
+    return root
+
+
+def serialise(root: Element, text: str) -> str:
+    """Return the tree as text, in the spelling of *text*, which it was read from.
+
+    The declaration is kept, and so are libvirt's single quotes: whoever compares the two texts
+    line by line sees what was edited, and nothing else.
+    """
+    declaration = _DECLARATION.match(text)
+    body = etree.tostring(root.getroottree(), encoding="unicode")
+    if text.count("='") > text.count('="'):
+        body = _MARKUP.sub(_single_quoted, body)
+    tail = text[len(text.rstrip()) :]
+    return f"{declaration.group(0) if declaration else ''}{body}{tail}"
+
+
+def elements(parent: Element | None, *tags: str) -> Iterator[Element]:
+    """Yield the child elements, those with one of *tags* where given; comments are passed over."""
+    if parent is None:
+        return
+    for child in parent:
+        if isinstance(child.tag, str) and (not tags or child.tag in tags):
+            yield child
+
+
+def insert_after(parent: Element, predecessors: Sequence[str], element: Element) -> None:
+    """Insert a child after the last child that has one of the tags, first where there is none.
+
+    Indentation follows two blanks a level, as in libvirt's dumps; the rest of the text is kept.
+    """
+    index = 0
+    for position, child in enumerate(parent):
+        if child.tag in predecessors:
+            index = position + 1
+    level = sum(1 for _ in parent.iterancestors()) + 1
+    etree.indent(element, space=_INDENT, level=level)
+    line = "\n" + _INDENT * level
+    last = index == len(parent)
+    if index:
+        element.tail = parent[index - 1].tail if last else line
+        parent[index - 1].tail = line
+    else:
+        element.tail = "\n" + _INDENT * (level - 1) if last else line
+        parent.text = line
+    parent.insert(index, element)
+
+
+def remove(element: Element) -> None:
+    """Take an element out of its parent, and the white space that led to it."""
+    parent, previous = element.getparent(), element.getprevious()
+    if previous is not None:
+        previous.tail = element.tail
+    elif len(parent) == 1:
+        parent.text = None
+    else:
+        parent.text = element.tail
+    parent.remove(element)
+
+
+def _single_quoted(markup: re.Match[str]) -> str:
+    tag = markup.group(0)
+    if tag[1] in "!?":
+        return tag
+    return _ATTRIBUTE.sub(
+        lambda found: "='{}'".format(found.group(1).replace("'", "&apos;").replace("&quot;", '"')),
+        tag,
+    )
+
+
+def canonical(element: Element) -> Any:
+    """Return an element's meaning, for comparison: white space and attribute order left out."""
+    return (
+        element.tag,
+        tuple(sorted(element.attrib.items())),
+        (element.text or "").strip(),
+        tuple(canonical(child) for child in elements(element)),
+    )

@@ -1,0 +1,321 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Partition libvirt guests so that each mirrors the NUMA topology of its host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vnuma_partition
+short_description: Let libvirt guests mirror the NUMA topology of their host
+version_added: 0.1.0
+author:
+  - The kvm.vnuma authors (@kvm-vnuma)
+description:
+  - Deals the vCPUs and the memory of each guest evenly over guest NUMA cells, pins every vCPU to the
+    pCPUs of its host node, binds every cell's memory there, copies the distances between the nodes,
+    and makes that the guest's persistent definition.
+  - One call handles every guest of a host. A guest that cannot be partitioned is left untouched and
+    is named in the error; the others are done and reported, and the task fails at the end.
+  - Only C(vcpu@placement), C(cputune/vcpupin), C(numatune/memory), C(numatune/memnode),
+    C(cpu/topology) and C(cpu/numa) are changed; and C(cputune/emulatorpin), C(cputune/iothreadpin) and
+    C(cpu@mode) where an option asks for it. What stood there before the first partition is kept in
+    the guest's C(<metadata>), and O(state=absent) restores it.
+  - Never starts, stops or restarts a guest. The layout of a running guest changes at its next cold
+    start; RV(restart_required) names the guests that wait for it. Where only pins differ, they are
+    changed in the running guest too, and no restart is needed.
+extends_documentation_fragment:
+  - kvm.vnuma.attributes
+  - kvm.vnuma.attributes.action_group
+  - kvm.vnuma.connection
+  - kvm.vnuma.policy
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    details: [Shows the managed elements alone; the rest of a definition may hold passwords.]
+options:
+  guests:
+    description:
+      - The guests to handle. Any policy option can be overridden for a guest, with the same values as
+        the module's option of that name.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description:
+          - Name, UUID, or shell pattern such as V(db*).
+          - A name wins over a UUID, and both win over patterns; of two patterns the first wins. A name
+            that matches nothing is an error, a pattern that matches nothing a warning.
+        type: str
+        required: true
+      state:
+        description: Overrides O(state).
+        type: str
+      nodes:
+        description: Overrides O(nodes).
+        type: str
+      cells:
+        description: Overrides O(cells).
+        type: str
+      distribution:
+        description: Overrides O(distribution).
+        type: str
+      threads:
+        description: Overrides O(threads).
+        type: str
+      pinning:
+        description: Overrides O(pinning).
+        type: str
+      memory_mode:
+        description: Overrides O(memory_mode).
+        type: str
+      distances:
+        description: Overrides O(distances).
+        type: str
+      emulator_pinning:
+        description: Overrides O(emulator_pinning).
+        type: str
+      iothread_pinning:
+        description: Overrides O(iothread_pinning).
+        type: str
+      reserved_cpus:
+        description: Overrides O(reserved_cpus).
+        type: str
+      cpu_mode:
+        description: Overrides O(cpu_mode).
+        type: str
+      remainder:
+        description: Overrides O(remainder).
+        type: str
+  host:
+    description:
+      - Topology to plan for, in the shape of C(ansible_facts.vnuma_host). By default it is gathered
+        from O(uri).
+    type: dict
+seealso:
+  - module: kvm.vnuma.vnuma_facts
+  - plugin: kvm.vnuma.partition_domain
+    plugin_type: filter
+  - name: libvirt's domain definition
+    description: What the elements mean.
+    link: https://libvirt.org/formatdomain.html
+"""
+
+EXAMPLES = r"""
+- name: Let a guest mirror its host
+  kvm.vnuma.vnuma_partition:
+    guests:
+      - name: anuma
+
+- name: Every database on two nodes with cores of their own, the rest as it comes
+  kvm.vnuma.vnuma_partition:
+    reserved_cpus: "0,120"
+    guests:
+      - name: db*
+        nodes: "0-1"
+        pinning: core
+      - name: anuma
+
+- name: Undo it
+  kvm.vnuma.vnuma_partition:
+    state: absent
+    guests:
+      - name: anuma
+      - name: db*
+"""
+
+RETURN = r"""
+guests:
+  description: One entry for every guest that was dealt with, by name.
+  returned: always, unless nothing could be done at all
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the guest.
+      type: str
+      sample: anuma
+    uuid:
+      description: UUID of the guest.
+      type: str
+      sample: 3f439f5f-1156-4d48-9491-945a2c0abc6d
+    changed:
+      description: Whether its definition, or its pins while it runs, were changed.
+      type: bool
+    restart_required:
+      description: Whether it runs with another layout than it is defined with.
+      type: bool
+    warnings:
+      description: Sentences about this guest.
+      type: list
+      elements: str
+    layout:
+      description: The layout; null with O(state=absent).
+      type: dict
+      contains:
+        cells:
+          description: The guest's cells, by id.
+          type: list
+          elements: dict
+          contains:
+            id:
+              description: The cell's id, from V(0).
+              type: int
+            host_node:
+              description: The host node that backs it; null on a host without topology.
+              type: int
+            vcpus:
+              description: Its vCPUs as a cpuset.
+              type: str
+              sample: 0-1
+            memory_kib:
+              description: Its memory in KiB.
+              type: int
+              sample: 8388608
+            pins:
+              description: pCPUs that its vCPUs are pinned to, as a cpuset; empty where they are not.
+              type: str
+              sample: 0-14,120-134
+            distances:
+              description: Distance to every cell, by cell id; empty where none are written.
+              type: list
+              elements: int
+              sample: [10, 21, 31, 21, 21, 31, 31, 31]
+        topology:
+          description: The guest's CPU topology.
+          type: dict
+          contains:
+            sockets:
+              description: Sockets.
+              type: int
+              sample: 8
+            dies:
+              description: Dies of a socket.
+              type: int
+              sample: 1
+            cores:
+              description: Cores of a die.
+              type: int
+              sample: 1
+            threads:
+              description: Threads of a core.
+              type: int
+              sample: 2
+        memory_mode:
+          description: Mode of the memory binding, V(none) where nothing is bound.
+          type: str
+          sample: strict
+        nodeset:
+          description: Host nodes in use, as a nodeset.
+          type: str
+          sample: 0-7
+        vcpu_pins:
+          description: pCPUs of each vCPU as a cpuset, by vCPU; empty where nothing is pinned.
+          type: list
+          elements: str
+        emulator_pins:
+          description: pCPUs of the emulator's threads as a cpuset; null where they are left alone.
+          type: str
+        iothread_pins:
+          description: pCPUs of each iothread as a cpuset, by its id; null where they are left alone.
+          type: dict
+restart_required:
+  description: Names of the guests that run with another layout than they are defined with.
+  returned: always, unless nothing could be done at all
+  type: list
+  elements: str
+  sample: [anuma]
+errors:
+  description: What went wrong, guest by guest.
+  returned: failure, unless nothing could be done at all
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the guest, or the name that was given.
+      type: str
+    msg:
+      description: What is wrong, and the way out.
+      type: str
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvm.vnuma.plugins.module_utils._host import host_from_facts
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import Hypervisor
+from ansible_collections.kvm.vnuma.plugins.module_utils._module import (
+    errors_to_result,
+    run,
+    warn_once,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._partition import (
+    partition_guests,
+    work_to_diff,
+    work_to_result,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import CHOICES, DEFAULTS
+
+
+def partition(module: AnsibleModule) -> dict[str, Any]:
+    """Partition the guests and return what came of it."""
+    host = module.params["host"]
+    topology = None if host is None else host_from_facts(host)
+    hypervisor = Hypervisor(module.params["uri"])
+    try:
+        outcome = partition_guests(
+            hypervisor,
+            module.params["guests"],
+            {option: module.params[option] for option in DEFAULTS},
+            topology,
+            write=not module.check_mode,
+        )
+    finally:
+        hypervisor.close()
+    warn_once(module, outcome.warnings, [(w.domain.name, w.warnings) for w in outcome.done])
+    result: dict[str, Any] = {
+        "changed": any(work.changed for work in outcome.done),
+        "guests": [work_to_result(work) for work in outcome.done],
+        "restart_required": [work.domain.name for work in outcome.done if work.restart_required],
+        **errors_to_result(outcome.errors),
+    }
+    if module._diff:
+        result["diff"] = [
+            work_to_diff(work) for work in outcome.done if work.after is not work.before
+        ]
+    return result
+
+
+def main() -> None:
+    """Run the module."""
+    override: dict[str, Any] = {"type": "str"}
+    spec: dict[str, Any] = {
+        "uri": {"type": "str", "default": "qemu:///system"},
+        "guests": {
+            "type": "list",
+            "elements": "dict",
+            "required": True,
+            "options": {
+                "name": {"type": "str", "required": True},
+                # Checked with the guest's name at hand, so that the sentence can name it.
+                **{option: override for option in DEFAULTS},
+            },
+        },
+        "host": {"type": "dict"},
+        **{option: {"type": "str", "default": default} for option, default in DEFAULTS.items()},
+        **{
+            option: {"type": "str", "choices": list(values), "default": values[0]}
+            for option, values in CHOICES.items()
+        },
+        "cells": {"type": "int"},
+        "reserved_cpus": {"type": "str"},
+    }
+    run(AnsibleModule(argument_spec=spec, supports_check_mode=True), partition)
+
+
+if __name__ == "__main__":
+    main()
