@@ -29,7 +29,9 @@ def parse_capabilities(text: str) -> Host:
         raise HostError("the capabilities document has no <host>; give all that virsh prints.")
     arch = host.findtext("cpu/arch") or ""
     # <host><cpu> has a <topology> of its own, which is about sockets and cores.
-    cells = [] if host.find("topology/cells") is None else elements(host.find("topology/cells"), "cell")
+    cells = (
+        [] if host.find("topology/cells") is None else elements(host.find("topology/cells"), "cell")
+    )
     sizes = sorted(
         _integer(page.get("size"), "page size")
         for page in elements(host.find("cpu"), "pages")
@@ -40,6 +42,7 @@ def parse_capabilities(text: str) -> Host:
     return Host(
         nodes=nodes,
         arch=arch,
+        cpu_vendor=host.findtext("cpu/vendor") or "",
         # The usual size, unless this host cannot have it: then the smallest it has.
         hugepage_default_kib=usual if usual in sizes or len(sizes) < 2 else sizes[1],
     )

@@ -89,7 +89,8 @@ def memory_kib(element: Element) -> int:
     factor = UNIT_BYTES.get(unit)
     if factor is None:
         raise DomainError(f"<{element.tag}> has the unit '{unit}', which libvirt does not know.")
-    return -(-_integer(element.text, f"<{element.tag}>") * factor // 1024)
+    size: int = _integer(element.text, f"<{element.tag}>") * factor
+    return -(-size // 1024)
 
 
 def managed(root: Element) -> dict[str, Any]:
@@ -204,6 +205,11 @@ def _guest(root: Element, hugepage_default_kib: int) -> Guest:
         hugepages=_hugepages(root, hugepage_default_kib),
         iothread_ids=_iothread_ids(root),
         vcpu_pins=tuple(sorted(_pins(root, "vcpupin", "vcpu").items())),
+        cpu_mode=_cpu_mode(root),
+        has_topoext=any(
+            feature.get("name") == "topoext" and feature.get("policy") not in ("disable", "forbid")
+            for feature in elements(root.find("cpu"), "feature")
+        ),
         online_vcpus=_online(root, vcpu, vcpus),
     )
 
@@ -220,9 +226,16 @@ def _arch(root: Element) -> str:
     return "" if kind is None else str(kind.get("arch", ""))
 
 
+def _cpu_mode(root: Element) -> str:
+    cpu = root.find("cpu")
+    return "" if cpu is None else str(cpu.get("mode", ""))
+
+
 def _cells(root: Element) -> list[Element]:
     found = list(elements(root.find("cpu/numa"), "cell"))
-    return sorted(found, key=lambda cell: _integer(cell.get("id") or str(found.index(cell)), "cell id"))
+    return sorted(
+        found, key=lambda cell: _integer(cell.get("id") or str(found.index(cell)), "cell id")
+    )
 
 
 def _hugepages(root: Element, default_kib: int) -> tuple[HugepageUse, ...]:
@@ -234,13 +247,16 @@ def _hugepages(root: Element, default_kib: int) -> tuple[HugepageUse, ...]:
         size = etree.Element("page", unit=page.get("unit", "KiB"))
         size.text = page.get("size", "")
         nodeset = page.get("nodeset")
-        uses.append(HugepageUse(memory_kib(size), None if nodeset is None else parse_cpuset(nodeset)))
+        uses.append(
+            HugepageUse(memory_kib(size), None if nodeset is None else parse_cpuset(nodeset))
+        )
     return tuple(uses) or (HugepageUse(default_kib),)
 
 
 def _iothread_ids(root: Element) -> tuple[int, ...]:
     ids = {
-        _integer(one.get("id"), "iothread id") for one in elements(root.find("iothreadids"), "iothread")
+        _integer(one.get("id"), "iothread id")
+        for one in elements(root.find("iothreadids"), "iothread")
     }
     wanted = max(_integer(root.findtext("iothreads") or "0", "<iothreads>"), len(ids))
     # libvirt names the rest by the lowest ids that are free (virDomainDefPostParseIOThreads).

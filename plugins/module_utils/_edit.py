@@ -16,6 +16,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     Definition,
     managed,
     read_definition,
+    read_guest,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import DomainError, VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._layout import Layout
@@ -48,7 +49,16 @@ _BEFORE_CPUTUNE = (
 _BEFORE_NUMATUNE = (*_BEFORE_CPUTUNE, "cputune")
 _BEFORE_CPU = (
     *_BEFORE_NUMATUNE,
-    *("numatune", "resource", "sysinfo", "bootloader", "bootloader_args", "os", "idmap", "features"),
+    *(
+        "numatune",
+        "resource",
+        "sysinfo",
+        "bootloader",
+        "bootloader_args",
+        "os",
+        "idmap",
+        "features",
+    ),
 )
 _BEFORE_TOPOLOGY = ("model", "vendor")
 _BEFORE_NUMA = (*_BEFORE_TOPOLOGY, "topology", "cache", "maxphysaddr", "feature")
@@ -65,6 +75,7 @@ def partitioned(definition: Definition, layout: Layout, policy: Policy) -> str:
     root = read_definition(definition.text).root
     try:
         _refuse_misfits(root, len(layout.cells))
+        _refuse_split_cores(root, layout.topology.threads)
         _write(root, layout, policy)
     except VnumaError as error:
         raise error.for_guest(definition.name) from None
@@ -139,9 +150,24 @@ def _write_vcpu_pins(root: Element, layout: Layout) -> None:
         if cpus not in texts:
             texts[cpus] = format_cpuset(cpus)
         pins.append(etree.Element("vcpupin", vcpu=str(vcpu), cpuset=texts[cpus]))
-    _replace(root, "cputune", _BEFORE_CPUTUNE, "vcpupin", pins, ("shares", "global_period",
-        "global_quota", "period", "quota", "emulator_period", "emulator_quota",
-        "iothread_period", "iothread_quota"))
+    _replace(
+        root,
+        "cputune",
+        _BEFORE_CPUTUNE,
+        "vcpupin",
+        pins,
+        (
+            "shares",
+            "global_period",
+            "global_quota",
+            "period",
+            "quota",
+            "emulator_period",
+            "emulator_quota",
+            "iothread_period",
+            "iothread_quota",
+        ),
+    )
 
 
 def _write_helper_pins(
@@ -269,15 +295,15 @@ def _refuse_misfits(root: Element, count: int) -> None:
         node = (device.findtext("target/node") or "").strip()
         if node and not (node.isdigit() and int(node) < count):
             raise DomainError(
-                f"a memory device sits in cell {node}, and {present}; move the device, or change cells."
+                f"a memory device sits in cell {node}, and {present}; move it, or change cells."
             )
     for page in root.iterfind("memoryBacking/hugepages/page"):
         nodeset = page.get("nodeset")
         # On a guest without cells libvirt keeps a nodeset of 0 only.
         if nodeset is not None and max(parse_cpuset(nodeset)) >= count:
             raise DomainError(
-                f"its hugepages name cells '{nodeset}', and {present}; change the nodeset of <page>, "
-                "or cells."
+                f"its hugepages name cells '{nodeset}', and {present}; change the nodeset of "
+                "<page>, or cells."
             )
     for target in root.iterfind("devices/controller/target"):
         node = (target.findtext("node") or "").strip()
@@ -290,6 +316,27 @@ def _refuse_misfits(root: Element, count: int) -> None:
             raise DomainError(
                 f"its cells have <{extra.rsplit('/', 1)[-1]}> (HMAT), which new cells would lose; "
                 "take it out with 'virsh edit', or leave the guest out."
+            )
+
+
+def _refuse_split_cores(root: Element, threads: int) -> None:
+    """Refuse a guest core of which some vCPUs are there at boot and some are not.
+
+    On ppc64 a core is plugged as a whole, and libvirt does not start such a guest
+    (qemuProcessValidateHotpluggableVcpus, src/qemu/qemu_process.c). On x86 a thread is the unit.
+    """
+    kind = root.find("os/type")
+    if kind is None or not kind.get("arch", "").startswith("ppc64"):
+        return
+    guest = read_guest(Definition("", root), 0)
+    online = set(range(guest.vcpus) if guest.online_vcpus is None else guest.online_vcpus)
+    for first in range(0, guest.vcpus, threads):
+        core = set(range(first, first + threads))
+        if core & online and core - online:
+            raise DomainError(
+                f"vCPUs {format_cpuset(core)} would be one core with threads {threads}, and only "
+                f"{format_cpuset(core & online)} of them are online; change <vcpu current>, or "
+                "set threads to 1."
             )
 
 
@@ -329,9 +376,7 @@ def _replace(
         insert_after(root, before_container, parent)
     for old in list(elements(parent, tag)):
         remove(old)
-    known: Iterable[str] = (
-        [child.tag for child in parent] if predecessors is None else predecessors
-    )
+    known: Iterable[str] = [child.tag for child in parent] if predecessors is None else predecessors
     for element in new:
         insert_after(parent, (*known, tag), element)
 

@@ -33,6 +33,8 @@ class Guest:
         hugepages: pages backing it; empty for ordinary pages.
         iothread_ids: ids of its iothreads, ascending.
         vcpu_pins: pins it has now, as (vCPU, pCPUs), ascending.
+        cpu_mode: its CPU mode, '' where the definition does not say.
+        has_topoext: whether its CPU asks for AMD's ``topoext`` feature.
         online_vcpus: vCPUs present at boot; None for all of them.
     """
 
@@ -44,4 +46,6 @@ class Guest:
     hugepages: tuple[HugepageUse, ...] = ()
     iothread_ids: tuple[int, ...] = ()
     vcpu_pins: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    cpu_mode: str = ""
+    has_topoext: bool = False
     online_vcpus: tuple[int, ...] | None = None

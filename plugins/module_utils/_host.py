@@ -72,6 +72,7 @@ class Host:
         libvirt_version: version of the daemon, ``9.0.0``, '' where unknown.
         hypervisor_version: version of QEMU, '' where unknown.
         hugepage_default_kib: page size meant by ``<hugepages/>`` without a size.
+        cpu_vendor: vendor as libvirt names it, ``AMD`` or ``Intel``, '' where unknown.
     """
 
     nodes: tuple[Node, ...]
@@ -79,6 +80,7 @@ class Host:
     libvirt_version: str = ""
     hypervisor_version: str = ""
     hugepage_default_kib: int = FALLBACK_HUGEPAGE_KIB
+    cpu_vendor: str = ""
     _by_id: Mapping[int, Node] = field(init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
@@ -129,6 +131,7 @@ def host_to_facts(host: Host) -> dict[str, Any]:
         ],
         "threads_per_core": host.threads_per_core,
         "arch": host.arch,
+        "cpu_vendor": host.cpu_vendor,
         "hugepage_default_kib": host.hugepage_default_kib,
         "libvirt_version": host.libvirt_version,
         "hypervisor_version": host.hypervisor_version,
@@ -158,6 +161,7 @@ def host_from_facts(facts: object) -> Host:
     return Host(
         nodes=tuple(nodes),
         arch=arch,
+        cpu_vendor=str(facts.get("cpu_vendor") or ""),
         libvirt_version=str(facts.get("libvirt_version") or ""),
         hypervisor_version=str(facts.get("hypervisor_version") or ""),
         hugepage_default_kib=_integer(

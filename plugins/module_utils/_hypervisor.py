@@ -96,7 +96,9 @@ class Hypervisor:
             }
             active = {
                 handle.UUIDString()
-                for handle in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+                for handle in self._connection.listAllDomains(
+                    libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+                )
             }
         found = [
             Domain(

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The planner: host, guests and policies in, layouts out; standard library only, no XML, no libvirt.
+"""The planner: host, guests and policies in, layouts out; no XML, no libvirt, no Ansible.
 
 A layout says which vCPUs and how much memory each guest cell has, which host node backs it, what
 is pinned where, how far cells are apart, and the CPU topology that goes with it.
@@ -8,7 +8,7 @@ is pinned where, how far cells are apart, and the CPU topology that goes with it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from math import gcd
@@ -145,9 +145,9 @@ def plan_guests(
         )
         if refused is None:
             break
-        index, error = refused
-        error.for_guest(guests[index][0].name)
-        failed[index] = error
+        index, reason = refused
+        reason.for_guest(guests[index][0].name)
+        failed[index] = reason
     return [
         failed[index] if index in failed else placed.get(index) or drafts[index][0]
         for index in range(len(guests))
@@ -219,9 +219,12 @@ def _plan_without_board(
     warnings: list[str] = []
     nodes = _chosen_nodes(host, policy, warnings)
     count = _cell_count(guest, nodes, policy, warnings)
-    backing: list[Node | None] = [nodes[cell % len(nodes)] if nodes else None for cell in range(count)]
+    backing: list[Node | None] = [
+        nodes[cell % len(nodes)] if nodes else None for cell in range(count)
+    ]
     dealt, topology = _deal_vcpus(guest, nodes, count, policy, warnings)
     memory = _deal_memory(guest, count, policy)
+    warnings.extend(_guest_warnings(guest, host, policy, dealt, topology))
     used = tuple(sorted({node.id for node in backing if node is not None}))
     if nodes and policy.memory_mode in ("strict", "restrictive"):
         _check_pools(guest, backing, memory)
@@ -232,7 +235,10 @@ def _plan_without_board(
         for node in backing
         if node is not None
     }
-    needs_cpus = policy.pinning != "none" or "nodes" in (policy.emulator_pinning, policy.iothread_pinning)
+    needs_cpus = policy.pinning != "none" or "nodes" in (
+        policy.emulator_pinning,
+        policy.iothread_pinning,
+    )
     for node_id, cpus in open_cpus.items():
         if not cpus and needs_cpus:
             raise LayoutError(
@@ -428,6 +434,33 @@ def _round_robin_topology(vcpus: int, count: int, policy: Policy, host_threads: 
     return Topology(sockets=count, dies=1, cores=vcpus // (count * threads), threads=threads)
 
 
+def _guest_warnings(
+    guest: Guest, host: Host, policy: Policy, dealt: Sequence[tuple[int, ...]], topology: Topology
+) -> Iterator[str]:
+    """Yield what the guest's own kernel will not show as planned."""
+    mode = guest.cpu_mode if policy.cpu_mode == "keep" else policy.cpu_mode
+    if (
+        topology.threads > 1
+        and host.cpu_vendor == "AMD"
+        and mode == "host-passthrough"
+        and not guest.has_topoext
+    ):
+        # QEMU leaves topoext out of "-cpu host" unless it is named (since 3.0, no_autoenable_flags
+        # in target/i386/cpu.c), and an AMD CPU without it has no threads.
+        yield (
+            f"its threads {topology.threads} stay hidden on this AMD host; add <feature "
+            "policy='require' name='topoext'/> to its <cpu>, or set threads to 1."
+        )
+    if guest.online_vcpus is not None and len(guest.online_vcpus) < guest.vcpus:
+        online = frozenset(guest.online_vcpus)
+        empty = [cell for cell, vcpus in enumerate(dealt) if online.isdisjoint(vcpus)]
+        if empty:
+            yield (
+                f"cells {format_cpuset(empty)} have no vCPU at boot, since {len(online)} of "
+                f"{guest.vcpus} vCPUs are online; distribution 'interleave' spreads them."
+            )
+
+
 def _granule_kib(guest: Guest) -> tuple[int, bool]:
     """Return the smallest unit of cell memory, and whether it is a hugepage."""
     base = GRANULE_PPC64_KIB if guest.arch.startswith("ppc64") else GRANULE_KIB
@@ -499,7 +532,8 @@ def _distance_matrix(backing: Sequence[Node | None]) -> list[tuple[int, ...]]:
     # Without topology there is one cell, whose only distance is to itself.
     return [
         tuple(
-            DISTANCE_LOCAL if row == column or origin is None or target is None
+            DISTANCE_LOCAL
+            if row == column or origin is None or target is None
             else known[origin.id, target.id]
             for column, target in enumerate(backing)
         )

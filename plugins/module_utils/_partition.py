@@ -115,7 +115,9 @@ def partition_guests(
     if not chosen:
         return outcome
     topology = host or hypervisor.host()
-    works = [work for work in chosen if _attempt(outcome, work, lambda w: _read(hypervisor, w, topology))]
+    works = [
+        work for work in chosen if _attempt(outcome, work, lambda w: _read(hypervisor, w, topology))
+    ]
     _plan(hypervisor, domains, works, topology, outcome)
     planned = [work for work in works if work.after is not None]
     for work in planned:
@@ -138,7 +140,8 @@ def work_to_result(work: Work) -> dict[str, Any]:
 
 def work_to_diff(work: Work) -> dict[str, str]:
     """Return the managed elements before and after, for ``--diff``."""
-    assert work.before is not None and work.after is not None
+    assert work.before is not None
+    assert work.after is not None
     return {
         "before_header": f"{work.domain.name} (persistent definition)",
         "after_header": f"{work.domain.name} (persistent definition)",
@@ -153,7 +156,7 @@ def _choose(
     options: Mapping[str, Any],
     outcome: Outcome,
 ) -> list[Work]:
-    """Match entries to guests: a name wins over a UUID, both win over patterns, first come first."""
+    """Match entries to guests: names win over UUIDs, both over patterns, first come first."""
     by_name = {domain.name: domain for domain in domains}
     by_uuid = {domain.uuid: domain for domain in domains}
     chosen: dict[str, tuple[Domain, Mapping[str, Any]]] = {}
@@ -187,7 +190,9 @@ def _choose(
     for domain, entry in sorted(chosen.values(), key=lambda pair: (pair[0].name, pair[0].uuid)):
         if domain.name in twice:
             continue
-        overrides = {key: value for key, value in entry.items() if key != "name" and value is not None}
+        overrides = {
+            key: value for key, value in entry.items() if key != "name" and value is not None
+        }
         try:
             works.append(Work(domain, policy_from_options({**options, **overrides})))
         except VnumaError as error:
@@ -207,7 +212,8 @@ def _attempt(outcome: Outcome, work: Work, step: Any) -> bool:
 def _read(hypervisor: Hypervisor, work: Work, host: Host) -> None:
     if not work.domain.persistent:
         raise DomainError(
-            "it is transient: it has no definition that could be changed; define it, or leave it out."
+            "it is transient: it has no definition that could be changed; "
+            "define it, or leave it out."
         )
     work.before = read_definition(hypervisor.persistent_xml(work.domain))
     if work.policy.state == "present":
@@ -246,7 +252,8 @@ def _restore(work: Work) -> None:
 
 
 def _edit(work: Work) -> None:
-    assert work.before is not None and work.layout is not None
+    assert work.before is not None
+    assert work.layout is not None
     work.after = _reread(work.before, partitioned(work.before, work.layout, work.policy))
 
 
@@ -278,7 +285,8 @@ def _pins_of_others(
 
 def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool) -> None:
     """Define what was edited, verify what libvirt made of it, and look at the running guest."""
-    assert work.before is not None and work.after is not None
+    assert work.before is not None
+    assert work.after is not None
     work.changed = work.after is not work.before
     if work.changed and write:
         _define(hypervisor, work, work.before, work.after)
@@ -302,13 +310,12 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool) -> None:
             return
 
 
-def _define(
-    hypervisor: Hypervisor, work: Work, before: Definition, after: Definition
-) -> None:
+def _define(hypervisor: Hypervisor, work: Work, before: Definition, after: Definition) -> None:
     name = work.domain.name
     if hypervisor.persistent_xml(work.domain) != before.text:
         raise HypervisorError(
-            "someone else changed its definition after it was planned; nothing was written, run again."
+            "someone else changed its definition after it was planned; "
+            "nothing was written, run again."
         )
     hidden = secrets(after.root)
     hypervisor.define(name, after.text, hidden)

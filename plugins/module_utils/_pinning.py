@@ -163,8 +163,9 @@ class Pinboard:
         held = self._taken.union(policy.reserved_cpus).intersection(node.cpus)
         return (
             f"pinning '{policy.pinning}' needs {len(wanted)} {unit} on host node {node.id}, which "
-            f"has {free} left (pCPUs {format_cpuset(held) or 'none'} are reserved or taken by other "
-            "guests); give the guest fewer vCPUs, use more nodes, or set pinning to 'node'."
+            f"has {free} left (pCPUs reserved or taken by other guests: "
+            f"{format_cpuset(held) or 'none'}); give the guest fewer vCPUs, use more nodes, "
+            "or set pinning to 'node'."
         )
 
 

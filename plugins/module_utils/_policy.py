@@ -88,7 +88,9 @@ def policy_from_options(options: Mapping[str, Any]) -> Policy:
             f"option '{unknown[0]}' is not known; the options are {_listed(sorted(DEFAULTS))}."
         )
     given = {option: value for option, value in options.items() if value is not None}
-    chosen = {option: _choice(option, given.get(option, values[0])) for option, values in CHOICES.items()}
+    chosen = {
+        option: _choice(option, given.get(option, values[0])) for option, values in CHOICES.items()
+    }
     return Policy(
         **chosen,
         nodes=_nodes(given.get("nodes", "all")),

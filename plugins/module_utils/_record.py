@@ -89,6 +89,8 @@ def write_policy(record: Element, policy: Mapping[str, str]) -> None:
 def drop_record(root: Element) -> None:
     """Take the record out, and ``<metadata>`` too where only the record was in it."""
     record = find_record(root)
+    if record is None:
+        return
     created = "metadata" in created_containers(original(record))
     metadata = record.getparent()
     remove(record)

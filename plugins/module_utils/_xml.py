@@ -15,11 +15,11 @@ from typing import Any
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 
 try:
-    from lxml import etree
+    from lxml import etree as etree  # said twice: the others take it from here
 
     LXML_IMPORT_ERROR: str | None = None
 except ImportError as error:  # the caller says which package is missing, in one sentence
-    etree = None  # type: ignore[assignment]
+    etree = None
     LXML_IMPORT_ERROR = str(error)
 
 #: An element; lxml's own type is private.
@@ -62,7 +62,9 @@ def parse_xml(text: str, root_tag: str, error: type[VnumaError], what: str) -> E
         # libxml2 may quote the line it stumbled over, which can hold a password: only say where.
         line = getattr(problem, "lineno", None)
         where = f" (line {line})" if line else ""
-        raise error(f"the {what} is not well-formed XML{where}; check where it comes from.") from None
+        raise error(
+            f"the {what} is not well-formed XML{where}; check where it comes from."
+        ) from None
     if root.tag != root_tag:
         raise error(f"the {what} begins with <{root.tag}>, where <{root_tag}> belongs.")
     return root

@@ -115,6 +115,10 @@ ansible_facts:
           description: Architecture of the host, as libvirt names it.
           type: str
           sample: x86_64
+        cpu_vendor:
+          description: Vendor of the host's CPUs, as libvirt names it. Empty where it cannot be told.
+          type: str
+          sample: Intel
         hugepage_default_kib:
           description: Size in KiB of the hugepage a guest gets that names no size.
           type: int

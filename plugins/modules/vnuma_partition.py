@@ -13,15 +13,15 @@ version_added: 0.1.0
 author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:
-  - Deals the vCPUs and the memory of each guest evenly over guest NUMA cells, pins every vCPU to the
-    pCPUs of its host node, binds every cell's memory there, copies the distances between the nodes,
-    and makes that the guest's persistent definition.
+  - Deals the vCPUs and the memory of each guest evenly over guest NUMA cells, pins every vCPU to
+    the pCPUs of its host node, binds every cell's memory there, copies the distances between the
+    nodes, and makes that the guest's persistent definition.
   - One call handles every guest of a host. A guest that cannot be partitioned is left untouched and
     is named in the error; the others are done and reported, and the task fails at the end.
   - Only C(vcpu@placement), C(cputune/vcpupin), C(numatune/memory), C(numatune/memnode),
-    C(cpu/topology) and C(cpu/numa) are changed; and C(cputune/emulatorpin), C(cputune/iothreadpin) and
-    C(cpu@mode) where an option asks for it. What stood there before the first partition is kept in
-    the guest's C(<metadata>), and O(state=absent) restores it.
+    C(cpu/topology) and C(cpu/numa) are changed; and C(cputune/emulatorpin),
+    C(cputune/iothreadpin) and C(cpu@mode) where an option asks for it. What stood there before the
+    first partition is kept in the guest's C(<metadata>), and O(state=absent) restores it.
   - Never starts, stops or restarts a guest. The layout of a running guest changes at its next cold
     start; RV(restart_required) names the guests that wait for it. Where only pins differ, they are
     changed in the running guest too, and no restart is needed.
@@ -39,8 +39,8 @@ attributes:
 options:
   guests:
     description:
-      - The guests to handle. Any policy option can be overridden for a guest, with the same values as
-        the module's option of that name.
+      - The guests to handle. Any policy option can be overridden for a guest, with the same values
+        as the module's option of that name.
     type: list
     elements: dict
     required: true
@@ -48,8 +48,8 @@ options:
       name:
         description:
           - Name, UUID, or shell pattern such as V(db*).
-          - A name wins over a UUID, and both win over patterns; of two patterns the first wins. A name
-            that matches nothing is an error, a pattern that matches nothing a warning.
+          - A name wins over a UUID, and both win over patterns; of two patterns the first wins. A
+            name that matches nothing is an error, a pattern that matches nothing a warning.
         type: str
         required: true
       state:
@@ -177,7 +177,7 @@ guests:
               type: int
               sample: 8388608
             pins:
-              description: pCPUs that its vCPUs are pinned to, as a cpuset; empty where they are not.
+              description: pCPUs its vCPUs are pinned to, as a cpuset; empty where they are not.
               type: str
               sample: 0-14,120-134
             distances:
@@ -218,7 +218,7 @@ guests:
           type: list
           elements: str
         emulator_pins:
-          description: pCPUs of the emulator's threads as a cpuset; null where they are left alone.
+          description: pCPUs of the emulator's threads; null where they are left alone.
           type: str
         iothread_pins:
           description: pCPUs of each iothread as a cpuset, by its id; null where they are left alone.
