@@ -32,7 +32,7 @@ options:
   distribution:
     description:
       - How vCPUs are dealt over the cells.
-      - V(contiguous) deals whole cores in order, so that neither a core nor a socket straddles cells.
+      - V(contiguous) deals whole cores in order, so that neither core nor socket straddles cells.
       - V(interleave) deals vCPU C(i) to cell C(i mod n), each vCPU a socket of its own.
       - V(round_robin) deals vCPU C(i) to cell C(i mod n) with one socket per cell and the host's
         threads, as the libvirt RFC of September 2018 did. A Linux guest complains about it in its
@@ -73,9 +73,9 @@ options:
     default: host
   emulator_pinning:
     description:
-      - What the emulator's own threads are pinned to. V(none) leaves that as it is, V(nodes) is every
-        chosen node's pCPUs, and a cpuset such as V(0-1) is taken as given, even where it names
-        O(reserved_cpus).
+      - What the emulator's own threads are pinned to. V(none) leaves that as it is, V(nodes) is
+        every chosen node's pCPUs, and a cpuset such as V(0-1) is taken as given, even where it
+        names O(reserved_cpus).
     type: str
     default: none
   iothread_pinning:

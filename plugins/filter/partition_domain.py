@@ -12,12 +12,12 @@ version_added: 0.1.0
 author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:
-  - Takes a domain definition and returns it partitioned, as M(kvm.vnuma.vnuma_partition) would define
-    it. For templates that another module defines.
+  - Takes a domain definition and returns it partitioned, as M(kvm.vnuma.vnuma_partition) would
+    define it. For templates that another module defines.
   - Partitioning the result again changes nothing. With O(state=absent) it returns what it was given
     the first time.
-  - The switch of the libvirt RFC of September 2018 in the input, C(check='numa'), is taken as meant and
-    written as C(check='none'), which every libvirt accepts.
+  - The switch of the libvirt RFC of September 2018 in the input, C(check='numa'), is taken as meant
+    and written as C(check='none'), which every libvirt accepts.
 requirements:
   - lxml, on the controller
 positional: host
@@ -28,8 +28,8 @@ options:
     required: true
   host:
     description:
-      - The host to mirror; C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns it, or the text
-        of C(virsh capabilities).
+      - The host to mirror; C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns it, or
+        the text of C(virsh capabilities).
     type: raw
     required: true
 extends_documentation_fragment:
@@ -83,8 +83,8 @@ def partition_domain(xml: Any, host: Any, **options: Any) -> str:
     """
     if LXML_IMPORT_ERROR is not None:
         raise AnsibleFilterError(
-            "partition_domain needs lxml on the controller; install it for the Python that runs Ansible "
-            "('pip install lxml', or the package python3-lxml)."
+            "partition_domain needs lxml on the controller; install it for the Python that runs "
+            "Ansible ('pip install lxml', or the package python3-lxml)."
         )
     if not isinstance(xml, str):
         raise AnsibleFilterError(

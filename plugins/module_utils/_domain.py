@@ -193,8 +193,8 @@ def _guest(root: Element, hugepage_default_kib: int) -> Guest:
     shared = sum(cells) if cells else memory_kib(memory) - devices
     if shared < 1:
         raise DomainError(
-            f"<memory> is {memory_kib(memory)} KiB, of which its memory devices have {devices} KiB; "
-            "nothing is left for its cells."
+            f"<memory> is {memory_kib(memory)} KiB, of which its memory devices have {devices} "
+            "KiB; nothing is left for its cells."
         )
     return Guest(
         name=(root.findtext("name") or "").strip(),

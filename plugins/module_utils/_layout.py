@@ -242,8 +242,8 @@ def _plan_without_board(
     for node_id, cpus in open_cpus.items():
         if not cpus and needs_cpus:
             raise LayoutError(
-                f"reserved_cpus '{format_cpuset(policy.reserved_cpus)}' leaves no pCPU of host node "
-                f"{node_id} to pin to; reserve fewer, or leave the node out with nodes."
+                f"reserved_cpus '{format_cpuset(policy.reserved_cpus)}' leaves no pCPU of host "
+                f"node {node_id} to pin to; reserve fewer, or leave the node out with nodes."
             )
     matrix = _distance_matrix(backing) if policy.distances == "host" else None
     to_node = policy.pinning == "node"

@@ -116,7 +116,7 @@ ansible_facts:
           type: str
           sample: x86_64
         cpu_vendor:
-          description: Vendor of the host's CPUs, as libvirt names it. Empty where it cannot be told.
+          description: Vendor of the host's CPUs, as libvirt names it. Empty where unknown.
           type: str
           sample: Intel
         hugepage_default_kib:

@@ -221,7 +221,7 @@ guests:
           description: pCPUs of the emulator's threads; null where they are left alone.
           type: str
         iothread_pins:
-          description: pCPUs of each iothread as a cpuset, by its id; null where they are left alone.
+          description: pCPUs of each iothread, by its id; null where they are left alone.
           type: dict
 restart_required:
   description: Names of the guests that run with another layout than they are defined with.
