@@ -5,14 +5,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._capabilities import parse_capabilities
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain import read_definition
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host, HugepagePool, Node
+from ansible_collections.kvm.vnuma.plugins.module_utils._waker import Waker
 
 try:
     import libvirt
@@ -21,6 +25,8 @@ try:
 except ImportError as error:  # the caller says which package is missing, in one sentence
     libvirt = None
     LIBVIRT_IMPORT_ERROR = str(error)
+
+_DAEMON_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -45,19 +51,30 @@ class Domain:
 class Hypervisor:
     """One connection to a libvirt daemon.
 
+    A daemon that goes away is waited for, up to a minute, by everything that is needed to bring
+    a guest back; the rest fails at once.
+
     Args:
         uri: libvirt's connection URI, such as ``qemu:///system``.
+        watch: listen to the guests' events, so that `wait` returns as soon as something happens.
 
     Raises:
         HypervisorError: when there is no connection to be had; the sentence has the way out.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, watch: bool = False) -> None:
         self.uri = _without_password(uri)
+        self._full_uri = uri
+        self._watch = watch
+        self._waker = Waker()
+        self._capabilities_xml = ""
+        self._reconnecting = threading.Lock()
         # Otherwise libvirt's C library prints every error to stderr, besides raising it.
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
+        if watch:
+            _start_event_loop()
         try:
-            self._connection = libvirt.open(uri)
+            self._connection = self._open()
         except libvirt.libvirtError as error:
             raise HypervisorError(_no_connection(self.uri, error)) from None
 
@@ -72,8 +89,7 @@ class Hypervisor:
         Args:
             with_free: ask for each node's free memory and free hugepages too.
         """
-        with self._errors("read the host's capabilities"):
-            host = parse_capabilities(self._connection.getCapabilities())
+        host = parse_capabilities(self._capabilities())
         default_kib = _local_hugepage_kib() if self._is_local() else None
         nodes = tuple(self._with_free(node) for node in host.nodes) if with_free else host.nodes
         return replace(
@@ -124,18 +140,115 @@ class Hypervisor:
     def public_xml(self, domain: Domain, live: bool) -> str:
         """Return the live or the persistent definition, without its passwords."""
         with self._errors("read the definition", domain.name):
-            return str(domain.handle.XMLDesc(0 if live else libvirt.VIR_DOMAIN_XML_INACTIVE))
+            flags = 0 if live else libvirt.VIR_DOMAIN_XML_INACTIVE
+            return str(self._patiently(lambda: self._handle(domain).XMLDesc(flags)))
 
-    def define(self, name: str, xml: str, secrets: set[str]) -> None:
-        """Make a definition the persistent one, after libvirt checked it against its schema.
+    def define(self, name: str, xml: str, secrets: set[str], validate: bool = True) -> None:
+        """Make a definition the persistent one.
 
         Args:
             name: the guest, for the sentence.
             xml: the definition.
             secrets: what must not appear in the sentence, should libvirt quote it.
+            validate: let libvirt check it against its schema first; what libvirt itself once
+                accepted need not pass, and must be put back all the same.
         """
+        flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
         with self._errors("define it", name, secrets):
-            self._connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+            self._patiently(lambda: self._connection.defineXMLFlags(xml, flags))
+
+    def host_uuid(self) -> str:
+        """Return the UUID of the libvirt host, '' where it has none."""
+        found = re.search(r"<uuid>([0-9a-f-]+)</uuid>", self._capabilities())
+        return found.group(1) if found else ""
+
+    def saved_xml(self, domain: Domain) -> str | None:
+        """Return the definition inside a guest's managed-save image, None where it has none."""
+        with self._errors("look for a managed-save image", domain.name):
+            if not domain.handle.hasManagedSaveImage():
+                return None
+            return str(domain.handle.managedSaveGetXMLDesc(0))
+
+    def drop_saved(self, domain: Domain) -> None:
+        """Remove a guest's managed-save image: its memory is lost, its disks are not."""
+        with self._errors("remove its managed-save image", domain.name):
+            domain.handle.managedSaveRemove()
+
+    def running_xml(self, domain: Domain) -> str:
+        """Return what a guest runs with, passwords included: what to go back to."""
+        with self._errors("read the definition", domain.name):
+            return str(self._handle(domain).XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
+
+    def is_active(self, domain: Domain) -> bool:
+        """Tell whether a guest is alive now."""
+        with self._errors("look whether it runs", domain.name):
+            return bool(self._patiently(lambda: self._handle(domain).isActive()))
+
+    def hindrance(self, domain: Domain) -> str | None:
+        """Say why a live guest must not be shut down now, None where nothing hinders it."""
+        with self._errors("look at its state", domain.name):
+            state = domain.handle.state()[0]
+            busy = domain.handle.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
+        if busy:
+            return "a job (such as a migration or a backup) is at work on it"
+        return {
+            libvirt.VIR_DOMAIN_PAUSED: "it is paused",
+            libvirt.VIR_DOMAIN_PMSUSPENDED: "it is suspended to memory",
+            libvirt.VIR_DOMAIN_CRASHED: "it has crashed and is kept for inspection",
+            libvirt.VIR_DOMAIN_SHUTDOWN: "someone is shutting it down already",
+        }.get(state)
+
+    def shut_down(self, domain: Domain) -> None:
+        """Ask a guest to shut down, by its agent or by ACPI as libvirt sees fit."""
+
+        def ask() -> None:
+            handle = self._handle(domain)
+            if handle.isActive():
+                handle.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_DEFAULT)
+
+        with self._errors("shut it down", domain.name):
+            try:
+                self._patiently(ask)
+            except libvirt.libvirtError:
+                # It may have gone down, or its agent hung up on the way: only then it is no error.
+                if self._patiently(lambda: self._handle(domain).isActive()):
+                    self._patiently(
+                        lambda: self._handle(domain).shutdownFlags(
+                            libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
+                        )
+                    )
+
+    def pull_power(self, domain: Domain) -> None:
+        """End a guest at once, as pulling its plug would."""
+        with self._errors("pull its power", domain.name):
+            try:
+                self._patiently(lambda: self._handle(domain).destroyFlags(0))
+            except libvirt.libvirtError:
+                if self._patiently(lambda: self._handle(domain).isActive()):
+                    raise
+
+    def start(self, domain: Domain) -> None:
+        """Start a guest that is off; one that runs already is left alone."""
+
+        def create() -> None:
+            handle = self._handle(domain)
+            if not handle.isActive():
+                handle.create()
+
+        with self._errors("start it", domain.name):
+            self._patiently(create)
+
+    def agent_answers(self, domain: Domain) -> bool:
+        """Tell whether the guest's agent holds its channel open."""
+        root = read_definition(self.public_xml(domain, live=True)).root
+        return any(
+            target.get("name") == "org.qemu.guest_agent.0" and target.get("state") == "connected"
+            for target in root.iterfind("devices/channel/target")
+        )
+
+    def wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
+        """Return whether it is done before the deadline, a time of the monotonic clock."""
+        return self._waker.wait(is_done, deadline)
 
     def pin(self, domain: Domain, what: str, number: int, cpus: tuple[int, ...]) -> None:
         """Pin a thread of a running guest, in its live state only.
@@ -156,6 +269,41 @@ class Hypervisor:
                 domain.handle.pinIOThread(number, mask, live)
             else:
                 domain.handle.pinEmulator(mask, live)
+
+    def _capabilities(self) -> str:
+        if not self._capabilities_xml:
+            with self._errors("read the host's capabilities"):
+                self._capabilities_xml = str(self._connection.getCapabilities())
+        return self._capabilities_xml
+
+    def _open(self) -> Any:
+        connection = libvirt.open(self._full_uri)
+        if self._watch:
+            connection.domainEventRegisterAny(
+                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._waker.wake, None
+            )
+        return connection
+
+    def _handle(self, domain: Domain) -> Any:
+        """Return libvirt's object for a guest on the connection of this moment."""
+        return self._connection.lookupByUUIDString(domain.uuid)
+
+    def _patiently(self, ask: Callable[[], Any]) -> Any:
+        """Ask, and ask again over a new connection should the daemon have gone away."""
+        deadline = time.monotonic() + _DAEMON_PATIENCE_S
+        while True:
+            connection = self._connection
+            try:
+                return ask()
+            except libvirt.libvirtError:
+                if _answers(connection) or time.monotonic() > deadline:
+                    raise
+            with self._reconnecting:
+                while self._connection is connection and time.monotonic() < deadline:
+                    try:
+                        self._connection = self._open()
+                    except libvirt.libvirtError:
+                        time.sleep(0.2)
 
     def _with_free(self, node: Node) -> Node:
         sizes = [pool.size_kib for pool in node.hugepages]
@@ -206,6 +354,25 @@ class Hypervisor:
             raise HypervisorError(
                 f"libvirt at {self.uri} could not {doing}: {message}.", guest=guest
             ) from None
+
+
+def _answers(connection: Any) -> bool:
+    try:
+        connection.getLibVersion()
+    except libvirt.libvirtError:
+        return False
+    return True
+
+
+def _start_event_loop() -> None:
+    """Run libvirt's event loop in the background; it has to be there before the connection."""
+    libvirt.virEventRegisterDefaultImpl()
+
+    def loop() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=loop, name="libvirt-events", daemon=True).start()
 
 
 def _no_connection(uri: str, error: Any) -> str:

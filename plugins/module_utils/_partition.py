@@ -8,11 +8,14 @@ written before every guest of the call has been planned.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
+from ansible_collections.kvm.vnuma.plugins.module_utils._choice import choose
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     Definition,
     managed,
@@ -40,8 +43,14 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._layout import (
 from ansible_collections.kvm.vnuma.plugins.module_utils._pinning import exclusive_cpus
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import Policy, policy_from_options
 from ansible_collections.kvm.vnuma.plugins.module_utils._record import find_record
+from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store
+from ansible_collections.kvm.vnuma.plugins.module_utils._xml import Element
 
-_PATTERN_CHARACTERS = frozenset("*?[")
+_CHANGED_MEANWHILE = (
+    "someone else changed its definition after it was planned; nothing was written, run again."
+)
+# A digest of a short password could be guessed from its surroundings.
+_PASSWORD = re.compile(r"""\spasswd=("[^"]*"|'[^']*')""")
 
 
 @dataclass
@@ -56,7 +65,7 @@ class Work:
         layout: what the planner answered, None before that and for ``absent``.
         after: the definition to be, None before it was edited.
         changed: whether the definition is, or would be, another one.
-        restart_required: whether the running guest differs from it.
+        restart_required: whether the running guest differs from it, or a restart was cut short.
         warnings: sentences about this guest.
     """
 
@@ -69,6 +78,21 @@ class Work:
     changed: bool = False
     restart_required: bool = False
     warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What a call holds on to, and holds against.
+
+    Attributes:
+        store: where old definitions are kept.
+        drop_saved: whether a managed-save image may be dropped.
+        planned: fingerprints of the definitions that were planned earlier, by UUID.
+    """
+
+    store: Store
+    drop_saved: bool = False
+    planned: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -92,6 +116,7 @@ def partition_guests(
     options: Mapping[str, Any],
     host: Host | None,
     write: bool,
+    keeping: Keeping,
 ) -> Outcome:
     """Bring guests into the state that is asked for.
 
@@ -101,6 +126,7 @@ def partition_guests(
         options: policy options for all of them.
         host: topology to plan for, None to ask the hypervisor.
         write: False stops short of every change (check mode).
+        keeping: what to hold on to before a definition is replaced.
 
     Returns:
         Results and errors, guest by guest: one that fails is left as it is, the others are done.
@@ -120,14 +146,21 @@ def partition_guests(
     ]
     _plan(hypervisor, domains, works, topology, outcome)
     planned = [work for work in works if work.after is not None]
-    for work in planned:
-        if _attempt(outcome, work, lambda w: _apply(hypervisor, w, topology, write)):
-            outcome.done.append(work)
+    writes = write and any(work.after is not work.before for work in planned)
+    with keeping.store.locked() if writes else nullcontext():
+        _apply_all(hypervisor, planned, topology, write, keeping, outcome)
     return outcome
+
+
+def fingerprint(definition: Definition) -> str:
+    """Return a digest of a definition, its passwords left out of it."""
+    public = _PASSWORD.sub("", definition.text)
+    return hashlib.sha256(public.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def work_to_result(work: Work) -> dict[str, Any]:
     """Return one guest's result as the module returns it."""
+    assert work.before is not None
     return {
         "name": work.domain.name,
         "uuid": work.domain.uuid,
@@ -135,6 +168,7 @@ def work_to_result(work: Work) -> dict[str, Any]:
         "restart_required": work.restart_required,
         "layout": None if work.layout is None else layout_to_result(work.layout),
         "warnings": list(work.warnings),
+        "fingerprint": fingerprint(work.before),
     }
 
 
@@ -150,53 +184,37 @@ def work_to_diff(work: Work) -> dict[str, str]:
     }
 
 
+def _apply_all(
+    hypervisor: Hypervisor,
+    planned: Sequence[Work],
+    topology: Host,
+    write: bool,
+    keeping: Keeping,
+    outcome: Outcome,
+) -> None:
+    for work in planned:
+        if _attempt(outcome, work, lambda w: _apply(hypervisor, w, topology, write, keeping)):
+            outcome.done.append(work)
+
+
 def _choose(
     domains: Sequence[Domain],
     entries: Sequence[Mapping[str, Any]],
     options: Mapping[str, Any],
     outcome: Outcome,
 ) -> list[Work]:
-    """Match entries to guests: names win over UUIDs, both over patterns, first come first."""
-    by_name = {domain.name: domain for domain in domains}
-    by_uuid = {domain.uuid: domain for domain in domains}
-    chosen: dict[str, tuple[Domain, Mapping[str, Any]]] = {}
-    patterns: list[Mapping[str, Any]] = []
-    for entry in entries:
-        name = str(entry.get("name") or "")
-        domain = by_name.get(name) or by_uuid.get(name.lower())
-        if domain is None and _PATTERN_CHARACTERS.intersection(name):
-            patterns.append(entry)
-        elif domain is None:
-            outcome.errors.append(
-                HypervisorError(
-                    "it does not exist on this host; correct the name, or define it first.",
-                    guest=name or "without a name",
-                )
-            )
-        elif domain.uuid in chosen:
-            outcome.errors.append(
-                HypervisorError("it is listed twice in guests; keep one entry.", guest=domain.name)
-            )
-        else:
-            chosen[domain.uuid] = (domain, entry)
-    for entry in patterns:
-        matches = [domain for domain in domains if fnmatchcase(domain.name, str(entry["name"]))]
-        if not matches:
-            outcome.warnings.append(f"pattern '{entry['name']}' matches no guest on this host.")
-        for domain in matches:
-            chosen.setdefault(domain.uuid, (domain, entry))
-    twice = {error.guest for error in outcome.errors}
+    choice = choose(domains, entries)
+    outcome.errors.extend(choice.errors)
+    outcome.warnings.extend(choice.warnings)
     works = []
-    for domain, entry in sorted(chosen.values(), key=lambda pair: (pair[0].name, pair[0].uuid)):
-        if domain.name in twice:
-            continue
+    for pick in choice.picks:
         overrides = {
-            key: value for key, value in entry.items() if key != "name" and value is not None
+            key: value for key, value in pick.entry.items() if key != "name" and value is not None
         }
         try:
-            works.append(Work(domain, policy_from_options({**options, **overrides})))
+            works.append(Work(pick.domain, policy_from_options({**options, **overrides})))
         except VnumaError as error:
-            outcome.errors.append(error.for_guest(domain.name))
+            outcome.errors.append(error.for_guest(pick.domain.name))
     return works
 
 
@@ -283,16 +301,24 @@ def _pins_of_others(
             yield from managed(definition.root)["vcpupin"].values()
 
 
-def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool) -> None:
+def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping: Keeping) -> None:
     """Define what was edited, verify what libvirt made of it, and look at the running guest."""
     assert work.before is not None
     assert work.after is not None
+    domain = work.domain
     work.changed = work.after is not work.before
+    if keeping.planned.get(domain.uuid, "") not in ("", fingerprint(work.before)):
+        raise HypervisorError(_CHANGED_MEANWHILE)
+    live = None
+    if domain.active:
+        live = read_definition(hypervisor.public_xml(domain, live=True)).root
+    else:
+        work.restart_required = keeping.store.begun_restart(domain.uuid) is not None
+        _mind_saved_image(hypervisor, work, write, keeping)
     if work.changed and write:
-        _define(hypervisor, work, work.before, work.after)
-    if not work.domain.active:
+        _define(hypervisor, work, live, keeping)
+    if live is None:
         return
-    live = read_definition(hypervisor.public_xml(work.domain, live=True)).root
     if find_record(live) is None and find_record(work.after.root) is None and not work.changed:
         # Never partitioned, or restored and restarted: not ours to compare.
         return
@@ -303,27 +329,48 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool) -> None:
     work.changed = work.changed or bool(pins)
     for what, number, cpus in pins if write else ():
         try:
-            hypervisor.pin(work.domain, what, number, cpus)
+            hypervisor.pin(domain, what, number, cpus)
         except HypervisorError as error:
             work.restart_required = True
             work.warnings.append(f"{error.message} It takes effect at the next start.")
             return
 
 
-def _define(hypervisor: Hypervisor, work: Work, before: Definition, after: Definition) -> None:
-    name = work.domain.name
-    if hypervisor.persistent_xml(work.domain) != before.text:
+def _mind_saved_image(hypervisor: Hypervisor, work: Work, write: bool, keeping: Keeping) -> None:
+    """See that no managed-save image brings an old layout back behind everyone's back."""
+    assert work.after is not None
+    saved = hypervisor.saved_xml(work.domain)
+    if saved is None or not needs_restart(read_definition(saved).root, work.after.root):
+        return
+    if not keeping.drop_saved:
         raise HypervisorError(
-            "someone else changed its definition after it was planned; "
-            "nothing was written, run again."
+            "its managed-save image would bring its old layout back at the next start; start it "
+            "and shut it down, or set managed_save to 'drop' to lose the state that was saved."
         )
+    work.changed = True
+    if write:
+        hypervisor.drop_saved(work.domain)
+
+
+def _define(hypervisor: Hypervisor, work: Work, live: Element | None, keeping: Keeping) -> None:
+    assert work.before is not None
+    assert work.after is not None
+    domain, before, after = work.domain, work.before, work.after
+    if after is before:
+        return
+    # While a restart is due, what is kept already is what the guest runs with.
+    due = live is not None and needs_restart(live, before.root)
+    if not due or keeping.store.old(domain.uuid) is None:
+        keeping.store.keep_old(domain.uuid, before.text)
+    if hypervisor.persistent_xml(domain) != before.text:
+        raise HypervisorError(_CHANGED_MEANWHILE)
     hidden = secrets(after.root)
-    hypervisor.define(name, after.text, hidden)
-    stored = read_definition(hypervisor.persistent_xml(work.domain)).root
+    hypervisor.define(domain.name, after.text, hidden)
+    stored = read_definition(hypervisor.persistent_xml(domain)).root
     lost = unmanaged(before.root) - unmanaged(stored)
     if managed(stored) == managed(after.root) and not lost:
         return
-    hypervisor.define(name, before.text, hidden)
+    hypervisor.define(domain.name, before.text, hidden, validate=False)
     what = f"dropped {min(lost)[0]}" if lost else "kept another layout than the one it was given"
     raise HypervisorError(
         f"libvirt {what}, so its old definition was put back; please report this with the version "

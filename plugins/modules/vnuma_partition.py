@@ -30,6 +30,7 @@ extends_documentation_fragment:
   - kvm.vnuma.attributes.action_group
   - kvm.vnuma.connection
   - kvm.vnuma.policy
+  - kvm.vnuma.state
 attributes:
   check_mode:
     support: full
@@ -91,6 +92,20 @@ options:
       remainder:
         description: Overrides O(remainder).
         type: str
+  managed_save:
+    description:
+      - What to do about a guest that is off and has a managed-save image, which would bring its old
+        layout back at the next start. V(refuse) leaves the guest untouched and says so; V(drop)
+        removes the image, and with it the state that was saved.
+    type: str
+    choices: [refuse, drop]
+    default: refuse
+  planned:
+    description:
+      - RV(guests) of an earlier run in check mode. A guest whose definition was changed since, by
+        whomever, is left untouched and named in the error.
+    type: list
+    elements: dict
   host:
     description:
       - Topology to plan for, in the shape of C(ansible_facts.vnuma_host). By default it is gathered
@@ -153,6 +168,9 @@ guests:
       description: Sentences about this guest.
       type: list
       elements: str
+    fingerprint:
+      description: Digest of the definition that was planned for, for O(planned).
+      type: str
     layout:
       description: The layout; null with O(state=absent).
       type: dict
@@ -254,11 +272,13 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._module import (
     warn_once,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._partition import (
+    Keeping,
     partition_guests,
     work_to_diff,
     work_to_result,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import CHOICES, DEFAULTS
+from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store, default_folder
 
 
 def partition(module: AnsibleModule) -> dict[str, Any]:
@@ -267,12 +287,21 @@ def partition(module: AnsibleModule) -> dict[str, Any]:
     topology = None if host is None else host_from_facts(host)
     hypervisor = Hypervisor(module.params["uri"])
     try:
+        keeping = Keeping(
+            Store(module.params["state_dir"] or default_folder(), hypervisor.host_uuid()),
+            drop_saved=module.params["managed_save"] == "drop",
+            planned={
+                str(guest.get("uuid")): str(guest.get("fingerprint"))
+                for guest in module.params["planned"] or ()
+            },
+        )
         outcome = partition_guests(
             hypervisor,
             module.params["guests"],
             {option: module.params[option] for option in DEFAULTS},
             topology,
             write=not module.check_mode,
+            keeping=keeping,
         )
     finally:
         hypervisor.close()
@@ -306,6 +335,9 @@ def main() -> None:
             },
         },
         "host": {"type": "dict"},
+        "managed_save": {"type": "str", "choices": ["refuse", "drop"], "default": "refuse"},
+        "planned": {"type": "list", "elements": "dict"},
+        "state_dir": {"type": "path"},
         **{option: {"type": "str", "default": default} for option, default in DEFAULTS.items()},
         **{
             option: {"type": "str", "choices": list(values), "default": values[0]}

@@ -1,0 +1,219 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Power-cycle guests that wait for it, and go back where the new layout does not start."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vnuma_restart
+short_description: Power-cycle guests whose new layout waits for it
+version_added: 0.1.0
+author:
+  - The kvm.vnuma authors (@kvm-vnuma)
+description:
+  - Shuts down and starts each guest that runs with another layout than the one it is defined with.
+    A reboot from inside would not do, since it keeps the old process.
+  - A guest that ran before runs after. Where it does not start with its new layout, its old
+    definition is put back, it is started with that, and the task fails saying so.
+  - Guests that are off stay off; only one that an earlier, interrupted run had shut down is
+    started.
+  - A guest that is paused, suspended, crashed or in the middle of a job such as a migration is left
+    alone, and a warning names it.
+extends_documentation_fragment:
+  - kvm.vnuma.attributes
+  - kvm.vnuma.attributes.action_group
+  - kvm.vnuma.connection
+  - kvm.vnuma.state
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+    details: [No definition is changed.]
+options:
+  guests:
+    description:
+      - Names, UUIDs or shell patterns. By default every guest of the host that was partitioned.
+      - A guest that is given by name or UUID is power-cycled also if its layout was changed by
+        other means; one that a pattern matches only if this collection partitioned it.
+    type: list
+    elements: str
+  mode:
+    description:
+      - V(graceful) asks the guest to shut down, by its agent or by ACPI, and never pulls the plug.
+      - V(force) pulls the plug after O(timeout).
+    type: str
+    choices: [graceful, force]
+    default: graceful
+  timeout:
+    description:
+      - How long a guest may take to shut down, in seconds.
+    type: float
+    default: 300
+  at_once:
+    description:
+      - How many guests of the host may be down together.
+    type: int
+    default: 1
+  agent_timeout:
+    description:
+      - How long to wait after the start until the guest's agent answers, in seconds; V(0) not to.
+    type: float
+    default: 0
+seealso:
+  - module: kvm.vnuma.vnuma_partition
+"""
+
+EXAMPLES = r"""
+- name: Bring every partitioned guest to its new layout, one after the other
+  kvm.vnuma.vnuma_restart:
+
+- name: The databases, two at a time, without mercy after ten minutes
+  kvm.vnuma.vnuma_restart:
+    guests: [db*]
+    at_once: 2
+    mode: force
+    timeout: 600
+"""
+
+RETURN = r"""
+guests:
+  description: One entry for every guest that was looked at, by name.
+  returned: always, unless nothing could be done at all
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the guest.
+      type: str
+      sample: anuma
+    uuid:
+      description: UUID of the guest.
+      type: str
+    action:
+      description:
+        - V(none) if nothing had to be done, V(restarted), V(started) after an interrupted run,
+          V(skipped) if it must not be shut down now, V(rolled_back) if it runs with its old layout
+          again, or V(failed). In check mode, what would be done.
+      type: str
+      sample: restarted
+    forced:
+      description: Whether its power was pulled.
+      type: bool
+    downtime_s:
+      description: How long it was off, in seconds; null if it was not.
+      type: float
+      sample: 1.4
+    warnings:
+      description: Sentences about this guest.
+      type: list
+      elements: str
+restarted:
+  description: Names of the guests that were, or would be, power-cycled or started.
+  returned: always, unless nothing could be done at all
+  type: list
+  elements: str
+errors:
+  description: What went wrong, guest by guest.
+  returned: failure, unless nothing could be done at all
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the guest, or the name that was given.
+      type: str
+    msg:
+      description: What is wrong, and the way out.
+      type: str
+"""
+
+from contextlib import nullcontext
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvm.vnuma.plugins.module_utils._choice import choose
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import PolicyError, VnumaError
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import Hypervisor
+from ansible_collections.kvm.vnuma.plugins.module_utils._lifecycle import (
+    Restart,
+    RestartPolicy,
+    restart_guests,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._module import (
+    errors_to_result,
+    run,
+    warn_once,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store, default_folder
+
+
+def restart(module: AnsibleModule) -> dict[str, Any]:
+    """Power-cycle the guests and return what came of it."""
+    policy = RestartPolicy(
+        mode=module.params["mode"],
+        timeout_s=module.params["timeout"],
+        at_once=module.params["at_once"],
+        agent_timeout_s=module.params["agent_timeout"],
+    )
+    if policy.at_once < 1 or policy.timeout_s <= 0 or policy.agent_timeout_s < 0:
+        raise PolicyError(
+            f"at_once {policy.at_once}, timeout {policy.timeout_s:g} and agent_timeout "
+            f"{policy.agent_timeout_s:g} cannot be; at_once is 1 or more, timeout is over 0, and "
+            "agent_timeout 0 or more."
+        )
+    write = not module.check_mode
+    hypervisor = Hypervisor(module.params["uri"], watch=write)
+    try:
+        store = Store(module.params["state_dir"] or default_folder(), hypervisor.host_uuid())
+        named = module.params["guests"]
+        entries = [{"name": "*"}] if named is None else [{"name": name} for name in named]
+        with store.locked() if write else nullcontext():
+            choice = choose(hypervisor.domains(), entries)
+            errors: list[VnumaError] = list(choice.errors)
+            works = [Restart(pick.domain, pick.by_name) for pick in choice.picks]
+            errors += restart_guests(hypervisor, works, policy, store, write)
+    finally:
+        hypervisor.close()
+    warn_once(
+        module,
+        choice.warnings if named is not None else (),
+        [(work.domain.name, work.warnings) for work in works],
+    )
+    restarted = [w.domain.name for w in works if w.action in ("restarted", "started")]
+    touched = any(w.action in ("restarted", "started", "rolled_back") for w in works)
+    return {
+        "changed": touched,
+        "guests": [
+            {
+                "name": work.domain.name,
+                "uuid": work.domain.uuid,
+                "action": work.action,
+                "forced": work.forced,
+                "downtime_s": work.downtime_s,
+                "warnings": work.warnings,
+            }
+            for work in works
+        ],
+        "restarted": restarted,
+        **errors_to_result(errors),
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    spec: dict[str, Any] = {
+        "uri": {"type": "str", "default": "qemu:///system"},
+        "guests": {"type": "list", "elements": "str"},
+        "mode": {"type": "str", "choices": ["graceful", "force"], "default": "graceful"},
+        "timeout": {"type": "float", "default": 300},
+        "at_once": {"type": "int", "default": 1},
+        "agent_timeout": {"type": "float", "default": 0},
+        "state_dir": {"type": "path"},
+    }
+    run(AnsibleModule(argument_spec=spec, supports_check_mode=True), restart)
+
+
+if __name__ == "__main__":
+    main()
