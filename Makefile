@@ -1,0 +1,33 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Downloads are kept in VNUMA_CACHE, by default ~/.cache/kvm-vnuma. Logs are in build/logs.
+
+PYTHON := /usr/bin/python3
+RUN := $(PYTHON) tests/tools/run.py
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: bootstrap ## Partition the RFC's guest on a private libvirt that has the RFC's host
+	@tests/tools/demo.sh
+
+.PHONY: test
+test: bootstrap ## Everything: lint, types, sanity, unit and integration tests (under 30 minutes)
+	@$(RUN) test
+
+.PHONY: check
+check: bootstrap ## Lint, types and unit tests (under two minutes)
+	@$(RUN) check
+
+.PHONY: bootstrap
+bootstrap: ## Install the Debian or Ubuntu packages that are missing
+	@tests/tools/bootstrap.sh
+
+.PHONY: clean
+clean: ## Remove what was built; the cache of downloads stays
+	rm -rf build

@@ -1,0 +1,180 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real libvirt daemons that report chosen hosts, and real Ansible runs against them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT / "tests" / "lab"))
+
+from fakehost import FakeHost
+
+HOSTS = PROJECT / "tests" / "hosts"
+#: Interpreter of the distribution, which has its libvirt bindings.
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+@dataclass
+class Run:
+    """What one call of a module answered.
+
+    Attributes:
+        result: the module's result.
+        output: everything that Ansible printed.
+        failed: whether the task failed.
+    """
+
+    result: dict[str, Any]
+    output: str
+    failed: bool
+
+    @property
+    def msg(self) -> str:
+        """The sentence of a failure."""
+        return str(self.result.get("msg", ""))
+
+
+class Libvirt:
+    """A private libvirt daemon, seen through virsh."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self.host = host
+        self.uri = host.uri
+
+    def virsh(self, *words: str, check: bool = True) -> str:
+        """Run virsh against the daemon and return what it printed."""
+        done = subprocess.run(
+            ["virsh", "--quiet", "--connect", self.uri, *words],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"virsh {' '.join(words)}: {done.stderr}")
+        return done.stdout if check else done.stdout + done.stderr
+
+    def define(self, xml: str, *, validate: bool = True) -> None:
+        """Define a guest."""
+        path = self.host.root / f"define-{uuid.uuid4().hex}.xml"
+        path.write_text(xml)
+        self.virsh("define", *(["--validate"] if validate else []), str(path))
+        path.unlink()
+
+    def dump(self, name: str, *, live: bool = False) -> str:
+        """Return a definition with its secrets."""
+        return self.virsh("dumpxml", "--security-info", *([] if live else ["--inactive"]), name)
+
+    def clear(self) -> None:
+        """End and undefine every guest."""
+        for name in self.virsh("list", "--all", "--name").split():
+            self.virsh("destroy", name, check=False)
+            self.virsh("undefine", "--managed-save", "--nvram", name, check=False)
+
+
+@pytest.fixture(scope="session")
+def collections() -> Path:
+    """The folder that the built collection is installed in."""
+    path = Path(os.environ.get("VNUMA_COLLECTIONS", PROJECT / "build" / "installed"))
+    assert (path / "ansible_collections" / "kvm" / "vnuma").is_dir(), f"run make installed: {path}"
+    return path
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Libvirt]]:
+    """Start a daemon for a host by its name in tests/hosts; each is started once."""
+    started: dict[tuple[str, bool], Libvirt] = {}
+
+    def start(name: str, *, shim: bool = False) -> Libvirt:
+        key = (name, shim)
+        if key not in started:
+            host = FakeHost(
+                f"{name}{'-shim' if shim else ''}-{os.getpid()}", HOSTS / f"{name}.json", shim=shim
+            )
+            host.start()
+            started[key] = Libvirt(host)
+        return started[key]
+
+    yield start
+    for libvirt in started.values():
+        libvirt.host.stop()
+        shutil.rmtree(libvirt.host.root, ignore_errors=True)
+
+
+@pytest.fixture
+def rfc(lab: Callable[..., Libvirt]) -> Iterator[Libvirt]:
+    """The RFC's host, without guests."""
+    libvirt = lab("rfc-8n240c")
+    libvirt.clear()
+    yield libvirt
+    libvirt.clear()
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    """A folder of its own for what outlives a run."""
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def call(collections: Path, state_dir: Path, tmp_path: Path) -> Callable[..., Run]:
+    """Call a module of the collection by Ansible on this machine."""
+
+    def run(
+        module: str,
+        arguments: dict[str, Any],
+        *flags: str,
+        python: str = SYSTEM_PYTHON,
+        environment: dict[str, str] | None = None,
+    ) -> Run:
+        if module != "vnuma_facts":
+            arguments = {"state_dir": str(state_dir), **arguments}
+        done = subprocess.run(
+            [
+                str(Path(sys.executable).parent / "ansible"),
+                "localhost",
+                "--connection=local",
+                f"--extra-vars=ansible_python_interpreter={python}",
+                f"--module-name=kvm.vnuma.{module}",
+                f"--args={json.dumps(arguments)}",
+                *flags,
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "ANSIBLE_COLLECTIONS_PATH": str(collections),
+                "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_LOCALHOST_WARNING": "0",
+                "ANSIBLE_HOME": str(tmp_path / "ansible"),
+                **(environment or {}),
+            },
+        )
+        output = done.stdout + done.stderr
+        return Run(_result(done.stdout, output), output, failed=done.returncode != 0)
+
+    return run
+
+
+def _result(stdout: str, output: str) -> dict[str, Any]:
+    """Return the JSON that the ad-hoc command prints after its verdict."""
+    start = stdout.find(" => {")
+    assert start >= 0, output
+    result, _end = json.JSONDecoder().raw_decode(stdout[start + len(" => ") :])
+    assert isinstance(result, dict)
+    assert "Traceback" not in output
+    return result

@@ -1,0 +1,350 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A private libvirt daemon that reports any host: real libvirtd, real QEMU driver, made-up /sys.
+
+    python tests/lab/fakehost.py check
+    python tests/lab/fakehost.py start NAME HOST.json [--shim] [--sshd ADDRESS:PORT] [--netns NAME]
+    python tests/lab/fakehost.py uri NAME | pid NAME | exec NAME COMMAND... | stop NAME | list
+
+A host lives in mount, pid and uts namespaces of its own, and in a folder below VNUMA_LAB (by
+default /tmp/vnuma-lab). It needs root; neither systemd, nor KVM, nor the machine's libvirt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sysfs
+
+_HERE = Path(__file__).resolve().parent
+_PATIENCE_S = 60.0
+
+_LIBVIRTD_CONF = """\
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+unix_sock_group = "root"
+unix_sock_ro_perms = "0777"
+unix_sock_rw_perms = "0700"
+host_uuid = "{host_uuid}"
+log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
+"""
+
+# Labels, users, cgroups and the log daemon belong to a machine's own libvirt, not to this one.
+_QEMU_CONF = """\
+security_driver = "none"
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+namespaces = []
+stdio_handler = "file"
+seccomp_sandbox = 0
+cgroup_controllers = []
+"""
+
+_SSHD_CONF = """\
+ListenAddress {address}
+Port {port}
+HostKey {folder}/ssh/hostkey
+PidFile /run/sshd.pid
+AuthorizedKeysFile {authorized_keys}
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+StrictModes no
+PrintMotd no
+Subsystem sftp internal-sftp
+"""
+
+
+class LabError(Exception):
+    """This machine cannot run the laboratory; the message says why in one sentence."""
+
+
+def lab_root() -> Path:
+    """Return the folder that all fake hosts live in."""
+    return Path(os.environ.get("VNUMA_LAB", "/tmp/vnuma-lab"))
+
+
+def check() -> None:
+    """See whether fake hosts can run here.
+
+    Raises:
+        LabError: when they cannot.
+    """
+    if os.geteuid() != 0:
+        raise LabError("a private libvirt daemon needs root, and this is not; use sudo.")
+    for program in ("/usr/sbin/libvirtd", "/usr/bin/virsh", "/usr/bin/unshare", "/usr/bin/nsenter"):
+        if not Path(program).exists():
+            raise LabError(f"{program} is missing; run tests/tools/bootstrap.sh, which installs it.")
+    done = subprocess.run(
+        ["unshare", "--mount", "--uts", "--pid", "--fork", "mount", "-t", "proc", "proc", "/proc"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise LabError(f"namespaces cannot be made here ({done.stderr.strip()}); use a real machine.")
+
+
+class FakeHost:
+    """One fake host.
+
+    Args:
+        name: its name, also its host name.
+        spec: the host's file; None for one that is running already.
+        shim: let guests really start that are pinned to pCPUs and nodes this machine lacks.
+        sshd: address and port of an ssh daemon inside.
+        netns: an existing network namespace to live in.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spec: Path | None = None,
+        *,
+        shim: bool = False,
+        sshd: tuple[str, int] | None = None,
+        netns: str | None = None,
+    ) -> None:
+        self.name = name
+        self.spec = spec
+        self.shim = shim
+        self.sshd = sshd
+        self.netns = netns
+        self.root = lab_root() / name
+
+    @property
+    def uri(self) -> str:
+        """URI that reaches its daemon from outside."""
+        return f"qemu:///system?socket={self.socket}"
+
+    @property
+    def socket(self) -> Path:
+        """The daemon's read-write socket, from outside."""
+        return self.root / "run/libvirt/libvirt-sock"
+
+    @property
+    def pid(self) -> int:
+        """Process id of its init, from outside.
+
+        Raises:
+            LabError: when it does not run.
+        """
+        try:
+            pid = int((self.root / "pid").read_text())
+            os.kill(pid, 0)
+        except (OSError, ValueError):
+            raise LabError(f"fake host {self.name} does not run.") from None
+        return pid
+
+    def start(self) -> None:
+        """Start it; what is left of an earlier one of that name is removed first.
+
+        Raises:
+            LabError: when it does not come up.
+        """
+        check()
+        assert self.spec is not None
+        self.stop()
+        shutil.rmtree(self.root, ignore_errors=True)
+        for folder in (
+            *("run/libvirt", "run/sshd", "run/lock", "etc-libvirt/qemu", "state", "ssh"),
+            *("lib/images", "lib/qemu", "cache/qemu", "log/qemu"),
+        ):
+            (self.root / folder).mkdir(parents=True)
+        sysfs.write_tree(sysfs.load(self.spec), self.root / "tree")
+        host_uuid = uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.name}.vnuma-lab")
+        etc = self.root / "etc-libvirt"
+        (etc / "libvirtd.conf").write_text(_LIBVIRTD_CONF.format(host_uuid=host_uuid))
+        (etc / "qemu.conf").write_text(_QEMU_CONF)
+        (etc / "libvirt.conf").write_text('uri_default = "qemu:///system"\n')
+        if self.sshd is not None:
+            self._write_sshd(*self.sshd)
+        enter = ["ip", "netns", "exec", self.netns] if self.netns else []
+        with (self.root / "init.log").open("w") as log:
+            launcher = subprocess.Popen(
+                [
+                    *enter,
+                    *("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child"),
+                    *("--propagation", "private", str(_HERE / "fakehost_init.sh")),
+                    *(self.name, str(self.root), str(_shim()) if self.shim else ""),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+            )
+        deadline = time.monotonic() + _PATIENCE_S
+        while not (self.root / "ready").exists():
+            if launcher.poll() is not None or time.monotonic() > deadline:
+                launcher.kill()
+                said = (self.root / "init.log").read_text().strip()
+                raise LabError(f"fake host {self.name} did not come up: {said or 'no socket'}")
+            time.sleep(0.05)
+        (self.root / "pid").write_text(str(_only_child(launcher.pid)))
+        self._wait_for_daemon()
+
+    def stop(self) -> None:
+        """End it with everything in it: the kernel ends a pid namespace with its init."""
+        try:
+            pid = self.pid
+        except LabError:
+            return
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _PATIENCE_S
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                break
+            time.sleep(0.05)
+        (self.root / "pid").unlink(missing_ok=True)
+
+    def exec_argv(self, argv: Sequence[str]) -> list[str]:
+        """Return the command that runs *argv* inside."""
+        return ["nsenter", "-t", str(self.pid), "-m", "-u", "-p", "-n", "--", *argv]
+
+    def exec(self, argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command inside and return what came of it."""
+        options = {"check": True, "capture_output": True, "text": True, **options}
+        return subprocess.run(self.exec_argv(argv), **options)
+
+    def kill_daemon(self, *, hold: bool = False) -> None:
+        """Kill libvirtd outright; it comes back by itself unless it is held down."""
+        if hold:
+            (self.root / "held").touch()
+        self.exec(["pkill", "-KILL", "-x", "libvirtd"], check=False)
+        while not self.exec(["pgrep", "-x", "libvirtd"], check=False).returncode:
+            time.sleep(0.05)
+
+    def release_daemon(self) -> None:
+        """Let libvirtd come back, and wait until it answers."""
+        (self.root / "held").unlink(missing_ok=True)
+        self._wait_for_daemon()
+
+    def _wait_for_daemon(self) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
+        while subprocess.run(
+            ["virsh", "--quiet", "--connect", self.uri, "version"], check=False, capture_output=True
+        ).returncode:
+            if time.monotonic() > deadline:
+                raise LabError(f"the libvirt daemon of fake host {self.name} does not answer.")
+            time.sleep(0.1)
+
+    def _write_sshd(self, address: str, port: int) -> None:
+        key = self.root / "ssh/hostkey"
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", str(key)],
+            check=True,
+        )
+        (self.root / "ssh/sshd_config").write_text(
+            _SSHD_CONF.format(
+                address=address,
+                port=port,
+                folder=self.root,
+                authorized_keys=lab_root() / "authorized_keys",
+            )
+        )
+
+    def __enter__(self) -> FakeHost:
+        """Start it."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self.stop()
+
+
+def _only_child(pid: int) -> int:
+    """Return the first process of the pid namespace: the innermost only child."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    if Path(f"/proc/{pid}/comm").read_text().strip() != "unshare":
+        return _only_child(int(children[0]))
+    return int(children[0])
+
+
+def _shim() -> Path:
+    """Build the shim, once, and return it."""
+    source = _HERE / "fakenuma.c"
+    built = lab_root() / "fakenuma.so"
+    if not built.exists() or built.stat().st_mtime < source.stat().st_mtime:
+        built.parent.mkdir(parents=True, exist_ok=True)
+        draft = built.with_suffix(f".{os.getpid()}")
+        subprocess.run(
+            ["gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", str(draft), str(source), "-ldl"],
+            check=True,
+        )
+        draft.replace(built)
+    return built
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Private libvirt daemons that report any host.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("check")
+    commands.add_parser("list")
+    start = commands.add_parser("start")
+    start.add_argument("name")
+    start.add_argument("spec", type=Path)
+    start.add_argument("--shim", action="store_true")
+    start.add_argument("--sshd", metavar="ADDRESS:PORT")
+    start.add_argument("--netns")
+    for command in ("uri", "pid", "stop"):
+        commands.add_parser(command).add_argument("name")
+    execute = commands.add_parser("exec")
+    execute.add_argument("name")
+    execute.add_argument("argv", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    try:
+        return _run(options)
+    except LabError as error:
+        print(f"fakehost: {error}", file=sys.stderr)
+        return 3
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "check":
+        check()
+        return 0
+    if options.command == "list":
+        for folder in sorted(lab_root().glob("*/pid")):
+            print(folder.parent.name, FakeHost(folder.parent.name).uri)
+        return 0
+    host = FakeHost(options.name)
+    if options.command == "start":
+        address, _, port = (options.sshd or "").rpartition(":")
+        host = FakeHost(
+            options.name,
+            options.spec,
+            shim=options.shim,
+            sshd=(address, int(port)) if options.sshd else None,
+            netns=options.netns,
+        )
+        host.start()
+        print(host.uri)
+    elif options.command == "uri":
+        print(host.uri)
+    elif options.command == "pid":
+        print(host.pid)
+    elif options.command == "stop":
+        host.stop()
+    else:
+        return host.exec(options.argv, check=False, capture_output=False).returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

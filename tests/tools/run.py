@@ -1,0 +1,223 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run the project's checks and tests, and say clearly what came of each.
+
+    python3 tests/tools/run.py check | test | demo | STEP...
+
+Steps run two at a time; what each printed is in build/logs. A step that cannot run on this machine
+is NOT RUN, says why, and is never counted as passed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import sanity
+import trees
+from venvs import PROJECT, ToolError, first_interpreter, venv
+
+LOGS = trees.BUILD / "logs"
+_PRINTING = threading.Lock()
+
+
+class CannotRun(Exception):
+    """A step that needs what this machine does not have; the message says what."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to run.
+
+    Attributes:
+        name: how it is called on the command line and in the verdict.
+        what: what it shows, in a few words.
+        commands: returns the commands to run, in the folder of the project.
+        environment: what they need besides the usual.
+        required: whether a machine that cannot run it fails the whole.
+    """
+
+    name: str
+    what: str
+    commands: Callable[[], list[list[str]]]
+    environment: Callable[[], dict[str, str]] = dict
+    required: bool = True
+
+
+def oldest() -> Path:
+    """The environment with ansible-core 2.19, on the oldest Python that runs it."""
+    return venv("controller-2.19", first_interpreter(("3.11", "3.12", "3.13")))
+
+
+def newest() -> Path:
+    """The environment with the newest ansible-core."""
+    try:
+        return venv("controller-latest", first_interpreter(("3.13", "3.14", "3.12")))
+    except ToolError as error:
+        raise CannotRun(f"{error}, which the newest ansible-core needs") from None
+
+
+def target() -> Path:
+    """The environment with the oldest Python of managed hosts."""
+    try:
+        return venv("target-3.9", first_interpreter(("3.9",)))
+    except ToolError as error:
+        raise CannotRun(str(error)) from None
+
+
+def _tool(name: str, *words: str) -> Callable[[], list[list[str]]]:
+    return lambda: [[str(oldest() / "bin" / name), *words]]
+
+
+def _pytest(environment: Callable[[], Path], *words: str) -> Callable[[], list[list[str]]]:
+    return lambda: [
+        [str(environment() / "bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
+    ]
+
+
+def _linked() -> dict[str, str]:
+    path = str(trees.link())
+    return {"PYTHONPATH": path, "MYPYPATH": path, "ANSIBLE_COLLECTIONS_PATH": path}
+
+
+def _mypy() -> list[list[str]]:
+    mypy = str(oldest() / "bin/mypy")
+    package = "ansible_collections.kvm.vnuma.plugins.module_utils"
+    return [[mypy, "--package", package], [mypy, "tests/lab", "tests/tools"]]
+
+
+def _sanity(environment: Callable[[], Path]) -> Callable[[], list[list[str]]]:
+    def commands() -> list[list[str]]:
+        folder = environment()
+        code = (
+            "import sys, pathlib; sys.path.insert(0, sys.argv[1]); import sanity; "
+            "sys.exit(sanity.run(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])))"
+        )
+        python = (folder / "bin/python").resolve()
+        return [[sys.executable, "-c", code, str(Path(__file__).parent), str(folder), str(python)]]
+
+    return commands
+
+
+STEPS = (
+    Step("ruff", "style and common mistakes", lambda: [
+        [str(oldest() / "bin/ruff"), "check", "."],
+        [str(oldest() / "bin/ruff"), "format", "--check", "."],
+    ]),
+    Step("yamllint", "YAML", _tool("yamllint", "--strict", ".")),
+    Step("mypy", "types, strict", _mypy, _linked),
+    Step("ansible-lint", "playbooks and roles, production profile", _tool(
+        "ansible-lint", "--offline", "--strict", "--profile=production"
+    ), lambda: {**_linked(), "PATH": f"{oldest() / 'bin'}:{os.environ['PATH']}"}),
+    Step("changelog", "changelog fragments", _tool("antsibull-changelog", "lint")),
+    Step("unit", "unit tests, ansible-core 2.19", _pytest(oldest, "tests/unit"), _linked),
+    Step("unit-3.9", "unit tests, Python 3.9", _pytest(target, "tests/unit"), _linked, required=False),
+    Step("unit-latest", "unit tests, newest ansible-core", _pytest(newest, "tests/unit"), _linked,
+         required=False),
+    Step("integration", "real libvirt, ansible-core 2.19", _pytest(oldest, "tests/integration")),
+    Step("sanity", "ansible-test sanity, ansible-core 2.19", _sanity(oldest)),
+    Step("integration-latest", "real libvirt, newest ansible-core",
+         _pytest(newest, "tests/integration", "-m", "not slow"), required=False),
+    Step("sanity-latest", "ansible-test sanity, newest ansible-core", _sanity(newest), required=False),
+)
+GROUPS = {
+    "check": ("ruff", "yamllint", "mypy", "ansible-lint", "changelog", "unit"),
+    "test": tuple(step.name for step in STEPS),
+}
+
+
+@dataclass
+class Answer:
+    """What came of a step."""
+
+    step: Step
+    verdict: str
+    seconds: float
+    note: str
+
+
+def run_step(step: Step) -> Answer:
+    """Run one step, print how it ended, and return that."""
+    log = LOGS / f"{step.name}.log"
+    started = time.monotonic()
+    verdict, note = "passed", ""
+    try:
+        with log.open("w") as out:
+            for command in step.commands():
+                print(f"$ {' '.join(command)}", file=out, flush=True)
+                done = subprocess.run(
+                    command,
+                    check=False,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    cwd=PROJECT,
+                    env={**os.environ, **step.environment()},
+                )
+                if done.returncode:
+                    verdict, note = "FAILED", f"exit code {done.returncode}"
+    except CannotRun as reason:
+        verdict, note = ("FAILED" if step.required else "NOT RUN"), str(reason)
+    except Exception as error:
+        verdict, note = "FAILED", str(error)
+        with log.open("a") as out:
+            traceback.print_exc(file=out)
+    answer = Answer(step, verdict, time.monotonic() - started, note)
+    with _PRINTING:
+        text = log.read_text(errors="replace") if log.exists() else ""
+        print(f"\n=== {step.name}: {step.what}: {verdict} in {answer.seconds:.0f} s {note}".rstrip())
+        lines = [line for line in text.splitlines() if line.strip()]
+        print("\n".join(lines[-120:] if verdict == "FAILED" else lines[-2:]), flush=True)
+    return answer
+
+
+def main(names: list[str]) -> int:
+    """Run steps and groups by name, then print the verdict."""
+    wanted = [name for word in names for name in GROUPS.get(word, (word,))]
+    steps = {step.name: step for step in STEPS}
+    unknown = [name for name in wanted if name not in steps]
+    if unknown or not wanted:
+        print(f"run: steps are {', '.join(steps)}; groups are {', '.join(GROUPS)}")
+        return 2
+    LOGS.mkdir(parents=True, exist_ok=True)
+    try:
+        # Made before the steps run side by side, since several of them need it.
+        environment = oldest()
+        if any(name.startswith(("integration", "molecule")) for name in wanted):
+            trees.install(environment / "bin/ansible-galaxy")
+    except ToolError as error:
+        print(f"run: {error}")
+        return 1
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        answers = list(pool.map(run_step, [steps[name] for name in wanted]))
+    print(f"\n{'step':<20} {'verdict':<8} {'seconds':>7}")
+    for answer in answers:
+        print(f"{answer.step.name:<20} {answer.verdict:<8} {answer.seconds:>7.0f}  {answer.note}")
+    failed = [answer for answer in answers if answer.verdict == "FAILED"]
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    for answer in answers:
+        log = LOGS / f"{answer.step.name}.log"
+        for count, word in re.findall(
+            r"(\d+) (passed|failed|skipped)", (log.read_text(errors="replace").splitlines() or [""])[-1]
+        ):
+            counts[word] += int(count)
+    print(
+        f"\nmake {' '.join(names)}: {'FAILED' if failed else 'PASSED'}"
+        f" ({sum(a.verdict == 'passed' for a in answers)} steps passed, {len(failed)} failed, "
+        f"{sum(a.verdict == 'NOT RUN' for a in answers)} not run)"
+    )
+    print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

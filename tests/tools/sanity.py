@@ -1,0 +1,104 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run ansible-test sanity without its download site.
+
+ansible-test bootstraps pip by a script from a site of its own. It takes the script from its cache
+if it is there; what is put there installs pip from PyPI's wheel, and does nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from pathlib import Path
+
+import trees
+from venvs import ToolError, cache
+
+_SCRIPT = '''\
+# Stands in for get-pip.py {version}: runs the pip of the wheel beside it.
+import os
+
+
+wheel = os.path.join(os.path.dirname(os.path.abspath(__file__)), "{wheel}")
+sys.path.insert(0, wheel)
+sys.argv[1:] = ["install", "--no-index", "--find-links", os.path.dirname(wheel), "pip=={version}"]
+
+from pip._internal.cli.main import main
+
+sys.exit(main())
+'''
+
+
+def run(environment: Path, python: Path) -> int:
+    """Run every sanity test with the ansible-core of an environment."""
+    core = _core_version(environment)
+    home = cache() / f"ansible-test-{core}"
+    _seed(environment, home)
+    place = trees.copy(trees.BUILD / f"sanity-{core}")
+    asked = subprocess.run(
+        [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    version = asked.stdout.strip()
+    done = subprocess.run(
+        [
+            *(str(environment / "bin/ansible-test"), "sanity", "--python", version),
+            *("--requirements", "--color", "no", "--truncate", "0"),
+        ],
+        check=False,
+        cwd=place,
+        env={
+            **os.environ,
+            "HOME": str(home),
+            "PATH": f"{environment / 'bin'}:{python.parent}:/usr/bin:/bin",
+            "PIP_CACHE_DIR": str(cache() / "pip"),
+        },
+    )
+    return done.returncode
+
+
+def _core_version(environment: Path) -> str:
+    done = subprocess.run(
+        [environment / "bin/python", "-c", "import ansible.release; print(ansible.release.__version__)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+def _seed(environment: Path, home: Path) -> None:
+    """Put pip's wheel and the script that runs it where ansible-test looks."""
+    asked = subprocess.run(
+        [
+            environment / "bin/python",
+            "-c",
+            "from ansible_test._internal import python_requirements as p\n"
+            "import types; print(p.get_venv_packages(types.SimpleNamespace(version='3.11'))['pip'])",
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if asked.returncode:
+        raise ToolError(f"ansible-test does not say which pip it wants: {asked.stderr[-500:]}")
+    version = asked.stdout.strip()
+    folder = home / ".ansible/test/cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / f"get_pip_{version.replace('.', '_')}.py"
+    wheel = f"pip-{version}-py3-none-any.whl"
+    if not (folder / wheel).exists():
+        subprocess.run(
+            [
+                *(environment / "bin/pip", "download", "--quiet", "--no-deps"),
+                *("--dest", folder, f"pip=={version}"),
+            ],
+            check=True,
+        )
+    script.write_text(_SCRIPT.format(version=version, wheel=wheel), encoding="utf-8")
+
+
