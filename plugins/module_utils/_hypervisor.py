@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._capabilities import parse_capabilities
@@ -392,7 +393,8 @@ def _without_password(uri: str) -> str:
 
 def _local_hugepage_kib() -> int | None:
     """Return this machine's default hugepage size in KiB (Linux, proc(5), meminfo)."""
-    with suppress(OSError), open("/proc/meminfo", encoding="ascii", errors="replace") as meminfo:
-        found = re.search(r"^Hugepagesize:\s+(\d+) kB", meminfo.read(), re.MULTILINE)
+    with suppress(OSError):
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii", errors="replace")
+        found = re.search(r"^Hugepagesize:\s+(\d+) kB", meminfo, re.MULTILINE)
         return int(found.group(1)) if found else None
     return None

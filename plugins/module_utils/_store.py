@@ -32,8 +32,8 @@ def default_folder() -> str:
     """Return the folder for the user that the module runs as."""
     if os.geteuid() == 0:
         return SYSTEM_FOLDER
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return os.path.join(state, "kvm-vnuma")
+    state = os.environ.get("XDG_STATE_HOME")
+    return str((Path(state) if state else Path.home() / ".local/state") / "kvm-vnuma")
 
 
 class Store:
@@ -116,7 +116,7 @@ class Store:
             draft = self.folder / f".{name}.{os.getpid()}"
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
             try:
-                with open(os.open(draft, flags, 0o600), "w", encoding="utf-8") as handle:
+                with os.fdopen(os.open(draft, flags, 0o600), "w", encoding="utf-8") as handle:
                     handle.write(text)
                     handle.flush()
                     os.fsync(handle.fileno())

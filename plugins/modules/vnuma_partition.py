@@ -331,7 +331,7 @@ def main() -> None:
             "options": {
                 "name": {"type": "str", "required": True},
                 # Checked with the guest's name at hand, so that the sentence can name it.
-                **{option: override for option in DEFAULTS},
+                **dict.fromkeys(DEFAULTS, override),
             },
         },
         "host": {"type": "dict"},

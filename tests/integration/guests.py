@@ -40,7 +40,7 @@ ANUMA = """\
 """
 
 PASSTHROUGH = "<cpu mode='host-passthrough' check='none'/>"
-PASSWORD = "s3cret-vnc"
+PASSWORD = "s3cr3tvn"
 
 #: A guest with everything that a careless redefine would lose.
 RICH = f"""\

@@ -68,7 +68,7 @@ def test_defaults_converge_hold_and_go_back(rfc: Libvirt, call: Call) -> None:
 def test_what_it_defines_passes_libvirts_own_schema(
     rfc: Libvirt, call: Call, tmp_path: Path
 ) -> None:
-    """virsh define --validate takes the partitioned definition, as type='kvm' host-passthrough."""
+    """Virsh define --validate takes the partitioned definition, as type='kvm' host-passthrough."""
     rfc.define(anuma())
     call("vnuma_partition", {"uri": rfc.uri, "guests": [{"name": "anuma"}]})
     dump = tmp_path / "anuma.xml"
@@ -79,7 +79,9 @@ def test_what_it_defines_passes_libvirts_own_schema(
     assert rfc.dump("anuma") == dump.read_text()
 
 
-@pytest.mark.parametrize("flags", [(), ("--diff",), ("--diff", "-vvv"), ("--check", "--diff", "-vvv")])
+@pytest.mark.parametrize(
+    "flags", [(), ("--diff",), ("--diff", "-vvv"), ("--check", "--diff", "-vvv")]
+)
 def test_password_is_in_no_output(rfc: Libvirt, call: Call, flags: tuple[str, ...]) -> None:
     """Not even a verbose run with diff shows a secret."""
     rfc.define(RICH)

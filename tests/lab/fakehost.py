@@ -87,7 +87,9 @@ def check() -> None:
         raise LabError("a private libvirt daemon needs root, and this is not; use sudo.")
     for program in ("/usr/sbin/libvirtd", "/usr/bin/virsh", "/usr/bin/unshare", "/usr/bin/nsenter"):
         if not Path(program).exists():
-            raise LabError(f"{program} is missing; run tests/tools/bootstrap.sh, which installs it.")
+            raise LabError(
+                f"{program} is missing; run tests/tools/bootstrap.sh, which installs it."
+            )
     done = subprocess.run(
         ["unshare", "--mount", "--uts", "--pid", "--fork", "mount", "-t", "proc", "proc", "/proc"],
         check=False,
@@ -95,7 +97,9 @@ def check() -> None:
         text=True,
     )
     if done.returncode:
-        raise LabError(f"namespaces cannot be made here ({done.stderr.strip()}); use a real machine.")
+        raise LabError(
+            f"namespaces cannot be made here ({done.stderr.strip()}); use a real machine."
+        )
 
 
 class FakeHost:

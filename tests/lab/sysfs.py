@@ -57,7 +57,9 @@ def kernel_cpu_bits() -> int:
     """Return the width of this kernel's CPU masks; libnuma refuses maps that are wider."""
     sched_getaffinity = {"x86_64": 204, "aarch64": 123, "ppc64le": 223}[os.uname().machine]
     # glibc's wrapper hides how much the kernel wrote, which is what is asked for here.
-    written = ctypes.CDLL(None).syscall(sched_getaffinity, 0, 1 << 16, ctypes.create_string_buffer(1 << 16))
+    written = ctypes.CDLL(None).syscall(
+        sched_getaffinity, 0, 1 << 16, ctypes.create_string_buffer(1 << 16)
+    )
     return int(written) * 8 if written > 0 else 1024
 
 
@@ -208,7 +210,9 @@ def _write_pools(folder: Path, spec: dict[str, Any]) -> None:
     sums: dict[str, list[int]] = {}
     for node in spec["nodes"]:
         for size_kib, counts in node.get("hugepages", _PAGE_POOLS).items():
-            sums[size_kib] = [a + b for a, b in zip(sums.get(size_kib, (0, 0)), counts, strict=True)]
+            sums[size_kib] = [
+                a + b for a, b in zip(sums.get(size_kib, (0, 0)), counts, strict=True)
+            ]
     for size_kib, (pages, free) in sums.items():
         pool = folder / f"hugepages-{size_kib}kB"
         _write(pool / "nr_hugepages", str(pages))
@@ -239,7 +243,8 @@ def _write_proc(folder: Path, spec: dict[str, Any], cpus: dict[int, Cpu], online
     _write(folder / "cpuinfo", "\n".join(stanzas) + "\n")
     total = sum(int(node.get("memory_kib", 0)) for node in spec["nodes"])
     free = sum(
-        int(node.get("free_kib", int(node.get("memory_kib", 0)) * 9 // 10)) for node in spec["nodes"]
+        int(node.get("free_kib", int(node.get("memory_kib", 0)) * 9 // 10))
+        for node in spec["nodes"]
     )
     meminfo = Path("/proc/meminfo").read_text(encoding="utf-8")
     for key, value in (("MemTotal", total), ("MemFree", free), ("MemAvailable", free)):

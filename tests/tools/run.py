@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import sanity
 import trees
 from venvs import PROJECT, ToolError, first_interpreter, venv
 
@@ -30,7 +29,7 @@ LOGS = trees.BUILD / "logs"
 _PRINTING = threading.Lock()
 
 
-class CannotRun(Exception):
+class CannotRunError(Exception):
     """A step that needs what this machine does not have; the message says what."""
 
 
@@ -63,7 +62,7 @@ def newest() -> Path:
     try:
         return venv("controller-latest", first_interpreter(("3.13", "3.14", "3.12")))
     except ToolError as error:
-        raise CannotRun(f"{error}, which the newest ansible-core needs") from None
+        raise CannotRunError(f"{error}, which the newest ansible-core needs") from None
 
 
 def target() -> Path:
@@ -71,7 +70,7 @@ def target() -> Path:
     try:
         return venv("target-3.9", first_interpreter(("3.9",)))
     except ToolError as error:
-        raise CannotRun(str(error)) from None
+        raise CannotRunError(str(error)) from None
 
 
 def _tool(name: str, *words: str) -> Callable[[], list[list[str]]]:
@@ -86,7 +85,11 @@ def _pytest(environment: Callable[[], Path], *words: str) -> Callable[[], list[l
 
 def _linked() -> dict[str, str]:
     path = str(trees.link())
-    return {"PYTHONPATH": path, "MYPYPATH": path, "ANSIBLE_COLLECTIONS_PATH": path}
+    return {
+        "PYTHONPATH": path,
+        "MYPYPATH": f"{path}:tests/lab:tests/tools",
+        "ANSIBLE_COLLECTIONS_PATH": path,
+    }
 
 
 def _mypy() -> list[list[str]]:
@@ -109,25 +112,45 @@ def _sanity(environment: Callable[[], Path]) -> Callable[[], list[list[str]]]:
 
 
 STEPS = (
-    Step("ruff", "style and common mistakes", lambda: [
-        [str(oldest() / "bin/ruff"), "check", "."],
-        [str(oldest() / "bin/ruff"), "format", "--check", "."],
-    ]),
+    Step(
+        "ruff",
+        "style and common mistakes",
+        lambda: [
+            [str(oldest() / "bin/ruff"), "check", "."],
+            [str(oldest() / "bin/ruff"), "format", "--check", "."],
+        ],
+    ),
     Step("yamllint", "YAML", _tool("yamllint", "--strict", ".")),
     Step("mypy", "types, strict", _mypy, _linked),
-    Step("ansible-lint", "playbooks and roles, production profile", _tool(
-        "ansible-lint", "--offline", "--strict", "--profile=production"
-    ), lambda: {**_linked(), "PATH": f"{oldest() / 'bin'}:{os.environ['PATH']}"}),
+    Step(
+        "ansible-lint",
+        "playbooks and roles, production profile",
+        _tool("ansible-lint", "--offline", "--strict", "--profile=production"),
+        lambda: {**_linked(), "PATH": f"{oldest() / 'bin'}:{os.environ['PATH']}"},
+    ),
     Step("changelog", "changelog fragments", _tool("antsibull-changelog", "lint")),
     Step("unit", "unit tests, ansible-core 2.19", _pytest(oldest, "tests/unit"), _linked),
-    Step("unit-3.9", "unit tests, Python 3.9", _pytest(target, "tests/unit"), _linked, required=False),
-    Step("unit-latest", "unit tests, newest ansible-core", _pytest(newest, "tests/unit"), _linked,
-         required=False),
+    Step(
+        "unit-3.9", "unit tests, Python 3.9", _pytest(target, "tests/unit"), _linked, required=False
+    ),
+    Step(
+        "unit-latest",
+        "unit tests, newest ansible-core",
+        _pytest(newest, "tests/unit"),
+        _linked,
+        required=False,
+    ),
     Step("integration", "real libvirt, ansible-core 2.19", _pytest(oldest, "tests/integration")),
     Step("sanity", "ansible-test sanity, ansible-core 2.19", _sanity(oldest)),
-    Step("integration-latest", "real libvirt, newest ansible-core",
-         _pytest(newest, "tests/integration", "-m", "not slow"), required=False),
-    Step("sanity-latest", "ansible-test sanity, newest ansible-core", _sanity(newest), required=False),
+    Step(
+        "integration-latest",
+        "real libvirt, newest ansible-core",
+        _pytest(newest, "tests/integration", "-m", "not slow"),
+        required=False,
+    ),
+    Step(
+        "sanity-latest", "ansible-test sanity, newest ansible-core", _sanity(newest), required=False
+    ),
 )
 GROUPS = {
     "check": ("ruff", "yamllint", "mypy", "ansible-lint", "changelog", "unit"),
@@ -161,11 +184,11 @@ def run_step(step: Step) -> Answer:
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
                     cwd=PROJECT,
-                    env={**os.environ, **step.environment()},
+                    env={**os.environ, "NO_COLOR": "1", **step.environment()},
                 )
                 if done.returncode:
                     verdict, note = "FAILED", f"exit code {done.returncode}"
-    except CannotRun as reason:
+    except CannotRunError as reason:
         verdict, note = ("FAILED" if step.required else "NOT RUN"), str(reason)
     except Exception as error:
         verdict, note = "FAILED", str(error)
@@ -174,7 +197,9 @@ def run_step(step: Step) -> Answer:
     answer = Answer(step, verdict, time.monotonic() - started, note)
     with _PRINTING:
         text = log.read_text(errors="replace") if log.exists() else ""
-        print(f"\n=== {step.name}: {step.what}: {verdict} in {answer.seconds:.0f} s {note}".rstrip())
+        print(
+            f"\n=== {step.name}: {step.what}: {verdict} in {answer.seconds:.0f} s {note}".rstrip()
+        )
         lines = [line for line in text.splitlines() if line.strip()]
         print("\n".join(lines[-120:] if verdict == "FAILED" else lines[-2:]), flush=True)
     return answer
@@ -207,7 +232,8 @@ def main(names: list[str]) -> int:
     for answer in answers:
         log = LOGS / f"{answer.step.name}.log"
         for count, word in re.findall(
-            r"(\d+) (passed|failed|skipped)", (log.read_text(errors="replace").splitlines() or [""])[-1]
+            r"(\d+) (passed|failed|skipped)",
+            (log.read_text(errors="replace").splitlines() or [""])[-1],
         ):
             counts[word] += int(count)
     print(

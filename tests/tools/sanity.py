@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-
 from pathlib import Path
 
 import trees
 from venvs import ToolError, cache
 
-_SCRIPT = '''\
+_SCRIPT = """\
 # Stands in for get-pip.py {version}: runs the pip of the wheel beside it.
 import os
 
@@ -28,7 +27,7 @@ sys.argv[1:] = ["install", "--no-index", "--find-links", os.path.dirname(wheel),
 from pip._internal.cli.main import main
 
 sys.exit(main())
-'''
+"""
 
 
 def run(environment: Path, python: Path) -> int:
@@ -63,7 +62,11 @@ def run(environment: Path, python: Path) -> int:
 
 def _core_version(environment: Path) -> str:
     done = subprocess.run(
-        [environment / "bin/python", "-c", "import ansible.release; print(ansible.release.__version__)"],
+        [
+            environment / "bin/python",
+            "-c",
+            "import ansible.release; print(ansible.release.__version__)",
+        ],
         check=True,
         capture_output=True,
         text=True,
@@ -78,7 +81,8 @@ def _seed(environment: Path, home: Path) -> None:
             environment / "bin/python",
             "-c",
             "from ansible_test._internal import python_requirements as p\n"
-            "import types; print(p.get_venv_packages(types.SimpleNamespace(version='3.11'))['pip'])",
+            "import types\n"
+            "print(p.get_venv_packages(types.SimpleNamespace(version='3.11'))['pip'])",
         ],
         check=False,
         capture_output=True,
@@ -100,5 +104,3 @@ def _seed(environment: Path, home: Path) -> None:
             check=True,
         )
     script.write_text(_SCRIPT.format(version=version, wheel=wheel), encoding="utf-8")
-
-

@@ -20,8 +20,9 @@ class ToolError(Exception):
 
 def cache() -> Path:
     """Return the folder that all downloads are kept in."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.environ.get("VNUMA_CACHE") or Path(home) / "kvm-vnuma")
+    home = os.environ.get("XDG_CACHE_HOME")
+    usual = (Path(home) if home else Path.home() / ".cache") / "kvm-vnuma"
+    return Path(os.environ.get("VNUMA_CACHE") or usual)
 
 
 def interpreter(version: str) -> Path | None:
@@ -33,15 +34,19 @@ def interpreter(version: str) -> Path | None:
     candidates = [Path(f"/usr/bin/python{version}"), Path(f"/usr/local/bin/python{version}")]
     found = shutil.which(f"python{version}")
     candidates += [Path(found)] if found else []
-    versions = Path(os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))) / "versions"
+    versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     candidates += sorted(versions.glob(f"{version}.*/bin/python{version}"))
     for candidate in candidates:
-        asked = subprocess.run(
-            [candidate, "-c", "import sys, venv, ensurepip; print(sys.executable)"],
-            check=False,
-            capture_output=True,
-            text=True,
-        ) if candidate.exists() else None
+        asked = (
+            subprocess.run(
+                [candidate, "-c", "import sys, venv, ensurepip; print(sys.executable)"],
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+            if candidate.exists()
+            else None
+        )
         if asked is not None and asked.returncode == 0:
             return Path(asked.stdout.strip())
     return None
@@ -75,9 +80,7 @@ def venv(name: str, python: Path) -> Path:
         [str(python), "-m", "venv", str(folder)],
         [str(folder / "bin/pip"), "install", "--quiet", "--requirement", str(requirements)],
     ):
-        done = subprocess.run(
-            command, check=False, env=environment, text=True, capture_output=True
-        )
+        done = subprocess.run(command, check=False, env=environment, text=True, capture_output=True)
         if done.returncode:
             raise ToolError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
     (folder / "ready").touch()
