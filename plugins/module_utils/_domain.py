@@ -17,6 +17,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._guest import Guest, Hug
 from ansible_collections.kvm.vnuma.plugins.module_utils._record import find_record, record_meaning
 from ansible_collections.kvm.vnuma.plugins.module_utils._xml import (
     Element,
+    copied,
     elements,
     etree,
     parse_xml,
@@ -166,15 +167,15 @@ def managed_text(root: Element) -> str:
         ("cputune", ("vcpupin", "emulatorpin", "iothreadpin")),
         ("numatune", ("memory", "memnode")),
     ):
-        shown = [_copy(child) for child in elements(root.find(container), *tags)]
+        shown = [copied(child) for child in elements(root.find(container), *tags)]
         if shown:
             etree.SubElement(domain, container).extend(shown)
     if cpu is not None:
-        shown = [_copy(child) for child in elements(cpu, "topology", "numa")]
+        shown = [copied(child) for child in elements(cpu, "topology", "numa")]
         etree.SubElement(domain, "cpu", _only(cpu, "mode")).extend(shown)
     record = find_record(root)
     if record is not None:
-        etree.SubElement(domain, "metadata").append(_copy(record))
+        etree.SubElement(domain, "metadata").append(copied(record))
     etree.indent(domain)
     return str(etree.tostring(domain, encoding="unicode")) + "\n"
 
@@ -322,10 +323,3 @@ def _integer(text: str | None, what: str) -> int:
 
 def _only(element: Element, attribute: str) -> dict[str, str]:
     return {attribute: element.get(attribute)} if element.get(attribute) is not None else {}
-
-
-def _copy(element: Element) -> Element:
-    # deepcopy would take the text after the element along.
-    copy = etree.fromstring(etree.tostring(element, with_tail=False))
-    etree.cleanup_namespaces(copy)
-    return copy

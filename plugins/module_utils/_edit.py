@@ -33,6 +33,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._record import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._xml import (
     Element,
+    copied,
     elements,
     etree,
     insert_after,
@@ -394,7 +395,7 @@ def _drop_created(root: Element, kept: Element) -> None:
 
 def _keep(kept: Element, root: Element, container: str, *tags: str) -> None:
     for element in elements(root.find(container), *tags):
-        copy = etree.fromstring(etree.tostring(element, with_tail=False))
+        copy = copied(element)
         insert_after(kept, [child.tag for child in kept], copy)
 
 
@@ -406,7 +407,7 @@ def _put_back(
     before_container: tuple[str, ...],
     predecessors: tuple[str, ...] | None = (),
 ) -> None:
-    copies = [etree.fromstring(etree.tostring(one, with_tail=False)) for one in elements(kept, tag)]
+    copies = [copied(one) for one in elements(kept, tag)]
     _replace(root, container, before_container, tag, copies, predecessors)
 
 
@@ -415,10 +416,7 @@ def _keep_mode(root: Element, kept: Element) -> None:
     cpu = root.find("cpu")
     if cpu is not None:
         copy.attrib.update(cpu.attrib)
-        copy.extend(
-            etree.fromstring(etree.tostring(one, with_tail=False))
-            for one in elements(cpu, "model", "vendor")
-        )
+        copy.extend(copied(one) for one in elements(cpu, "model", "vendor"))
 
 
 def _set_mode(root: Element, mode: str) -> None:

@@ -346,8 +346,8 @@ class Hypervisor:
             message = " ".join(str(error.get_error_message() or error).split()).rstrip(".")
             for secret in secrets or ():
                 message = message.replace(secret, "********")
-            code = error.get_error_code()
-            if code == libvirt.VIR_ERR_OPERATION_DENIED and "read only" in message:
+            # libvirt forbids an operation as such only to a read-only connection.
+            if error.get_error_code() == libvirt.VIR_ERR_OPERATION_DENIED:
                 raise HypervisorError(
                     f"the connection to {self.uri} is read-only, and cannot {doing}; connect as a "
                     "user who may manage guests, through the read-write socket."

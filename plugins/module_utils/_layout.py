@@ -277,7 +277,8 @@ def _plan_without_board(
     if nodes and policy.pinning in ("core", "cpu"):
         width = topology.threads
         for cell, node in zip(cells, backing):
-            assert node is not None
+            if node is None:
+                continue
             vcpus = cell.vcpus
             if policy.distribution == "round_robin" and width > 1:
                 # The threads of a guest core sit in different cells: no host core can hold them.
@@ -544,11 +545,10 @@ def _distance_matrix(backing: Sequence[Node | None]) -> list[tuple[int, ...]]:
 def _emulator_pins(
     host: Host, policy: Policy, open_cpus: dict[int, tuple[int, ...]]
 ) -> tuple[int, ...] | None:
-    if policy.emulator_pinning == "none":
-        return None
     if policy.emulator_pinning == "nodes":
         return tuple(sorted({cpu for cpus in open_cpus.values() for cpu in cpus})) or None
-    assert isinstance(policy.emulator_pinning, tuple)
+    if isinstance(policy.emulator_pinning, str):
+        return None
     online = {cpu for node in host.nodes for cpu in node.cpus}
     absent = [cpu for cpu in policy.emulator_pinning if cpu not in online]
     if absent and host.nodes:

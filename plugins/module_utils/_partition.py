@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,21 +60,21 @@ class Work:
     Attributes:
         domain: as libvirt lists it.
         policy: what is asked for it.
-        before: its persistent definition when it was planned.
-        guest: what the planner was told, None for a guest that is to be restored.
+        before: its persistent definition when it was read.
+        after: the definition to be; the very same object where nothing is to change.
+        guest: what the planner is told, None for a guest that is to be restored.
         layout: what the planner answered, None before that and for ``absent``.
-        after: the definition to be, None before it was edited.
-        changed: whether the definition is, or would be, another one.
+        changed: whether something is, or would be, changed.
         restart_required: whether the running guest differs from it, or a restart was cut short.
         warnings: sentences about this guest.
     """
 
     domain: Domain
     policy: Policy
-    before: Definition | None = None
+    before: Definition
+    after: Definition
     guest: Guest | None = None
     layout: Layout | None = None
-    after: Definition | None = None
     changed: bool = False
     restart_required: bool = False
     warnings: list[str] = field(default_factory=list)
@@ -109,6 +109,14 @@ class Outcome:
     errors: list[VnumaError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    @contextmanager
+    def collecting(self, domain: Domain) -> Iterator[None]:
+        """Turn an error inside into one about this guest, and go on."""
+        try:
+            yield
+        except VnumaError as error:
+            self.errors.append(error.for_guest(domain.name))
+
 
 def partition_guests(
     hypervisor: Hypervisor,
@@ -137,18 +145,21 @@ def partition_guests(
     policy_from_options(options)
     outcome = Outcome()
     domains = hypervisor.domains()
-    chosen = _choose(domains, entries, options, outcome)
-    if not chosen:
+    wanted = _choose(domains, entries, options, outcome)
+    if not wanted:
         return outcome
     topology = host or hypervisor.host()
-    works = [
-        work for work in chosen if _attempt(outcome, work, lambda w: _read(hypervisor, w, topology))
-    ]
-    _plan(hypervisor, domains, works, topology, outcome)
-    planned = [work for work in works if work.after is not None]
-    writes = write and any(work.after is not work.before for work in planned)
+    works = []
+    for domain, policy in wanted:
+        with outcome.collecting(domain):
+            works.append(_read(hypervisor, domain, policy, topology))
+    ready = _plan(hypervisor, domains, works, topology, outcome)
+    writes = write and any(work.after is not work.before for work in ready)
     with keeping.store.locked() if writes else nullcontext():
-        _apply_all(hypervisor, planned, topology, write, keeping, outcome)
+        for work in ready:
+            with outcome.collecting(work.domain):
+                _apply(hypervisor, work, topology, write, keeping)
+                outcome.done.append(work)
     return outcome
 
 
@@ -160,7 +171,6 @@ def fingerprint(definition: Definition) -> str:
 
 def work_to_result(work: Work) -> dict[str, Any]:
     """Return one guest's result as the module returns it."""
-    assert work.before is not None
     return {
         "name": work.domain.name,
         "uuid": work.domain.uuid,
@@ -174,8 +184,6 @@ def work_to_result(work: Work) -> dict[str, Any]:
 
 def work_to_diff(work: Work) -> dict[str, str]:
     """Return the managed elements before and after, for ``--diff``."""
-    assert work.before is not None
-    assert work.after is not None
     return {
         "before_header": f"{work.domain.name} (persistent definition)",
         "after_header": f"{work.domain.name} (persistent definition)",
@@ -184,58 +192,35 @@ def work_to_diff(work: Work) -> dict[str, str]:
     }
 
 
-def _apply_all(
-    hypervisor: Hypervisor,
-    planned: Sequence[Work],
-    topology: Host,
-    write: bool,
-    keeping: Keeping,
-    outcome: Outcome,
-) -> None:
-    for work in planned:
-        if _attempt(outcome, work, lambda w: _apply(hypervisor, w, topology, write, keeping)):
-            outcome.done.append(work)
-
-
 def _choose(
     domains: Sequence[Domain],
     entries: Sequence[Mapping[str, Any]],
     options: Mapping[str, Any],
     outcome: Outcome,
-) -> list[Work]:
+) -> list[tuple[Domain, Policy]]:
     choice = choose(domains, entries)
     outcome.errors.extend(choice.errors)
     outcome.warnings.extend(choice.warnings)
-    works = []
+    wanted = []
     for pick in choice.picks:
         overrides = {
             key: value for key, value in pick.entry.items() if key != "name" and value is not None
         }
-        try:
-            works.append(Work(pick.domain, policy_from_options({**options, **overrides})))
-        except VnumaError as error:
-            outcome.errors.append(error.for_guest(pick.domain.name))
-    return works
+        with outcome.collecting(pick.domain):
+            wanted.append((pick.domain, policy_from_options({**options, **overrides})))
+    return wanted
 
 
-def _attempt(outcome: Outcome, work: Work, step: Any) -> bool:
-    try:
-        step(work)
-    except VnumaError as error:
-        outcome.errors.append(error.for_guest(work.domain.name))
-        return False
-    return True
-
-
-def _read(hypervisor: Hypervisor, work: Work, host: Host) -> None:
-    if not work.domain.persistent:
+def _read(hypervisor: Hypervisor, domain: Domain, policy: Policy, host: Host) -> Work:
+    if not domain.persistent:
         raise DomainError(
             "it is transient: it has no definition that could be changed; "
             "define it, or leave it out."
         )
-    work.before = read_definition(hypervisor.persistent_xml(work.domain))
-    if work.policy.state == "present":
-        work.guest = read_guest(work.before, host.hugepage_default_kib)
+    before = read_definition(hypervisor.persistent_xml(domain))
+    present = policy.state == "present"
+    guest = read_guest(before, host.hugepage_default_kib) if present else None
+    return Work(domain, policy, before, before, guest)
 
 
 def _plan(
@@ -244,35 +229,28 @@ def _plan(
     works: Sequence[Work],
     host: Host,
     outcome: Outcome,
-) -> None:
-    """Fill in layout and new definition; works that cannot be are left without."""
+) -> list[Work]:
+    """Fill in layouts and definitions to be; return the works that can be."""
+    ready = []
     for work in works:
-        if work.policy.state == "absent":
-            _attempt(outcome, work, _restore)
-    present = [work for work in works if work.guest is not None]
+        if work.guest is None:
+            with outcome.collecting(work.domain):
+                work.after = _reread(work.before, restored(work.before))
+                ready.append(work)
+    pairs = [(work, work.guest) for work in works if work.guest is not None]
     taken: frozenset[int] = frozenset()
-    if any(work.policy.pinning in ("core", "cpu") for work in present):
-        planned = {work.domain.uuid for work in present}
-        taken = exclusive_cpus(host, _pins_of_others(hypervisor, domains, works, planned))
-    pairs = [(work.guest, work.policy) for work in present if work.guest is not None]
-    for work, answer in zip(present, plan_guests(pairs, host, taken)):
-        if isinstance(answer, VnumaError):
-            outcome.errors.append(answer.for_guest(work.domain.name))
-            continue
-        work.layout = answer
-        work.warnings.extend(answer.warnings)
-        _attempt(outcome, work, _edit)
-
-
-def _restore(work: Work) -> None:
-    assert work.before is not None
-    work.after = _reread(work.before, restored(work.before))
-
-
-def _edit(work: Work) -> None:
-    assert work.before is not None
-    assert work.layout is not None
-    work.after = _reread(work.before, partitioned(work.before, work.layout, work.policy))
+    if any(work.policy.pinning in ("core", "cpu") for work, _guest in pairs):
+        taken = exclusive_cpus(host, _pins_of_others(hypervisor, domains, works))
+    answers = plan_guests([(guest, work.policy) for work, guest in pairs], host, taken)
+    for (work, _guest), answer in zip(pairs, answers):
+        with outcome.collecting(work.domain):
+            if isinstance(answer, VnumaError):
+                raise answer
+            work.layout = answer
+            work.warnings.extend(answer.warnings)
+            work.after = _reread(work.before, partitioned(work.before, answer, work.policy))
+            ready.append(work)
+    return sorted(ready, key=lambda work: (work.domain.name, work.domain.uuid))
 
 
 def _reread(before: Definition, text: str) -> Definition:
@@ -280,31 +258,26 @@ def _reread(before: Definition, text: str) -> Definition:
 
 
 def _pins_of_others(
-    hypervisor: Hypervisor,
-    domains: Sequence[Domain],
-    works: Sequence[Work],
-    planned: set[str],
-) -> Iterable[tuple[int, ...]]:
+    hypervisor: Hypervisor, domains: Sequence[Domain], works: Sequence[Work]
+) -> Iterator[tuple[int, ...]]:
     """Yield every vCPU's pins of the guests that are not planned in this call."""
-    restored_now = {work.domain.uuid: work.after for work in works if work.after is not None}
+    planned = {work.domain.uuid for work in works if work.guest is not None}
+    restored_now = {work.domain.uuid: work.after for work in works if work.guest is None}
     for domain in domains:
         if domain.uuid in planned:
             continue
-        definitions = []
-        if domain.uuid in restored_now:
-            definitions.append(restored_now[domain.uuid])
-        else:
-            definitions.append(read_definition(hypervisor.public_xml(domain, live=False)))
+        definitions = [restored_now.get(domain.uuid)]
+        if definitions[0] is None:
+            definitions = [read_definition(hypervisor.public_xml(domain, live=False))]
         if domain.active:
             definitions.append(read_definition(hypervisor.public_xml(domain, live=True)))
         for definition in definitions:
-            yield from managed(definition.root)["vcpupin"].values()
+            if definition is not None:
+                yield from managed(definition.root)["vcpupin"].values()
 
 
 def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping: Keeping) -> None:
     """Define what was edited, verify what libvirt made of it, and look at the running guest."""
-    assert work.before is not None
-    assert work.after is not None
     domain = work.domain
     work.changed = work.after is not work.before
     if keeping.planned.get(domain.uuid, "") not in ("", fingerprint(work.before)):
@@ -338,7 +311,6 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping:
 
 def _mind_saved_image(hypervisor: Hypervisor, work: Work, write: bool, keeping: Keeping) -> None:
     """See that no managed-save image brings an old layout back behind everyone's back."""
-    assert work.after is not None
     saved = hypervisor.saved_xml(work.domain)
     if saved is None or not needs_restart(read_definition(saved).root, work.after.root):
         return
@@ -353,8 +325,6 @@ def _mind_saved_image(hypervisor: Hypervisor, work: Work, write: bool, keeping: 
 
 
 def _define(hypervisor: Hypervisor, work: Work, live: Element | None, keeping: Keeping) -> None:
-    assert work.before is not None
-    assert work.after is not None
     domain, before, after = work.domain, work.before, work.after
     if after is before:
         return

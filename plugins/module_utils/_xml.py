@@ -15,12 +15,25 @@ from typing import Any
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 
 try:
-    from lxml import etree as etree  # said twice: the others take it from here
+    from lxml import etree
 
     LXML_IMPORT_ERROR: str | None = None
 except ImportError as error:  # the caller says which package is missing, in one sentence
     etree = None
     LXML_IMPORT_ERROR = str(error)
+
+__all__ = [
+    "LXML_IMPORT_ERROR",
+    "Element",
+    "canonical",
+    "copied",
+    "elements",
+    "etree",
+    "insert_after",
+    "parse_xml",
+    "remove",
+    "serialise",
+]
 
 #: An element; lxml's own type is private.
 Element = Any
@@ -102,7 +115,7 @@ def insert_after(parent: Element, predecessors: Sequence[str], element: Element)
     for position, child in enumerate(parent):
         if child.tag in predecessors:
             index = position + 1
-    level = sum(1 for _ in parent.iterancestors()) + 1
+    level = len(list(parent.iterancestors())) + 1
     etree.indent(element, space=_INDENT, level=level)
     line = "\n" + _INDENT * level
     last = index == len(parent)
@@ -135,6 +148,13 @@ def _single_quoted(markup: re.Match[str]) -> str:
         lambda found: "='{}'".format(found.group(1).replace("'", "&apos;").replace("&quot;", '"')),
         tag,
     )
+
+
+def copied(element: Element) -> Element:
+    """Return a copy that belongs to no tree, without the text that follows the element."""
+    copy = etree.fromstring(etree.tostring(element, with_tail=False))
+    etree.cleanup_namespaces(copy)
+    return copy
 
 
 def canonical(element: Element) -> Any:

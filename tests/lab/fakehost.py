@@ -209,10 +209,8 @@ class FakeHost:
             return
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + _PATIENCE_S
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                break
-            time.sleep(0.05)
+        while not _is_gone(pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
         (self.root / "pid").unlink(missing_ok=True)
 
     def exec_argv(self, argv: Sequence[str]) -> list[str]:
@@ -221,8 +219,9 @@ class FakeHost:
 
     def exec(self, argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command inside and return what came of it."""
-        options = {"check": True, "capture_output": True, "text": True, **options}
-        return subprocess.run(self.exec_argv(argv), **options)
+        check = options.pop("check", True)
+        options = {"capture_output": True, "text": True, **options}
+        return subprocess.run(self.exec_argv(argv), check=check, **options)
 
     def kill_daemon(self, *, hold: bool = False) -> None:
         """Kill libvirtd outright; it comes back by itself unless it is held down."""
@@ -269,6 +268,15 @@ class FakeHost:
     def __exit__(self, *_: object) -> None:
         """End it."""
         self.stop()
+
+
+def _is_gone(pid: int) -> bool:
+    """Tell whether a process has ended; one that nobody has waited for counts as ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
 
 
 def _only_child(pid: int) -> int:
@@ -329,7 +337,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     host = FakeHost(options.name)
     if options.command == "start":
-        address, _, port = (options.sshd or "").rpartition(":")
+        address, _colon, port = (options.sshd or "").rpartition(":")
         host = FakeHost(
             options.name,
             options.spec,

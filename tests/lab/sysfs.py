@@ -30,7 +30,7 @@ def parse_list(text: str) -> set[int]:
     """Read a list of ids such as ``0-14,120-134``."""
     ids: set[int] = set()
     for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
+        first, _dash, last = part.partition("-")
         ids.update(range(int(first), int(last or first) + 1))
     return ids
 

@@ -9,16 +9,21 @@ if it is there; what is put there installs pip from PyPI's wheel, and does nothi
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 import trees
 from venvs import ToolError, cache
 
+#: ansible-test has over twenty sanity tests; a run with none of them is no success.
+_FEWEST = 20
+
 _SCRIPT = """\
 # Stands in for get-pip.py {version}: runs the pip of the wheel beside it.
 import os
-
+import sys
 
 wheel = os.path.join(os.path.dirname(os.path.abspath(__file__)), "{wheel}")
 sys.path.insert(0, wheel)
@@ -32,31 +37,45 @@ sys.exit(main())
 
 def run(environment: Path, python: Path) -> int:
     """Run every sanity test with the ansible-core of an environment."""
-    core = _core_version(environment)
-    home = cache() / f"ansible-test-{core}"
+    home = cache() / f"ansible-test-{_core_version(environment)}"
     _seed(environment, home)
-    place = trees.copy(trees.BUILD / f"sanity-{core}")
     asked = subprocess.run(
         [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
         check=True,
         capture_output=True,
         text=True,
     )
-    version = asked.stdout.strip()
-    done = subprocess.run(
-        [
-            *(str(environment / "bin/ansible-test"), "sanity", "--python", version),
-            *("--requirements", "--color", "no", "--truncate", "0"),
-        ],
-        check=False,
-        cwd=place,
-        env={
-            **os.environ,
-            "HOME": str(home),
-            "PATH": f"{environment / 'bin'}:{python.parent}:/usr/bin:/bin",
-            "PIP_CACHE_DIR": str(cache() / "pip"),
-        },
-    )
+    # Inside the checkout ansible-test would ask git for the files, which knows of none in build/.
+    with tempfile.TemporaryDirectory(prefix="vnuma-sanity-") as folder:
+        done = subprocess.run(
+            [
+                *(
+                    str(environment / "bin/ansible-test"),
+                    "sanity",
+                    "--python",
+                    asked.stdout.strip(),
+                ),
+                *("--requirements", "--color", "no", "--truncate", "0"),
+            ],
+            check=False,
+            cwd=trees.copy(Path(folder) / "tree"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={
+                **os.environ,
+                "HOME": str(home),
+                "LC_ALL": "C.UTF-8",
+                "PATH": f"{environment / 'bin'}:{python.parent}:/usr/bin:/bin",
+                "PIP_CACHE_DIR": str(cache() / "pip"),
+            },
+        )
+    print(done.stdout)
+    ran = re.findall(r"^Running sanity test \"(.+?)\"", done.stdout, re.MULTILINE)
+    print(f"{len(ran)} sanity tests ran")
+    if len(ran) < _FEWEST:
+        print(f"these are fewer than {_FEWEST}: ansible-test did not see the collection")
+        return 1
     return done.returncode
 
 

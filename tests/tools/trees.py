@@ -47,8 +47,10 @@ def install(ansible_galaxy: Path) -> Path:
     shutil.rmtree(INSTALLED, ignore_errors=True)
     _run([ansible_galaxy, "collection", "build", source, "--output-path", tarballs])
     (tarball,) = tarballs.glob("*.tar.gz")
-    options = ["--collections-path", INSTALLED, "--offline", "--no-deps", "--force"]
-    _run([ansible_galaxy, "collection", "install", tarball, *options])
+    options = ["--offline", "--no-deps", "--force"]
+    _run(
+        [ansible_galaxy, "collection", "install", tarball, "--collections-path", INSTALLED, *options]
+    )
     shutil.rmtree(staging)
     return INSTALLED
 

@@ -1,0 +1,136 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""vnuma_facts and the filter, with real daemons and real playbooks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SYSTEM_PYTHON, Libvirt, Run
+from guests import anuma
+
+Call = Callable[..., Run]
+
+
+def _play(path: Path, collections: Path, tasks: list[dict[str, Any]], **keys: Any) -> str:
+    """Run a play on this machine; fail with its output if it fails."""
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, **keys}
+    play["vars"] = {"ansible_python_interpreter": SYSTEM_PYTHON, **play.get("vars", {})}
+    book = path / "play.yml"
+    book.write_text(json.dumps([{**play, "tasks": tasks}]))
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(book)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(collections),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_HOME": str(path / "ansible"),
+        },
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_facts_of_the_rfc_host(rfc: Libvirt, call: Call) -> None:
+    """Nodes, pCPUs, memory, distances and cores as the host has them."""
+    host = call("vnuma_facts", {"uri": rfc.uri}).result["ansible_facts"]["vnuma_host"]
+    assert [node["id"] for node in host["nodes"]] == list(range(8))
+    assert host["nodes"][1]["cpus"] == "15-29,135-149"
+    assert host["nodes"][1]["cores"][:2] == ["15,135", "16,136"]
+    assert host["nodes"][0]["distances"] == dict(
+        zip("01234567", (10, 21, 31, 21, 21, 31, 31, 31), strict=True)
+    )
+    assert host["nodes"][0]["free_kib"] < host["nodes"][0]["memory_kib"]
+    assert host["threads_per_core"] == 2
+    assert host["arch"] == "x86_64"
+    assert host["libvirt_version"].count(".") == 2
+    assert host["hypervisor_version"].count(".") == 2
+
+
+def test_hugepages_total_and_free(lab: Callable[..., Libvirt], call: Call) -> None:
+    """Pools are listed per node, with what is free in them."""
+    libvirt = lab("hugepages-2n")
+    host = call("vnuma_facts", {"uri": libvirt.uri}).result["ansible_facts"]["vnuma_host"]
+    pools = [node["hugepages"] for node in host["nodes"]]
+    spec = json.loads(libvirt.host.spec.read_text())
+    assert [
+        [(str(pool["size_kib"]), [pool["total"], pool["free"]]) for pool in node] for node in pools
+    ] == [
+        sorted(node["hugepages"].items(), key=lambda pool: int(pool[0])) for node in spec["nodes"]
+    ]
+
+
+def test_feeding_the_facts_back_gives_the_same_layout(rfc: Libvirt, call: Call) -> None:
+    """host: ansible_facts.vnuma_host plans as gathering does."""
+    rfc.define(anuma())
+    host = call("vnuma_facts", {"uri": rfc.uri}).result["ansible_facts"]["vnuma_host"]
+    for options in ({}, {"pinning": "core"}, {"cells": 3, "distribution": "interleave"}):
+        arguments = {"uri": rfc.uri, "guests": [{"name": "anuma"}], **options}
+        gathered = call("vnuma_partition", arguments, "--check").result["guests"]
+        given = call("vnuma_partition", {**arguments, "host": host}, "--check").result["guests"]
+        assert given == gathered
+
+
+def test_as_a_facts_module_of_gather_facts(rfc: Libvirt, collections: Path, tmp_path: Path) -> None:
+    """gather_facts runs it beside setup, and its defaults come from the action group."""
+    output = _play(
+        tmp_path,
+        collections,
+        [
+            {
+                "ansible.builtin.assert": {
+                    "that": [
+                        "ansible_facts.vnuma_host.nodes | length == 8",
+                        "ansible_facts.distribution is defined",
+                    ]
+                }
+            }
+        ],
+        gather_facts=True,
+        vars={"ansible_facts_modules": ["ansible.builtin.setup", "kvm.vnuma.vnuma_facts"]},
+        module_defaults={"group/kvm.vnuma.vnuma": {"uri": rfc.uri}},
+    )
+    assert "failed=0" in output
+
+
+@pytest.mark.parametrize("source", ["facts", "capabilities"])
+def test_filter_gives_what_the_module_defines(
+    rfc: Libvirt, call: Call, collections: Path, tmp_path: Path, source: str
+) -> None:
+    """A template through the filter, defined by other means, needs no change by the module."""
+    if source == "facts":
+        host = call("vnuma_facts", {"uri": rfc.uri}).result["ansible_facts"]["vnuma_host"]
+    else:
+        host = rfc.virsh("capabilities")
+    (tmp_path / "anuma.xml").write_text(anuma().replace("check='none'", "check='numa'"))
+    out = tmp_path / "out.xml"
+    _play(
+        tmp_path,
+        collections,
+        [
+            {
+                "ansible.builtin.copy": {
+                    "content": "{{ lookup('ansible.builtin.file', template) | "
+                    "kvm.vnuma.partition_domain(host, nodes='0-3') }}",
+                    "dest": str(out),
+                    "mode": "0600",
+                }
+            }
+        ],
+        vars={"host": host, "template": str(tmp_path / "anuma.xml")},
+    )
+    assert "check='none'" in out.read_text()
+    rfc.define(out.read_text())
+    run = call("vnuma_partition", {"uri": rfc.uri, "nodes": "0-3", "guests": [{"name": "anuma"}]})
+    assert not run.result["changed"]
+    assert len(run.result["guests"][0]["layout"]["cells"]) == 4
