@@ -9,7 +9,7 @@ Managed are ``vcpu@placement``, ``cputune/vcpupin``, ``numatune/memory`` and ``m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset, parse_cpuset
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
@@ -31,6 +31,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._record import (
     recorded_policy,
     write_policy,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._source import Source
 from ansible_collections.kvm.vnuma.plugins.module_utils._xml import (
     Element,
     copied,
@@ -38,7 +39,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._xml import (
     etree,
     insert_after,
     remove,
-    serialise,
 )
 
 # What stands before a container in libvirt's own order (virDomainDefFormatInternal).
@@ -61,8 +61,35 @@ _BEFORE_CPU = (
         "features",
     ),
 )
-_BEFORE_TOPOLOGY = ("model", "vendor")
-_BEFORE_NUMA = (*_BEFORE_TOPOLOGY, "topology", "cache", "maxphysaddr", "feature")
+_TUNING = (
+    *("shares", "global_period", "global_quota", "period", "quota"),
+    *("emulator_period", "emulator_quota", "iothread_period", "iothread_quota"),
+)
+_CPU_MODEL = ("model", "vendor")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where elements of one tag belong: their container, and what stands before either."""
+
+    container: str
+    before_container: tuple[str, ...]
+    before: tuple[str, ...]
+
+
+_PLACES = {
+    "vcpupin": _Place("cputune", _BEFORE_CPUTUNE, _TUNING),
+    "emulatorpin": _Place("cputune", _BEFORE_CPUTUNE, (*_TUNING, "vcpupin")),
+    "iothreadpin": _Place("cputune", _BEFORE_CPUTUNE, (*_TUNING, "vcpupin", "emulatorpin")),
+    "memory": _Place("numatune", _BEFORE_NUMATUNE, ()),
+    "memnode": _Place("numatune", _BEFORE_NUMATUNE, ("memory",)),
+    "model": _Place("cpu", _BEFORE_CPU, ()),
+    "vendor": _Place("cpu", _BEFORE_CPU, ("model",)),
+    "topology": _Place("cpu", _BEFORE_CPU, _CPU_MODEL),
+    "numa": _Place(
+        "cpu", _BEFORE_CPU, (*_CPU_MODEL, "topology", "cache", "maxphysaddr", "feature")
+    ),
+}
 
 
 def partitioned(definition: Definition, layout: Layout, policy: Policy) -> str:
@@ -73,7 +100,8 @@ def partitioned(definition: Definition, layout: Layout, policy: Policy) -> str:
     Raises:
         DomainError: when something in the definition cannot live with the new cells.
     """
-    root = read_definition(definition.text).root
+    source = _source(definition)
+    root = source.root
     try:
         _refuse_misfits(root, len(layout.cells))
         _refuse_split_cores(root, layout.topology.threads)
@@ -82,7 +110,7 @@ def partitioned(definition: Definition, layout: Layout, policy: Policy) -> str:
         raise error.for_guest(definition.name) from None
     if managed(root) == managed(definition.root) and not _has_rfc_switch(definition.root):
         return definition.text
-    return serialise(root, definition.text)
+    return source.rewritten()
 
 
 def restored(definition: Definition) -> str:
@@ -93,22 +121,23 @@ def restored(definition: Definition) -> str:
     """
     if find_record(definition.root) is None:
         return definition.text
-    root = read_definition(definition.text).root
+    source = _source(definition)
+    root = source.root
     try:
         kept = original(find_record(root))
         applied = recorded_policy(find_record(root))
         _refuse_outgrown(root, kept)
-        _put_back(root, kept, "vcpupin", "cputune", _BEFORE_CPUTUNE)
+        _put_back(root, kept, "vcpupin")
         if "emulator_pinning" in applied:
-            _put_back(root, kept, "emulatorpin", "cputune", _BEFORE_CPUTUNE)
+            _put_back(root, kept, "emulatorpin")
         if "iothread_pinning" in applied:
-            _put_back(root, kept, "iothreadpin", "cputune", _BEFORE_CPUTUNE)
+            _put_back(root, kept, "iothreadpin")
         for tag in ("memory", "memnode"):
-            _put_back(root, kept, tag, "numatune", _BEFORE_NUMATUNE)
+            _put_back(root, kept, tag)
         if "cpu_mode" in applied:
             _put_back_mode(root, kept)
-        _put_back(root, kept, "topology", "cpu", _BEFORE_CPU, _BEFORE_TOPOLOGY)
-        _put_back(root, kept, "numa", "cpu", _BEFORE_CPU, _BEFORE_NUMA)
+        _put_back(root, kept, "topology")
+        _put_back(root, kept, "numa")
         placement = kept.find("vcpu")
         if placement is not None:
             root.find("vcpu").set("placement", placement.get("placement"))
@@ -116,7 +145,11 @@ def restored(definition: Definition) -> str:
         drop_record(root)
     except VnumaError as error:
         raise error.for_guest(definition.name) from None
-    return serialise(root, definition.text)
+    return source.rewritten()
+
+
+def _source(definition: Definition) -> Source:
+    return Source(definition.text, lambda text: read_definition(text).root)
 
 
 def _write(root: Element, layout: Layout, policy: Policy) -> None:
@@ -151,24 +184,7 @@ def _write_vcpu_pins(root: Element, layout: Layout) -> None:
         if cpus not in texts:
             texts[cpus] = format_cpuset(cpus)
         pins.append(etree.Element("vcpupin", vcpu=str(vcpu), cpuset=texts[cpus]))
-    _replace(
-        root,
-        "cputune",
-        _BEFORE_CPUTUNE,
-        "vcpupin",
-        pins,
-        (
-            "shares",
-            "global_period",
-            "global_quota",
-            "period",
-            "quota",
-            "emulator_period",
-            "emulator_quota",
-            "iothread_period",
-            "iothread_quota",
-        ),
-    )
+    _replace(root, "vcpupin", pins)
 
 
 def _write_helper_pins(
@@ -196,9 +212,9 @@ def _write_helper_pins(
         if option in after and option not in before:
             _keep(kept, root, "cputune", tag)
         if option in after:
-            _replace(root, "cputune", _BEFORE_CPUTUNE, tag, pins or [], None)
+            _replace(root, tag, pins or [])
         elif option in before:
-            _put_back(root, kept, tag, "cputune", _BEFORE_CPUTUNE)
+            _put_back(root, kept, tag)
             for element in list(elements(kept, tag)):
                 remove(element)
 
@@ -208,20 +224,14 @@ def _write_numatune(root: Element, layout: Layout) -> None:
     bound = mode != "none"
     # libvirt before 9.3 takes 'preferred' with a single node only, and here there may be several.
     whole = bound and mode != "preferred"
-    _replace(
-        root,
-        "numatune",
-        _BEFORE_NUMATUNE,
-        "memory",
-        [etree.Element("memory", mode=mode, nodeset=nodeset)] if whole else [],
-        (),
-    )
+    memory = [etree.Element("memory", mode=mode, nodeset=nodeset)] if whole else []
+    _replace(root, "memory", memory)
     nodes = [
         etree.Element("memnode", cellid=str(cell.id), mode=mode, nodeset=str(cell.host_node))
         for cell in layout.cells
         if bound
     ]
-    _replace(root, "numatune", _BEFORE_NUMATUNE, "memnode", nodes, ("memory",))
+    _replace(root, "memnode", nodes)
 
 
 def _write_cpu(
@@ -260,8 +270,8 @@ def _write_cpu(
         for element in list(elements(kept, "cpu")):
             remove(element)
     topology = etree.Element("topology", attributes)
-    _replace(root, "cpu", _BEFORE_CPU, "topology", [topology], _BEFORE_TOPOLOGY)
-    _replace(root, "cpu", _BEFORE_CPU, "numa", [numa], _BEFORE_NUMA)
+    _replace(root, "topology", [topology])
+    _replace(root, "numa", [numa])
     cpu = root.find("cpu")
     if cpu.get("check") == "numa":
         # The RFC's own switch: no released libvirt takes it.
@@ -357,29 +367,19 @@ def _refuse_outgrown(root: Element, kept: Element) -> None:
         )
 
 
-def _replace(
-    root: Element,
-    container: str,
-    before_container: tuple[str, ...],
-    tag: str,
-    new: list[Element],
-    predecessors: tuple[str, ...] | None,
-) -> None:
-    """Replace all children of one tag; the new ones stand after the predecessors.
-
-    With None for predecessors they come last.
-    """
-    parent = root.find(container)
+def _replace(root: Element, tag: str, new: list[Element]) -> None:
+    """Replace all elements of one tag."""
+    place = _PLACES[tag]
+    parent = root.find(place.container)
     if parent is None:
         if not new:
             return
-        parent = etree.Element(container)
-        insert_after(root, before_container, parent)
+        parent = etree.Element(place.container)
+        insert_after(root, place.before_container, parent)
     for old in list(elements(parent, tag)):
         remove(old)
-    known: Iterable[str] = [child.tag for child in parent] if predecessors is None else predecessors
     for element in new:
-        insert_after(parent, (*known, tag), element)
+        insert_after(parent, (*place.before, tag), element)
 
 
 def _drop_created(root: Element, kept: Element) -> None:
@@ -399,16 +399,8 @@ def _keep(kept: Element, root: Element, container: str, *tags: str) -> None:
         insert_after(kept, [child.tag for child in kept], copy)
 
 
-def _put_back(
-    root: Element,
-    kept: Element,
-    tag: str,
-    container: str,
-    before_container: tuple[str, ...],
-    predecessors: tuple[str, ...] | None = (),
-) -> None:
-    copies = [copied(one) for one in elements(kept, tag)]
-    _replace(root, container, before_container, tag, copies, predecessors)
+def _put_back(root: Element, kept: Element, tag: str) -> None:
+    _replace(root, tag, [copied(one) for one in elements(kept, tag)])
 
 
 def _keep_mode(root: Element, kept: Element) -> None:
@@ -416,7 +408,7 @@ def _keep_mode(root: Element, kept: Element) -> None:
     cpu = root.find("cpu")
     if cpu is not None:
         copy.attrib.update(cpu.attrib)
-        copy.extend(copied(one) for one in elements(cpu, "model", "vendor"))
+        copy.extend(copied(one) for one in elements(cpu, *_CPU_MODEL))
 
 
 def _set_mode(root: Element, mode: str) -> None:
@@ -430,7 +422,7 @@ def _set_mode(root: Element, mode: str) -> None:
     cpu.attrib.pop("match", None)
     cpu.set("mode", mode)
     cpu.set("check", "none")
-    for element in list(elements(cpu, "model", "vendor")):
+    for element in list(elements(cpu, *_CPU_MODEL)):
         remove(element)
 
 
@@ -440,5 +432,5 @@ def _put_back_mode(root: Element, kept: Element) -> None:
         return
     cpu.attrib.clear()
     cpu.attrib.update(copy.attrib)
-    for tag in ("model", "vendor"):
-        _put_back(root, copy, tag, "cpu", _BEFORE_CPU, () if tag == "model" else ("model",))
+    for tag in _CPU_MODEL:
+        _put_back(root, copy, tag)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading and writing XML that others wrote, safely; knows nothing of domains or hosts.
+"""Reading and editing XML that others wrote, safely; knows nothing of domains or hosts.
 
 No entity is ever resolved and nothing is fetched: a document with a DTD is refused as a whole,
 since neither libvirt's dumps nor definitions have one.
@@ -32,7 +32,6 @@ __all__ = [
     "insert_after",
     "parse_xml",
     "remove",
-    "serialise",
 ]
 
 #: An element; lxml's own type is private.
@@ -41,8 +40,6 @@ Element = Any
 # A document type declaration may stand only here: before the root, among comments and PIs.
 _DOCTYPE = re.compile(r"\A\ufeff?(?:\s|<\?.*?\?>|<!--.*?-->)*<!DOCTYPE", re.DOTALL)
 _DECLARATION = re.compile(r"\A\ufeff?\s*<\?xml\s.*?\?>\s*", re.DOTALL)
-_MARKUP = re.compile(r"<!--.*?-->|<!\[CDATA\[.*?\]\]>|<\?.*?\?>|<[^>]+>", re.DOTALL)
-_ATTRIBUTE = re.compile(r'="([^"]*)"')
 _INDENT = "  "
 
 
@@ -81,20 +78,6 @@ def parse_xml(text: str, root_tag: str, error: type[VnumaError], what: str) -> E
     if root.tag != root_tag:
         raise error(f"the {what} begins with <{root.tag}>, where <{root_tag}> belongs.")
     return root
-
-
-def serialise(root: Element, text: str) -> str:
-    """Return the tree as text, in the spelling of *text*, which it was read from.
-
-    The declaration is kept, and so are libvirt's single quotes: whoever compares the two texts
-    line by line sees what was edited, and nothing else.
-    """
-    declaration = _DECLARATION.match(text)
-    body = etree.tostring(root.getroottree(), encoding="unicode")
-    if text.count("='") > text.count('="'):
-        body = _MARKUP.sub(_single_quoted, body)
-    tail = text[len(text.rstrip()) :]
-    return f"{declaration.group(0) if declaration else ''}{body}{tail}"
 
 
 def elements(parent: Element | None, *tags: str) -> Iterator[Element]:
@@ -138,16 +121,6 @@ def remove(element: Element) -> None:
     else:
         parent.text = element.tail
     parent.remove(element)
-
-
-def _single_quoted(markup: re.Match[str]) -> str:
-    tag = markup.group(0)
-    if tag[1] in "!?":
-        return tag
-    return _ATTRIBUTE.sub(
-        lambda found: "='{}'".format(found.group(1).replace("'", "&apos;").replace("&quot;", '"')),
-        tag,
-    )
 
 
 def copied(element: Element) -> Element:

@@ -49,7 +49,15 @@ def install(ansible_galaxy: Path) -> Path:
     (tarball,) = tarballs.glob("*.tar.gz")
     options = ["--offline", "--no-deps", "--force"]
     _run(
-        [ansible_galaxy, "collection", "install", tarball, "--collections-path", INSTALLED, *options]
+        [
+            ansible_galaxy,
+            "collection",
+            "install",
+            tarball,
+            "--collections-path",
+            INSTALLED,
+            *options,
+        ]
     )
     shutil.rmtree(staging)
     return INSTALLED

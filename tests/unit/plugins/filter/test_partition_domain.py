@@ -1,0 +1,59 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The filter: what it takes, what it gives, what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.kvm.vnuma.plugins.filter.partition_domain import FilterModule
+from ansible_collections.kvm.vnuma.plugins.module_utils._host import (
+    Host,
+    host_to_facts,
+)
+
+partition_domain = FilterModule().filters()["partition_domain"]
+
+TESTS = Path(__file__).resolve().parents[3]
+CAPABILITIES = (TESTS / "hosts/rfc-8n240c.xml").read_text(encoding="utf-8")
+ANUMA = (TESTS / "unit/fixtures/rfc-before.xml").read_text(encoding="utf-8")
+
+
+def test_facts_and_capabilities_give_the_same(host: Callable[[str], Host]) -> None:
+    """Either form of the host, and twice is once."""
+    facts = host_to_facts(host("rfc-8n240c"))
+    once = partition_domain(ANUMA, CAPABILITIES, nodes="0-1")
+    assert partition_domain(ANUMA, facts, nodes="0-1") == once
+    assert partition_domain(once, facts, nodes="0-1") == once
+    assert partition_domain(once, facts, state="absent") == ANUMA
+    assert partition_domain(ANUMA, facts, state="absent") == ANUMA
+
+
+def test_the_rfcs_switch() -> None:
+    """check='numa' is taken as meant."""
+    asked = ANUMA.replace("check='none'", "check='numa'")
+    assert partition_domain(asked, CAPABILITIES) == partition_domain(ANUMA, CAPABILITIES)
+
+
+@pytest.mark.parametrize(
+    ("xml", "host", "options", "sentence"),
+    [
+        (None, CAPABILITIES, {}, "takes a domain definition as text, not NoneType."),
+        ("<domain>", CAPABILITIES, {}, "the domain definition is not well-formed XML"),
+        (ANUMA, "<domain/>", {}, "the capabilities document begins with <domain>"),
+        (ANUMA, None, {}, "host is None; give ansible_facts.vnuma_host"),
+        (ANUMA, CAPABILITIES, {"cells": 17}, "guest anuma: 16 vCPUs cannot fill 17 cells"),
+        (ANUMA, CAPABILITIES, {"cels": 1}, "option 'cels' is not known"),
+        ("<!DOCTYPE a><domain/>", CAPABILITIES, {}, "entities are not accepted"),
+    ],
+)
+def test_refusals(xml: Any, host: Any, options: dict[str, Any], sentence: str) -> None:
+    """One sentence, led by the filter's name."""
+    with pytest.raises(AnsibleFilterError) as raised:
+        partition_domain(xml, host, **options)
+    assert sentence in str(raised.value)
+    assert "partition_domain" in str(raised.value)

@@ -1,0 +1,67 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Cpusets: libvirt's syntax, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import (
+    format_cpuset,
+    parse_cpuset,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import CpusetError
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("0", (0,)),
+        ("0-3", (0, 1, 2, 3)),
+        ("0-14,120-134", (*range(15), *range(120, 135))),
+        ("0-3,^2", (0, 1, 3)),
+        ("0-7,^2-5", (0, 1, 6, 7)),
+        ("3,1,2,1", (1, 2, 3)),
+        (" 0 , 2 - 3 ", (0, 2, 3)),
+        ("16383", (16383,)),
+        ("0-1,^1,1", (0, 1)),
+    ],
+)
+def test_reads(text: str, ids: tuple[int, ...]) -> None:
+    """Ranges, exclusions, blanks, repetition."""
+    assert parse_cpuset(text) == ids
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "'' is not a set of numbers"),
+        ("a", "'a' is not a set of numbers"),
+        ("0-", "'0-' is not a set of numbers"),
+        ("-1", "'-1' is not a set of numbers"),
+        ("1,,2", "'1,,2' is not a set of numbers"),
+        ("0x1", "'0x1' is not a set of numbers"),
+        ("1.5", "'1.5' is not a set of numbers"),
+        ("²", "'²' is not a set of numbers"),
+        ("٣", "'٣' is not a set of numbers"),
+        ("3-1", "'3-1' in '3-1' counts down; write '1-3'."),
+        ("^1", "excludes what is not in the set before it"),
+        ("1,^2", "'^2' in '1,^2' excludes what is not in the set before it"),
+        ("1,^1", "'1,^1' leaves nothing in the set."),
+        ("16384", "16384 in '16384' is over 16383"),
+        ("0-4000000000", "4000000000 in '0-4000000000' is over 16383"),
+    ],
+)
+def test_refuses(text: str, sentence: str) -> None:
+    """Each with a sentence that quotes what was written."""
+    with pytest.raises(CpusetError) as raised:
+        parse_cpuset(text)
+    assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("ids", "text"),
+    [((), ""), ((5,), "5"), ((0, 1), "0-1"), ((3, 1, 2, 9), "1-3,9"), ((0, 2, 4), "0,2,4")],
+)
+def test_writes(ids: tuple[int, ...], text: str) -> None:
+    """As libvirt does: runs joined, ascending."""
+    assert format_cpuset(ids) == text

@@ -1,0 +1,343 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Any host, any guest, any policy: the rules of planning and editing hold, or it is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
+    Definition,
+    managed,
+    read_definition,
+    read_guest,
+    unmanaged,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._edit import (
+    partitioned,
+    restored,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
+    LayoutError,
+    VnumaError,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._guest import (
+    Guest,
+    HugepageUse,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._host import (
+    Host,
+    HugepagePool,
+    Node,
+    host_from_facts,
+    host_to_facts,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._layout import (
+    Layout,
+    layout_to_result,
+    plan_guests,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
+    CHOICES,
+    Policy,
+    policy_from_options,
+)
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+EXAMPLES = settings(
+    max_examples=450,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@st.composite
+def hosts(draw: st.DrawFn) -> Host:
+    """Hosts with sparse ids, odd cores, missing memory, pCPUs and distances."""
+    ids = sorted(draw(st.sets(st.integers(0, 90), min_size=0, max_size=9)))
+    smt = draw(st.sampled_from([1, 1, 2, 2, 4, 8]))
+    nodes, next_cpu = [], 0
+    for node_id in ids:
+        cores = []
+        for _core in range(draw(st.sampled_from([0, 1, 2, 2, 3, 4, 6]))):
+            online = smt if draw(st.booleans()) else draw(st.integers(1, smt))
+            cores.append(tuple(range(next_cpu, next_cpu + online)))
+            next_cpu += smt
+        distances = tuple(
+            (other, draw(st.sampled_from([0, 10, 11, 16, 21, 31, 254, 255])))
+            for other in ids
+            if draw(st.integers(0, 9))
+        )
+        pools = draw(st.sampled_from([(), (HugepagePool(2048, 4096, 10),)]))
+        nodes.append(
+            Node(
+                id=node_id,
+                cpus=tuple(sorted(cpu for core in cores for cpu in core)),
+                memory_kib=draw(st.sampled_from([0, 1 << 20, 1 << 24, 12345677])),
+                hugepages=pools,
+                distances=distances,
+                cores=tuple(cores),
+                socket_ids=(0,),
+            )
+        )
+    return Host(tuple(nodes), arch="x86_64", cpu_vendor=draw(st.sampled_from(["AMD", ""])))
+
+
+@st.composite
+def guests(draw: st.DrawFn, name: str = "anuma") -> Guest:
+    """Guests of any size, some with hugepages, pins and iothreads."""
+    vcpus = draw(st.integers(1, 40))
+    pins = draw(st.dictionaries(st.integers(0, vcpus - 1), st.integers(0, 60), max_size=5))
+    return Guest(
+        name=name,
+        uuid="",
+        arch=draw(st.sampled_from(["x86_64", "x86_64", "ppc64le"])),
+        vcpus=vcpus,
+        memory_kib=draw(st.one_of(st.integers(1, 1 << 26), st.sampled_from([1 << 22, 1 << 24]))),
+        hugepages=draw(st.sampled_from([(), (), (), (HugepageUse(2048),)])),
+        iothread_ids=tuple(range(1, draw(st.integers(0, 3)) + 1)),
+        vcpu_pins=tuple((vcpu, (cpu,)) for vcpu, cpu in sorted(pins.items())),
+    )
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    """Every option, most of them as they are by default."""
+    options: dict[str, Any] = {
+        option: draw(st.sampled_from(values))
+        for option, values in CHOICES.items()
+        if option != "state"
+    }
+    options["remainder"] = draw(st.sampled_from(["spread", "spread", "spread", "fail"]))
+    options["cells"] = draw(st.sampled_from([None, None, 1, 2, 3, 5, 8]))
+    options["threads"] = draw(st.sampled_from(["auto", "auto", 1, 2]))
+    options["emulator_pinning"] = draw(st.sampled_from(["none", "nodes", "0"]))
+    options["reserved_cpus"] = draw(st.sampled_from([None, None, "0", "1-3"]))
+    return policy_from_options(options)
+
+
+def _planned(host: Host, pairs: list[tuple[Guest, Policy]]) -> list[Layout | LayoutError]:
+    answers = plan_guests(pairs, host)
+    for answer in answers:
+        if isinstance(answer, LayoutError):
+            said = str(answer)
+            assert "\n" not in said
+            assert said.startswith("guest ")
+            assert said.endswith(".")
+        event("refused" if isinstance(answer, LayoutError) else "planned")
+    return answers
+
+
+@EXAMPLES
+@given(hosts(), guests(), policies())
+def test_vcpus_and_topology(
+    count_example: Callable[[], None], host: Host, guest: Guest, policy: Policy
+) -> None:
+    """Every vCPU in one cell, balanced; the topology has as many; nothing straddles cells."""
+    count_example()
+    (layout,) = _planned(host, [(guest, policy)])
+    if isinstance(layout, LayoutError):
+        return
+    cells, shape = layout.cells, layout.topology
+    assert sorted(v for cell in cells for v in cell.vcpus) == list(range(guest.vcpus))
+    assert shape.sockets * shape.dies * shape.cores * shape.threads == guest.vcpus
+    sizes = [len(cell.vcpus) for cell in cells]
+    step = shape.threads if policy.distribution == "contiguous" else 1
+    assert max(sizes) - min(sizes) <= step
+    if policy.distribution == "contiguous":
+        assert sizes == sorted(sizes, reverse=True)
+        socket = shape.cores * shape.threads
+        for first in range(0, guest.vcpus, socket):
+            whole = set(range(first, first + socket))
+            assert sum(bool(whole & set(cell.vcpus)) for cell in cells) == 1
+    if policy.remainder == "fail":
+        assert len(set(sizes)) == 1
+    eligible = [node.id for node in host.eligible]
+    assert [cell.host_node for cell in cells] == (
+        [eligible[cell.id % len(eligible)] for cell in cells] if eligible else [None]
+    )
+
+
+@EXAMPLES
+@given(hosts(), guests(), policies())
+def test_memory_and_distances(
+    count_example: Callable[[], None], host: Host, guest: Guest, policy: Policy
+) -> None:
+    """The total to the KiB, cells a granule apart at most; the full matrix, 10 on the diagonal."""
+    count_example()
+    (layout,) = _planned(host, [(guest, policy)])
+    if isinstance(layout, LayoutError):
+        return
+    sizes = [cell.memory_kib for cell in layout.cells]
+    granule = 262144 if guest.arch == "ppc64le" else 2048 if guest.hugepages else 1024
+    assert sum(sizes) == guest.memory_kib
+    assert max(sizes) - min(sizes) <= granule
+    assert all(size % granule == 0 for size in sizes[:-1])
+    assert all(size >= granule for size in sizes)
+    for cell in layout.cells:
+        if policy.distances == "none":
+            assert cell.distances == ()
+            continue
+        assert len(cell.distances) == len(layout.cells)
+        for other, value in zip(layout.cells, cell.distances):
+            if cell is other:
+                assert value == 10
+            else:
+                assert 11 <= value <= 254
+                assert (value == 11) or cell.host_node != other.host_node
+
+
+@EXAMPLES
+@given(hosts(), st.lists(st.integers(0, 3), min_size=1, max_size=4), st.data())
+def test_pins(
+    count_example: Callable[[], None], host: Host, names: list[int], data: st.DataObject
+) -> None:
+    """Pins are online, unreserved and local; exclusive ones are shared by no two guest cores."""
+    count_example()
+    policy = data.draw(policies())
+    pairs = [(data.draw(guests(name=f"guest{name}-{i}")), policy) for i, name in enumerate(names)]
+    cpus = {node.id: set(node.cpus) for node in host.nodes}
+    taken: dict[int, tuple[str, int]] = {}
+    for (guest, _policy), layout in zip(pairs, _planned(host, pairs)):
+        if isinstance(layout, LayoutError):
+            continue
+        node_of = {v: cell.host_node for cell in layout.cells for v in cell.vcpus}
+        assert len(layout.vcpu_pins) in (0, guest.vcpus)
+        width = 1 if policy.distribution == "round_robin" else layout.topology.threads
+        for vcpu, pins in enumerate(layout.vcpu_pins):
+            node = node_of[vcpu]
+            assert node is not None
+            assert pins
+            assert set(pins) <= cpus[node] - set(policy.reserved_cpus)
+            if policy.pinning == "node":
+                assert set(pins) == cpus[node] - set(policy.reserved_cpus)
+            elif policy.pinning == "cpu":
+                assert len(pins) == 1
+                assert taken.setdefault(pins[0], (guest.name, vcpu)) == (guest.name, vcpu)
+            else:
+                core = (guest.name, vcpu // width)
+                assert all(taken.setdefault(cpu, core) == core for cpu in pins)
+
+
+@EXAMPLES
+@given(hosts(), st.lists(st.integers(0, 9), min_size=2, max_size=4, unique=True), st.data())
+def test_order_does_not_matter(
+    count_example: Callable[[], None], host: Host, names: list[int], data: st.DataObject
+) -> None:
+    """The same input gives the same layout, whatever the order; facts are as good as the host."""
+    count_example()
+    pairs = [(data.draw(guests(name=f"guest{name}")), data.draw(policies())) for name in names]
+    again = host_from_facts(json.loads(json.dumps(host_to_facts(host))))
+    assert again == host
+    shown = [
+        str(answer) if isinstance(answer, LayoutError) else json.dumps(layout_to_result(answer))
+        for answer in _planned(host, pairs)
+    ]
+    turned = [
+        str(answer) if isinstance(answer, LayoutError) else json.dumps(layout_to_result(answer))
+        for answer in plan_guests(pairs[::-1], again)
+    ]
+    assert shown == turned[::-1]
+
+
+def _xml(draw: st.DrawFn) -> str:
+    vcpus = draw(st.integers(1, 24))
+    memory = draw(st.sampled_from([1 << 22, 1 << 23, 1000001]))
+    parts = {
+        "metadata": ["", "<metadata><a:b xmlns:a='urn:a'>x</a:b></metadata>"],
+        "iothreads": ["", "<iothreads>2</iothreads>"],
+        "cputune": [
+            "",
+            "<cputune><shares>5</shares></cputune>",
+            "<cputune><vcpupin vcpu='0' cpuset='1'/><emulatorpin cpuset='2-3'/></cputune>",
+        ],
+        "numatune": [
+            "",
+            "<numatune><memory mode='interleave' nodeset='0'/></numatune>",
+            "<numatune><memory mode='strict' placement='auto'/></numatune>",
+        ],
+        "cpu": [
+            "",
+            "<cpu mode='host-passthrough' check='none'/>",
+            f"<cpu mode='custom'><model>Haswell</model><topology sockets='{vcpus}' cores='1' "
+            "threads='1'/><feature name='vmx' policy='disable'/></cpu>",
+            f"<cpu><numa><cell id='0' cpus='0-{vcpus - 1}' memory='{memory}' unit='KiB'/></numa>"
+            "</cpu>",
+        ],
+    }
+    chosen = {name: draw(st.sampled_from(texts)) for name, texts in parts.items()}
+    placement = draw(st.sampled_from(["", " placement='static'", " placement='auto'"]))
+    return (
+        f"<domain type='kvm'><name>anuma</name>{chosen['metadata']}<memory>{memory}</memory>"
+        f"<vcpu{placement}>{vcpus}</vcpu>{chosen['iothreads']}{chosen['cputune']}"
+        f"{chosen['numatune']}<os><type arch='x86_64'>hvm</type></os>{chosen['cpu']}"
+        "<devices><graphics type='vnc' passwd='x'/></devices></domain>"
+    )
+
+
+definitions = st.composite(_xml)
+
+
+def _edited(definition: Definition, host: Host, policy: Policy) -> tuple[str, Layout | None]:
+    """Return the text and the layout, or the sentence and None."""
+    try:
+        (layout,) = _planned(host, [(read_guest(definition, 2048), policy)])
+        if isinstance(layout, LayoutError):
+            raise layout
+        return partitioned(definition, layout, policy), layout
+    except VnumaError as error:
+        return str(error), None
+
+
+@EXAMPLES
+@given(hosts(), definitions(), st.lists(policies(), min_size=1, max_size=3))
+def test_editing(
+    count_example: Callable[[], None], host: Host, text: str, sequence: list[Policy]
+) -> None:
+    """Editing twice is editing once; the rest stays; absent is the identity."""
+    count_example()
+    original = read_definition(text)
+    current = original
+    for policy in sequence:
+        edited, layout = _edited(current, host, policy)
+        if layout is None:
+            assert edited.startswith("guest anuma: ")
+            continue
+        current = read_definition(edited)
+        (again,) = _planned(host, [(read_guest(current, 2048), policy)])
+        if not isinstance(again, LayoutError):
+            # Exclusive pins count as seats the second time, and must be kept.
+            assert again.vcpu_pins == layout.vcpu_pins
+            assert partitioned(current, again, policy) == edited
+        assert unmanaged(current.root) == unmanaged(original.root)
+    back = read_definition(restored(current))
+    assert managed(back.root) == managed(original.root)
+    assert unmanaged(back.root) == unmanaged(original.root)
+
+
+@EXAMPLES
+@given(
+    st.text(alphabet="0123456789-,^ a", max_size=12), st.sampled_from(["nodes", "reserved_cpus"])
+)
+def test_sets_by_hand(count_example: Callable[[], None], text: str, option: str) -> None:
+    """Whatever is typed is a set or one sentence."""
+    count_example()
+    said = _refusal({option: text})
+    if said is not None:
+        assert option in said
+        assert "\n" not in said
+        return
+    value = getattr(policy_from_options({option: text}), option)
+    assert value is None or list(value) == sorted(set(value))
+
+
+def _refusal(options: dict[str, Any]) -> str | None:
+    try:
+        policy_from_options(options)
+    except VnumaError as error:
+        return str(error)
+    return None
