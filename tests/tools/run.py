@@ -207,6 +207,12 @@ def run_step(step: Step) -> Answer:
 
 def main(names: list[str]) -> int:
     """Run steps and groups by name, then print the verdict."""
+    if names == ["--install"]:
+        # For scripts: install the collection, and say which environment has Ansible.
+        environment = oldest()
+        trees.install(environment / "bin/ansible-galaxy")
+        print(environment)
+        return 0
     wanted = [name for word in names for name in GROUPS.get(word, (word,))]
     steps = {step.name: step for step in STEPS}
     unknown = [name for name in wanted if name not in steps]

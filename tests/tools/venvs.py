@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -72,7 +73,7 @@ def venv(name: str, python: Path) -> Path:
     folder = cache() / "venvs" / f"{name}-{key}"
     if (folder / "ready").exists():
         return folder
-    print(f"making the environment {name} with {python}", flush=True)
+    print(f"making the environment {name} with {python}", file=sys.stderr, flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     environment = {**os.environ, "PIP_CACHE_DIR": str(cache() / "pip")}
