@@ -36,7 +36,8 @@ def interpreter(version: str) -> Path | None:
     found = shutil.which(f"python{version}")
     candidates += [Path(found)] if found else []
     versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    candidates += sorted(versions.glob(f"{version}.*/bin/python{version}"))
+    if os.access(versions, os.R_OK | os.X_OK):
+        candidates += sorted(versions.glob(f"{version}.*/bin/python{version}"))
     for candidate in candidates:
         asked = (
             subprocess.run(
