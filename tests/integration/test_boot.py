@@ -1,0 +1,96 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Booted, not only defined: what a guest's own kernel sees of its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import guestboot
+import pytest
+from conftest import Libvirt, Run
+
+pytestmark = pytest.mark.slow
+
+Call = Callable[..., Run]
+
+
+def _siblings(vcpus: int, threads: int) -> dict[int, str]:
+    if threads == 1:
+        return {vcpu: str(vcpu) for vcpu in range(vcpus)}
+    return {
+        vcpu: f"{vcpu // threads * threads}-{vcpu // threads * threads + threads - 1}"
+        for vcpu in range(vcpus)
+    }
+
+
+@pytest.mark.parametrize(
+    ("host", "vcpus", "options", "threads"),
+    [
+        ("rfc-8n240c", 16, {}, 2),
+        ("rfc-8n240c", 18, {}, 2),
+        ("rfc-8n240c", 16, {"distribution": "interleave"}, 1),
+        ("rfc-8n240c", 11, {"distribution": "interleave"}, 1),
+        ("asymmetric-4n16c", 7, {"memory_mode": "preferred"}, 1),
+        ("sparse-ids", 12, {"cells": 3, "pinning": "core", "memory_mode": "restrictive"}, 4),
+    ],
+)
+def test_a_clean_guest(
+    lab: Callable[..., Libvirt],
+    call: Call,
+    tmp_path: Path,
+    host: str,
+    vcpus: int,
+    options: dict[str, Any],
+    threads: int,
+) -> None:
+    """Nodes, CPUs, distances, memory and SMT siblings as planned, and no complaint in the log."""
+    libvirt = lab(host, shim=True)
+    report, layout = _boot(libvirt, call, tmp_path, vcpus, options)
+    assert len(report.nodes) == len(layout["cells"])
+    for cell in layout["cells"]:
+        node = report.nodes[cell["id"]]
+        assert node.cpus == cell["vcpus"]
+        assert list(node.distances) == cell["distances"]
+        # The kernel keeps some for itself, most of it on the first node.
+        assert cell["memory_kib"] * 0.5 < node.memory_kib <= cell["memory_kib"]
+    assert report.siblings == _siblings(vcpus, threads)
+    assert len(set(report.packages.values())) == layout["topology"]["sockets"]
+    assert report.complaints == ()
+    assert report.log_lines > 100
+
+
+def test_round_robin_with_threads_is_complained_about(
+    lab: Callable[..., Libvirt], call: Call, tmp_path: Path
+) -> None:
+    """The RFC's own layout: the guest's kernel says so, and the module did before."""
+    libvirt = lab("rfc-8n240c", shim=True)
+    options = {"distribution": "round_robin", "memory_mode": "none"}
+    report, layout = _boot(libvirt, call, tmp_path, 16, options)
+    assert [cell["vcpus"] for cell in layout["cells"]][:2] == ["0,8", "1,9"]
+    assert any("smt-sibling" in line for line in report.complaints)
+    assert any("not on the same node" in line for line in layout["warnings"])
+
+
+def _boot(
+    libvirt: Libvirt, call: Call, tmp_path: Path, vcpus: int, options: dict[str, Any]
+) -> tuple[guestboot.GuestReport, dict[str, Any]]:
+    libvirt.clear()
+    console = tmp_path / "console.log"
+    libvirt.define(guestboot.domain_xml("guest", vcpus, 1024, console))
+    run = call("vnuma_partition", {"uri": libvirt.uri, "guests": [{"name": "guest"}], **options})
+    assert not run.failed, run.msg
+    (guest,) = run.result["guests"]
+    libvirt.virsh("start", "guest")
+    try:
+        guestboot.wait_for_boots(console, 1)
+        again = call(
+            "vnuma_partition", {"uri": libvirt.uri, "guests": [{"name": "guest"}], **options}
+        )
+        assert not again.result["changed"]
+        assert again.result["restart_required"] == []
+    finally:
+        libvirt.clear()
+    return guestboot.read_report(console), {**guest["layout"], "warnings": guest["warnings"]}

@@ -1,0 +1,243 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Guests that boot in seconds, on KVM or under plain emulation, and say what their kernel sees."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fakehost import LabError, lab_root
+
+_HERE = Path(__file__).resolve().parent
+#: Modules that the guest needs for its power button, and for its agent's channel.
+_MODULES = ("button", "evdev", "virtio_pci", "virtio_console")
+
+_DOMAIN = """\
+<domain type='{kind}'>
+  <name>{name}</name>
+  <memory unit='MiB'>{memory_mib}</memory>
+  <vcpu placement='static'>{vcpus}</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>{kernel}</kernel>
+    <initrd>{initrd}</initrd>
+    <cmdline>console=ttyS0 quiet loglevel=0 panic=-1 {cmdline}</cmdline>
+  </os>
+  <features>
+    <acpi/>
+    <apic/>
+  </features>
+  {cpu}
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>restart</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='usb' model='none'/>
+    <serial type='file'>
+      <source path='{console}'/>
+      <target port='0'/>
+    </serial>
+    {devices}
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+
+_AGENT = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+# AMD models hide SMT threads without topoext; this one has an Intel vendor under emulation too.
+_EMULATED = "<cpu mode='custom' match='exact' check='none'><model>kvm64</model></cpu>"
+_PASSTHROUGH = "<cpu mode='host-passthrough' check='none'/>"
+
+
+@dataclass(frozen=True)
+class GuestNode:
+    """A NUMA node as the guest's kernel sees it."""
+
+    cpus: str
+    distances: tuple[int, ...]
+    memory_kib: int
+    filled_mib: int
+
+
+@dataclass(frozen=True)
+class GuestReport:
+    """What a guest said on its console.
+
+    Attributes:
+        nodes: by id.
+        siblings: SMT siblings of each CPU, as a list such as ``0-1``.
+        packages: socket of each CPU.
+        complaints: lines of the kernel's log about siblings on different nodes.
+        log_lines: length of the kernel's log: without one, no complaint means nothing.
+    """
+
+    nodes: dict[int, GuestNode]
+    siblings: dict[int, str]
+    packages: dict[int, int]
+    complaints: tuple[str, ...]
+    log_lines: int
+
+
+def kernel() -> Path:
+    """Return the newest kernel of this machine that a guest can boot.
+
+    Raises:
+        LabError: when there is none.
+    """
+    found = sorted(Path("/boot").glob("vmlinuz-*"), key=lambda path: path.stat().st_mtime)
+    small = [path for path in found if "cloud" in path.name]
+    if not found:
+        raise LabError("there is no kernel in /boot for guests to boot; install linux-image-amd64.")
+    return (small or found)[-1]
+
+
+def initramfs(image: Path) -> Path:
+    """Build the guest's file system for a kernel, and return it."""
+    version = image.name.removeprefix("vmlinuz-")
+    out = lab_root() / f"guest-{version}.cpio"
+    init = _HERE / "guest_init.sh"
+    if out.exists() and out.stat().st_mtime > init.stat().st_mtime:
+        return out
+    folder = lab_root() / f"guest-{version}.{os.getpid()}"
+    for name in ("bin", "modules", "proc", "sys", "dev", "etc", "fill"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy2("/usr/bin/busybox", folder / "bin/busybox")
+    (folder / "bin/sh").symlink_to("busybox")
+    shutil.copy2(init, folder / "init")
+    modules = _with_dependencies(Path("/lib/modules") / version)
+    for module in modules:
+        shutil.copy2(module, folder / "modules" / module.name)
+    (folder / "modules/order").write_text("".join(f"{module.name}\n" for module in modules))
+    files = subprocess.run(
+        ["find", ".", "-print0"], check=True, cwd=folder, capture_output=True
+    ).stdout
+    archive = subprocess.run(
+        ["cpio", "--null", "--create", "--format=newc", "--quiet"],
+        check=True,
+        cwd=folder,
+        input=files,
+        capture_output=True,
+    ).stdout
+    draft = out.with_name(f"{out.name}.{os.getpid()}")
+    draft.write_bytes(archive)
+    draft.replace(out)
+    shutil.rmtree(folder)
+    return out
+
+
+def domain_xml(
+    name: str,
+    vcpus: int,
+    memory_mib: int,
+    console: Path,
+    *,
+    kind: str = "qemu",
+    cmdline: str = "",
+    agent: bool = False,
+    kernel_path: Path | None = None,
+    initrd_path: Path | None = None,
+) -> str:
+    """Return the definition of a guest without NUMA.
+
+    Args:
+        name: its name.
+        vcpus: its vCPUs.
+        memory_mib: its memory in MiB.
+        console: file that its console is written to.
+        kind: ``qemu`` for plain emulation, ``kvm``.
+        cmdline: more of the kernel's command line, see guest_init.sh.
+        agent: whether it has a channel for an agent, and holds it open.
+        kernel_path: its kernel, where that is not this machine's own.
+        initrd_path: its file system, likewise.
+    """
+    image = kernel_path or kernel()
+    return _DOMAIN.format(
+        kind=kind,
+        name=name,
+        vcpus=vcpus,
+        memory_mib=memory_mib,
+        kernel=image,
+        initrd=initrd_path or initramfs(image),
+        console=console,
+        cmdline=f"{cmdline} vnuma.agent" if agent else cmdline,
+        cpu=_PASSTHROUGH if kind == "kvm" else _EMULATED,
+        devices=_AGENT if agent else "",
+    )
+
+
+def boots(console: Path) -> int:
+    """Return how many times a guest has come up, by its console."""
+    return _read(console).count("VNUMA-READY")
+
+
+def wait_for_boots(console: Path, count: int, patience_s: float = 120.0) -> None:
+    """Wait until a guest has come up so many times.
+
+    Raises:
+        TimeoutError: with the end of its console.
+    """
+    deadline = time.monotonic() + patience_s
+    while boots(console) < count:
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"the guest did not come up; {console} ends: {_read(console)[-800:]}"
+            )
+        time.sleep(0.1)
+
+
+def read_report(console: Path) -> GuestReport:
+    """Return what a guest said the last time it came up."""
+    text = _read(console)
+    last = text[text.rindex("VNUMA-BEGIN") :]
+    nodes, siblings, packages = {}, {}, {}
+    for line in re.findall(r"^VNUMA (.*)$", last, re.MULTILINE):
+        words = dict(word.split("=", 1) for word in line.split())
+        if "node" in words:
+            nodes[int(words["node"])] = GuestNode(
+                cpus=words["cpus"],
+                distances=tuple(int(value) for value in words["distances"].split(",")),
+                memory_kib=int(words["memory_kib"]),
+                filled_mib=int(words["filled_mib"] or 0),
+            )
+        elif "cpu" in words:
+            siblings[int(words["cpu"])] = words["siblings"]
+            packages[int(words["cpu"])] = int(words["package"])
+    return GuestReport(
+        nodes=nodes,
+        siblings=siblings,
+        packages=packages,
+        complaints=tuple(re.findall(r"^VNUMA-COMPLAINT (.*)$", last, re.MULTILINE)),
+        log_lines=int(re.findall(r"^VNUMA lines=(\d+)", last, re.MULTILINE)[-1]),
+    )
+
+
+def _with_dependencies(folder: Path) -> list[Path]:
+    """Return the modules with what they need, in the order to load them in."""
+    needs = {}
+    for line in (folder / "modules.dep").read_text().splitlines():
+        module, _colon, others = line.partition(":")
+        needs[Path(module).name.split(".")[0]] = (module, others.split())
+    ordered: list[Path] = []
+    for name in _MODULES:
+        if name not in needs:
+            # Built into this kernel.
+            continue
+        module, others = needs[name]
+        for path in (*reversed(others), module):
+            if folder / path not in ordered:
+                ordered.append(folder / path)
+    return ordered
+
+
+def _read(console: Path) -> str:
+    try:
+        return console.read_text(errors="replace").replace("\r", "")
+    except FileNotFoundError:
+        return ""
