@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 #: The guest of the RFC, as far as a machine without its disk can define it.
 ANUMA = """\
 <domain type='{kind}'>
@@ -39,12 +41,16 @@ ANUMA = """\
 </domain>
 """
 
-PASSTHROUGH = "<cpu mode='host-passthrough' check='none'/>"
+#: Without KVM libvirt takes neither type='kvm' nor host-passthrough.
+HAS_KVM = Path("/dev/kvm").exists()
+KIND = "kvm" if HAS_KVM else "qemu"
+CPU_MODE = "host-passthrough" if HAS_KVM else "maximum"
+PASSTHROUGH = f"<cpu mode='{CPU_MODE}' check='none'/>"
 PASSWORD = "s3cr3tvn"
 
 #: A guest with everything that a careless redefine would lose.
 RICH = f"""\
-<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+<domain type='{KIND}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>rich</name>
   <title>Payroll</title>
   <description>Do not touch</description>
@@ -74,7 +80,7 @@ RICH = f"""\
   <features>
     <acpi/>
   </features>
-  <cpu mode='host-passthrough' check='none'>
+  <cpu mode='{CPU_MODE}' check='none'>
     <topology sockets='2' cores='8' threads='1'/>
     <feature policy='disable' name='vmx'/>
   </cpu>
@@ -101,7 +107,7 @@ def anuma(
     vcpus: int = 16,
     memory_kib: int = 67108864,
     *,
-    kind: str = "kvm",
+    kind: str = KIND,
     cpu: str = PASSTHROUGH,
     machine: str = "q35",
 ) -> str:

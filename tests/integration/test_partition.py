@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Libvirt, Run
-from guests import PASSWORD, RICH, anuma
+from guests import HAS_KVM, PASSWORD, RICH, anuma
 from lxml import etree
 
 Call = Callable[..., Run]
@@ -65,6 +65,7 @@ def test_defaults_converge_hold_and_go_back(rfc: Libvirt, call: Call) -> None:
     assert not call("vnuma_partition", {**arguments, "state": "absent"}).result["changed"]
 
 
+@pytest.mark.skipif(not HAS_KVM, reason="without KVM libvirt takes no type='kvm'")
 def test_what_it_defines_passes_libvirts_own_schema(
     rfc: Libvirt, call: Call, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ fi
 environment=$(/usr/bin/python3 tests/tools/run.py --install)
 folder=$(mktemp -d)
 name=demo-$$
+part=
 export ANSIBLE_COLLECTIONS_PATH=$PWD/build/installed ANSIBLE_LOCALHOST_WARNING=false
 export ANSIBLE_INVENTORY_UNPARSED_WARNING=false ANSIBLE_HOME=$folder/ansible
 
@@ -21,12 +22,13 @@ finish() {
     status=$?
     /usr/bin/python3 tests/lab/fakehost.py stop "$name" > /dev/null 2>&1 || true
     rm -rf "$folder" "${VNUMA_LAB:-/tmp/vnuma-lab}/$name"
-    if [ "$status" -eq 0 ]; then echo "make demo: PASSED"; else echo "make demo: FAILED"; fi
+    if [ "$status" -eq 0 ]; then echo "make demo: PASSED$part"; else echo "make demo: FAILED"; fi
 }
 trap finish EXIT
 
 if ! reason=$(/usr/bin/python3 tests/lab/fakehost.py check 2>&1); then
     echo "$reason"
+    part=", the planner alone"
     echo "make demo: a private libvirt cannot run here, so only the planner is shown, by the filter"
     "$environment/bin/ansible-playbook" tests/demo/filter.yml --extra-vars "state_dir=$folder"
     exit 0
@@ -34,7 +36,12 @@ fi
 
 echo "A private libvirt daemon with the RFC's host:"
 uri=$(/usr/bin/python3 tests/lab/fakehost.py start "$name" tests/hosts/rfc-8n240c.json)
-virsh --quiet --connect "$uri" define --validate tests/demo/anuma.xml
+cp tests/demo/anuma.xml "$folder/anuma.xml"
+if ! virsh --quiet --connect "$uri" domcapabilities --virttype kvm > /dev/null 2>&1; then
+    echo "This machine has no KVM, so the guest is defined for plain emulation: type='qemu', cpu mode 'maximum'."
+    sed -i "s/type='kvm'/type='qemu'/; s/host-passthrough/maximum/" "$folder/anuma.xml"
+fi
+virsh --quiet --connect "$uri" define --validate "$folder/anuma.xml"
 before=$(virsh --connect "$uri" dumpxml --inactive anuma)
 /usr/bin/python3 - "$uri" "$folder" "$before" > "$folder/vars.json" << 'PYTHON'
 import json

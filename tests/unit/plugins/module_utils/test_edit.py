@@ -237,6 +237,18 @@ def test_shared_memory_of_cells_is_carried_over(host: HostOf) -> None:
     assert managed(back) == managed(read_definition(text).root)
 
 
+@pytest.mark.parametrize("kind", ["sev", "sev-snp", "s390-pv", "tdx", "unheard-of"])
+@pytest.mark.parametrize("content", ["", "<cbitpos>47</cbitpos><policy>0x0003</policy>"])
+def test_launch_security_is_kept(host: HostOf, kind: str, content: str) -> None:
+    """Neither read nor changed: cells say nothing about how memory is encrypted."""
+    element = f"<launchSecurity type='{kind}'>{content}</launchSecurity>"
+    text = _with("</domain>", f"{element}</domain>")
+    for options in POLICIES:
+        after = _edit(text, host("rfc-8n240c"), **options)
+        assert element in after
+        assert restored(read_definition(after)) == text
+
+
 @pytest.mark.parametrize(
     ("old", "new", "options", "sentence"),
     [
