@@ -19,7 +19,7 @@ HOSTS = Path(__file__).resolve().parents[1] / "hosts"
 #: The property suite is not allowed to shrink unnoticed.
 FEWEST_EXAMPLES = 2000
 
-_examples = {"ran": 0}
+_examples = {"ran": 0, "short": 0}
 
 
 @pytest.fixture(scope="session")
@@ -62,10 +62,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     whole = len(properties) > 5 and not session.config.option.keyword
     if whole and _examples["ran"] < FEWEST_EXAMPLES and session.exitstatus == 0:
         session.exitstatus = 1
+        _examples["short"] = 1
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say how many examples ran."""
+    """Say how many examples ran, and whether they were too few."""
+    if _examples["short"]:
+        terminalreporter.write_line(
+            f"ERROR: the property suite ran fewer than {FEWEST_EXAMPLES} examples", red=True
+        )
     if _examples["ran"]:
         terminalreporter.write_line(
             f"property suite: {_examples['ran']} examples (at least {FEWEST_EXAMPLES} are wanted)"

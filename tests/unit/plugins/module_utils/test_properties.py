@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
@@ -317,6 +319,110 @@ def test_editing(
     back = read_definition(restored(current))
     assert managed(back.root) == managed(original.root)
     assert unmanaged(back.root) == unmanaged(original.root)
+
+
+@EXAMPLES
+@given(hosts(), definitions(), policies())
+def test_what_is_written_is_what_was_planned(
+    count_example: Callable[[], None], host: Host, text: str, policy: Policy
+) -> None:
+    """Read again, the definition says what the layout says, and nothing else."""
+    count_example()
+    definition = read_definition(text)
+    edited, layout = _edited(definition, host, policy)
+    if layout is None:
+        return
+    says = managed(read_definition(edited).root)
+    assert says == managed(read_definition(edited.replace("\n", "\r\n")).root)
+    shape = layout.topology
+    assert says["topology"] == {
+        "sockets": shape.sockets,
+        "dies": shape.dies,
+        "clusters": 1,
+        "cores": shape.cores,
+        "threads": shape.threads,
+    }
+    assert [
+        (cell["id"], cell["cpus"], cell["memory_kib"], tuple(cell["distances"].values()))
+        for cell in says["cells"]
+    ] == [(cell.id, cell.vcpus, cell.memory_kib, cell.distances) for cell in layout.cells]
+    assert says["vcpupin"] == dict(enumerate(layout.vcpu_pins))
+    mode = layout.memory_mode
+    assert says["memnode"] == {
+        cell.id: (mode, "static", (cell.host_node,)) for cell in layout.cells if mode != "none"
+    }
+    bound = mode not in ("none", "preferred")
+    assert says["memory"] == ((mode, "static", layout.nodeset) if bound else None)
+    assert says["placement"] == "static"
+    if layout.emulator_pins is not None:
+        assert says["emulatorpin"] == {0: layout.emulator_pins}
+    if layout.iothread_pins is not None:
+        assert says["iothreadpin"] == dict(layout.iothread_pins)
+    if policy.cpu_mode != "keep":
+        assert says["cpu_mode"] == policy.cpu_mode
+
+
+def _pieces(text: str) -> list[str]:
+    """Return the markup and text that is not managed, piece by piece, without containers."""
+    rest = re.sub(r"<(vnuma:partition|numa)\b.*?</\1>", "", text, flags=re.DOTALL)
+    gone = r"<(vcpupin|emulatorpin|iothreadpin|memnode|topology|memory mode|memory nodeset)\b[^>]*>"
+    rest = re.sub(gone, "", rest)
+    rest = re.sub(r"</?(metadata|cputune|numatune|cpu)\b[^>]*>|<vcpu\b[^>]*>", "", rest)
+    return [piece.strip() for piece in re.split(r"(?<=>)|(?=<)", rest) if piece.strip()]
+
+
+@EXAMPLES
+@given(hosts(), definitions(), policies(), st.data())
+def test_every_other_piece_of_text_stays(
+    count_example: Callable[[], None], host: Host, text: str, policy: Policy, data: st.DataObject
+) -> None:
+    """Comments, CDATA, entities and either quotes, wherever they are put."""
+    count_example()
+    extras = ["<!-- <x> 'a' -->", "<?p <x>?>", '<e a="b\'c" />', "<t>&lt;&#65;é<![CDATA[<&]]></t>"]
+    for place in ("</name>", "</os>", "<devices>", "</devices>"):
+        extra = data.draw(st.sampled_from(["", "", *extras]))
+        text = text.replace(place, place + extra, 1)
+    definition = read_definition(text)
+    edited, layout = _edited(definition, host, replace(policy, cpu_mode="keep"))
+    if layout is not None:
+        assert _pieces(edited) == _pieces(text)
+        assert _pieces(restored(read_definition(edited))) == _pieces(text)
+
+
+@EXAMPLES
+@given(hosts(), st.integers(1, 4), st.data())
+def test_a_newcomer_moves_nobody(
+    count_example: Callable[[], None], host: Host, count: int, data: st.DataObject
+) -> None:
+    """With mixed policies exclusive pins never collide, and who sits well stays."""
+    count_example()
+    policy = st.builds(replace, policies(), pinning=st.sampled_from(["core", "cpu", "cpu"]))
+    pairs = []
+    for index in range(count):
+        guest = replace(data.draw(guests(name=f"m{index}")), vcpu_pins=(), hugepages=())
+        pairs.append((replace(guest, vcpus=data.draw(st.integers(1, 8))), data.draw(policy)))
+    answers = _planned(host, pairs)
+    seated = [
+        (replace(guest, vcpu_pins=tuple(enumerate(answer.vcpu_pins))), asked)
+        for (guest, asked), answer in zip(pairs, answers)
+        if isinstance(answer, Layout)
+    ]
+    layouts = [answer for answer in answers if isinstance(answer, Layout)]
+    _assert_exclusive(list(zip(seated, layouts)))
+    newcomer = replace(data.draw(guests(name=data.draw(st.sampled_from("az")))), vcpu_pins=())
+    whole = [*seated, (newcomer, data.draw(policy))]
+    again = _planned(host, whole)
+    assert again[:-1] == layouts
+    _assert_exclusive([(p, one) for p, one in zip(whole, again) if isinstance(one, Layout)])
+
+
+def _assert_exclusive(planned: list[tuple[tuple[Guest, Policy], Layout]]) -> None:
+    owner: dict[int, tuple[str, int]] = {}
+    for (guest, policy), layout in planned:
+        width = 1 if policy.distribution == "round_robin" else layout.topology.threads
+        for vcpu, pins in enumerate(layout.vcpu_pins):
+            mine = (guest.name, vcpu // width if policy.pinning == "core" else vcpu)
+            assert all(owner.setdefault(cpu, mine) == mine for cpu in pins)
 
 
 @EXAMPLES
