@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.kvm.vnuma.plugins.filter.partition_domain import partition_domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     read_definition,
     read_guest,
@@ -76,3 +77,53 @@ def test_and_back(host: Callable[[str], Host]) -> None:
         changed = partitioned(definition, layout, policy)
         assert changed != text
         assert restored(read_definition(changed)) == text
+
+
+DISTANCES = """\
+10 21 31 21 21 31 31 31
+21 10 21 31 31 21 31 31
+31 21 10 21 31 31 21 31
+21 31 21 10 31 31 31 21
+21 31 31 31 10 21 21 31
+31 21 31 31 21 10 31 21
+31 31 21 31 21 31 10 21
+31 31 31 21 31 21 21 10
+"""
+
+
+def test_the_host_is_the_mails(host: Callable[[str], Host]) -> None:
+    """Its lscpu, node by node, and the distances that its listing has."""
+    nodes = host("rfc-8n240c").nodes
+    assert len(nodes) == 8
+    for index, (node, row) in enumerate(zip(nodes, DISTANCES.splitlines())):
+        first = 15 * index
+        assert node.id == index
+        assert node.cpus == (*range(first, first + 15), *range(first + 120, first + 135))
+        assert node.cores == tuple((cpu, cpu + 120) for cpu in range(first, first + 15))
+        assert [value for _node, value in node.distances] == [int(one) for one in row.split()]
+    assert host("rfc-8n240c").threads_per_core == 2
+
+
+def test_the_mails_own_switch() -> None:
+    """check='numa' gives the listing too, with the check that every libvirt takes."""
+    capabilities = (FIXTURES.parents[1] / "hosts/rfc-8n240c.xml").read_text(encoding="utf-8")
+    asked = _read("before").replace("check='none'", "check='numa'")
+    ours = etree.fromstring(partition_domain(asked, capabilities, **RFC))
+    mail = etree.fromstring(_read("after"))
+    for path in ("cputune", "cpu/topology", "cpu/numa"):
+        assert _tree(ours.find(path)) == _tree(mail.find(path)), path
+    assert mail.find("cpu").get("check") == "numa"
+    assert dict(ours.find("cpu").attrib) == {"mode": "host-passthrough", "check": "none"}
+
+
+def test_the_mails_listing_is_partitioned_like_any_other(host: Callable[[str], Host]) -> None:
+    """Who has the listing already gets the same cells from it, and it back but for the switch."""
+    text = _read("after")
+    definition = read_definition(text)
+    policy = policy_from_options(RFC)
+    guest = read_guest(definition, 2048)
+    assert (guest.vcpus, guest.memory_kib) == (16, 67108864)
+    changed = partitioned(definition, plan(guest, host("rfc-8n240c"), policy), policy)
+    for path in ("cputune", "cpu/topology", "cpu/numa"):
+        assert _tree(etree.fromstring(changed).find(path)) == _tree(definition.root.find(path))
+    assert restored(read_definition(changed)) == text.replace("check='numa'", "check='none'")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,6 +50,25 @@ def test_the_rfcs_switch() -> None:
         (ANUMA, CAPABILITIES, {"cells": 17}, "guest anuma: 16 vCPUs cannot fill 17 cells"),
         (ANUMA, CAPABILITIES, {"cels": 1}, "option 'cels' is not known"),
         ("<!DOCTYPE a><domain/>", CAPABILITIES, {}, "entities are not accepted"),
+        (ANUMA, "", {}, "the capabilities document is not well-formed XML"),
+        (ANUMA, [], {}, "host is []; give ansible_facts.vnuma_host"),
+        (ANUMA, {}, {}, "host.nodes is None; give a list as vnuma_facts returns it."),
+        (b"<domain/>", CAPABILITIES, {}, "takes a domain definition as text, not bytes."),
+        ("", CAPABILITIES, {"state": "absent"}, "the domain definition is not well-formed XML"),
+        (ANUMA, CAPABILITIES, {"state": "gone"}, "state 'gone' is not known"),
+        (ANUMA, CAPABILITIES, {"nodes": "0,8"}, "guest anuma: host node 8 of nodes '0,8' does not"),
+        (
+            ANUMA.replace(">16</vcpu>", "/>"),
+            CAPABILITIES,
+            {},
+            "guest anuma: <vcpu> is 'None', where a number belongs.",
+        ),
+        (
+            ANUMA.replace("<os>", "<cputune><emulatorpin cpuset='x'/></cputune><os>"),
+            CAPABILITIES,
+            {},
+            "guest anuma: 'x' is not a set of numbers",
+        ),
     ],
 )
 def test_refusals(xml: Any, host: Any, options: dict[str, Any], sentence: str) -> None:
@@ -57,3 +77,37 @@ def test_refusals(xml: Any, host: Any, options: dict[str, Any], sentence: str) -
         partition_domain(xml, host, **options)
     assert sentence in str(raised.value)
     assert "partition_domain" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_warnings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the planner warns of reaches the user, with the guest's name."""
+    shown: list[str] = []
+    monkeypatch.setattr(
+        "ansible_collections.kvm.vnuma.plugins.filter.partition_domain.Display",
+        lambda: SimpleNamespace(warning=shown.append),
+    )
+    partition_domain(ANUMA, CAPABILITIES, cells=2)
+    partition_domain(ANUMA, CAPABILITIES)
+    assert shown == ["guest anuma: cells 2 leaves host nodes 2-7 unused."]
+
+
+def test_without_lxml(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A controller without lxml is told what to install."""
+    monkeypatch.setattr(
+        "ansible_collections.kvm.vnuma.plugins.filter.partition_domain.LXML_IMPORT_ERROR", "no"
+    )
+    with pytest.raises(AnsibleFilterError) as raised:
+        partition_domain(ANUMA, CAPABILITIES)
+    assert "partition_domain needs lxml on the controller; install it" in str(raised.value)
+
+
+def test_numbers_as_yaml_has_them() -> None:
+    """Integers and lists mean what they say."""
+    text = partition_domain(ANUMA, CAPABILITIES, nodes=[0, 1], cells=2, threads=2, reserved_cpus=0)
+    assert (
+        partition_domain(
+            ANUMA, CAPABILITIES, nodes="0-1", cells="2", threads="2", reserved_cpus="0"
+        )
+        == text
+    )

@@ -24,6 +24,12 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import CpusetErr
         (" 0 , 2 - 3 ", (0, 2, 3)),
         ("16383", (16383,)),
         ("0-1,^1,1", (0, 1)),
+        ("0-16383,^1-16383", (0,)),
+        ("007", (7,)),
+        ("0" * 5000, (0,)),
+        ("0" * 5000 + "16383", (16383,)),
+        ("0-0", (0,)),
+        ("\t0 -\n1", (0, 1)),
     ],
 )
 def test_reads(text: str, ids: tuple[int, ...]) -> None:
@@ -49,6 +55,20 @@ def test_reads(text: str, ids: tuple[int, ...]) -> None:
         ("1,^1", "'1,^1' leaves nothing in the set."),
         ("16384", "16384 in '16384' is over 16383"),
         ("0-4000000000", "4000000000 in '0-4000000000' is over 16383"),
+        ("0-16384", "16384 in '0-16384' is over 16383, the highest id libvirt knows."),
+        ("^0-16384", "is over 16383"),
+        ("9" * 5000, "is over 16383"),
+        ("0-1,", "'0-1,' is not a set of numbers"),
+        (",0", "',0' is not a set of numbers"),
+        ("0--1", "'0--1' is not a set of numbers"),
+        ("0-1-2", "'0-1-2' is not a set of numbers"),
+        ("^", "'^' is not a set of numbers"),
+        ("^^0", "'^^0' is not a set of numbers"),
+        ("0 1", "'0 1' is not a set of numbers"),
+        ("1_0", "'1_0' is not a set of numbers"),
+        ("+1", "'+1' is not a set of numbers"),
+        ("0-3,^1-4", "'^1-4' in '0-3,^1-4' excludes what is not in the set"),
+        ("0-3,^3-1", "'^3-1' in '0-3,^3-1' counts down; write '1-3'."),
     ],
 )
 def test_refuses(text: str, sentence: str) -> None:
@@ -65,3 +85,9 @@ def test_refuses(text: str, sentence: str) -> None:
 def test_writes(ids: tuple[int, ...], text: str) -> None:
     """As libvirt does: runs joined, ascending."""
     assert format_cpuset(ids) == text
+
+
+@pytest.mark.parametrize("text", ["0", "0-1", "0,2", "0-14,120-134", "0,2,4-5,7", "16383"])
+def test_back_and_forth(text: str) -> None:
+    """What libvirt writes is read and written alike."""
+    assert format_cpuset(parse_cpuset(text)) == text

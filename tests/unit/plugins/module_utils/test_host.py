@@ -164,6 +164,22 @@ def test_capabilities_that_are_none(text: str, sentence: str) -> None:
         ({"nodes": [{"id": 0, "distances": {"a": 1}}]}, "host node 0: distances is 'a'"),
         ({"nodes": [{"id": 0, "hugepages": [1]}]}, "host node 0: hugepages has 1"),
         ({"nodes": [{"id": 0, "hugepages": [{"size_kib": 0}]}]}, "hugepages[].size_kib is 0"),
+        ({"nodes": [{"id": 0, "hugepages": 5}]}, "host node 0: hugepages is 5; give a list."),
+        ({"nodes": [{"id": True}]}, "host.nodes[].id is True"),
+        ({"nodes": [{"id": -1}]}, "host.nodes[].id is -1"),
+        ({"nodes": [{"id": None}]}, "host.nodes[].id is None"),
+        ({"nodes": [{}]}, "host.nodes has {}; each node is a dictionary with an 'id'."),
+        ({"nodes": [{"id": 0, "cpus": True}]}, "host node 0: cpus: 'True' is not a set"),
+        ({"nodes": [{"id": 0, "cpus": "9" * 5000}]}, "host node 0: cpus: "),
+        ({"nodes": [{"id": 0, "cpus": ["x"]}]}, "host node 0: cpus is 'x'"),
+        ({"nodes": [{"id": 0, "memory_kib": 1.5}]}, "host node 0: memory_kib is 1.5"),
+        ({"nodes": [{"id": 0, "free_kib": "much"}]}, "host node 0: free_kib is 'much'"),
+        ({"nodes": [{"id": 0, "socket_ids": ["x"]}]}, "host node 0: socket_ids is 'x'"),
+        ({"nodes": [{"id": 0, "distances": {"0": None}}]}, "distances[0] is None"),
+        ({"nodes": [], "hugepage_default_kib": "big"}, "host.hugepage_default_kib is 'big'"),
+        ({"nodes": "x" * 500}, "host.nodes is 'xxx"),
+        # Two guests that were each given a core of their own would share it.
+        ({"nodes": [{"id": 0, "cpus": "0-3", "cores": ["0-1", "1-2"]}]}, "host node 0: cores"),
     ],
 )
 def test_facts_that_are_none(facts: object, sentence: str) -> None:
@@ -171,6 +187,7 @@ def test_facts_that_are_none(facts: object, sentence: str) -> None:
     with pytest.raises(HostError) as raised:
         host_from_facts(facts)
     assert sentence in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_facts_by_hand_need_little() -> None:
@@ -178,3 +195,32 @@ def test_facts_by_hand_need_little() -> None:
     made = host_from_facts({"nodes": [{"id": 1, "cpus": "4-7", "memory_kib": 1024}, {"id": 0}]})
     assert [node.id for node in made.nodes] == [0, 1]
     assert made.nodes[1].cores == ((4,), (5,), (6,), (7,))
+
+
+def test_facts_in_any_order(host: Callable[[str], Host]) -> None:
+    """Neither the order of nodes nor that of keys, nor keys as numbers, make another host."""
+    facts = json.loads(json.dumps(host_to_facts(host("asymmetric-4n16c"))))
+    turned = {key: facts[key] for key in reversed(facts)}
+    turned["nodes"] = [
+        {
+            **{key: node[key] for key in reversed(node)},
+            "distances": {int(key): str(node["distances"][key]) for key in node["distances"]},
+            "cpus": [int(cpu) for cpu in _ids(node["cpus"])],
+        }
+        for node in reversed(facts["nodes"])
+    ]
+    assert host_from_facts(turned) == host("asymmetric-4n16c")
+
+
+def test_offline_cpus_are_not_there() -> None:
+    """A pCPU without siblings is offline; siblings that are offline are no threads."""
+    cpus = (
+        "<cpu id='0' socket_id='0' siblings='0-1'/><cpu id='1'/>"
+        "<cpu id='2' socket_id='0' siblings='2-3'/><cpu id='3' socket_id='0' siblings='2-3'/>"
+    )
+    (node,) = parse_capabilities(
+        "<capabilities><host><topology><cells><cell id='5'><memory>1024</memory>"
+        f"<cpus>{cpus}</cpus></cell></cells></topology></host></capabilities>"
+    ).nodes
+    assert (node.id, node.cpus, node.cores) == (5, (0, 2, 3), ((0,), (2, 3)))
+    assert (node.threads, node.socket_ids, node.distances) == (2, (0,), ())

@@ -393,3 +393,120 @@ def test_cells_without_vcpus_at_boot_are_named(host: HostOf, guest: GuestOf) -> 
     (warning,) = _plan(hotplug, host("all-ten-4n16c")).warnings
     assert warning.startswith("cells 2-3 have no vCPU at boot, since 8 of 16 vCPUs are online")
     assert _plan(hotplug, host("all-ten-4n16c"), distribution="interleave").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("distribution", "vcpus", "threads", "topology"),
+    [
+        ("contiguous", 16, "auto", (4, 1, 2, 2)),
+        ("contiguous", 16, 1, (4, 1, 4, 1)),
+        ("contiguous", 16, 2, (4, 1, 2, 2)),
+        ("contiguous", 16, 4, (4, 1, 1, 4)),
+        ("contiguous", 16, 8, None),
+        ("contiguous", 18, "auto", (9, 1, 1, 2)),
+        ("contiguous", 17, "auto", (17, 1, 1, 1)),
+        ("contiguous", 17, 2, None),
+        ("contiguous", 6, "auto", (6, 1, 1, 1)),
+        ("contiguous", 6, 2, None),
+        ("interleave", 16, "auto", (16, 1, 1, 1)),
+        ("interleave", 16, 1, (16, 1, 1, 1)),
+        ("interleave", 16, 2, None),
+        ("interleave", 7, "auto", (7, 1, 1, 1)),
+        ("round_robin", 16, "auto", (4, 1, 2, 2)),
+        ("round_robin", 16, 1, (4, 1, 4, 1)),
+        ("round_robin", 16, 4, (4, 1, 1, 4)),
+        ("round_robin", 16, 8, None),
+        ("round_robin", 12, "auto", (4, 1, 3, 1)),
+        ("round_robin", 12, 2, None),
+        ("round_robin", 17, "auto", (17, 1, 1, 1)),
+    ],
+)
+def test_threads(
+    host: HostOf,
+    guest: GuestOf,
+    distribution: str,
+    vcpus: int,
+    threads: object,
+    topology: tuple[int, int, int, int] | None,
+) -> None:
+    """auto takes the host's two where they fit; a number is taken at its word, or refused."""
+    options = {"distribution": distribution, "threads": threads, "nodes": "0-3"}
+    if topology is None:
+        assert f"threads {threads}" in _refusal(guest(vcpus), host("rfc-8n240c"), **options)
+        return
+    assert _topology(_plan(guest(vcpus), host("rfc-8n240c"), **options)) == topology
+
+
+@pytest.mark.parametrize("distribution", ["contiguous", "interleave", "round_robin"])
+@pytest.mark.parametrize(("vcpus", "fits"), [(16, True), (15, False), (17, False), (4, True)])
+def test_remainder_of_vcpus(
+    host: HostOf, guest: GuestOf, distribution: str, vcpus: int, fits: bool
+) -> None:
+    """fail refuses what spread would spread, and nothing else."""
+    options = {"distribution": distribution, "nodes": "0-3", "remainder": "fail"}
+    if fits:
+        sizes = {len(c.vcpus) for c in _plan(guest(vcpus), host("rfc-8n240c"), **options).cells}
+        assert sizes == {vcpus // 4}
+        return
+    assert f"{vcpus} vCPUs do not divide evenly over 4 cells; make it a multiple of 4" in _refusal(
+        guest(vcpus), host("rfc-8n240c"), **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("memory_kib", "huge", "count", "fits"),
+    [
+        (128 * 1024, (), 128, True),
+        (128 * 1024 - 1, (), 128, False),
+        (4 * 2048, (HugepageUse(2048),), 4, True),
+        (4 * 2048 - 1, (HugepageUse(2048),), 4, False),
+        (4 * 2048 + 1, (HugepageUse(2048),), 4, False),
+        (2 << 20, (HugepageUse(1 << 20),), 2, True),
+        ((2 << 20) - 2048, (HugepageUse(1 << 20),), 2, False),
+    ],
+)
+def test_one_granule_short(
+    host: HostOf, guest: GuestOf, memory_kib: int, huge: Any, count: int, fits: bool
+) -> None:
+    """A granule for every cell is enough, a KiB less is not."""
+    small = guest(128, memory_kib, hugepages=huge)
+    options = {"cells": count, "memory_mode": "none"}
+    if fits:
+        layout = _plan(small, host("rfc-8n240c"), **options)
+        assert {cell.memory_kib for cell in layout.cells} == {memory_kib // count}
+        return
+    assert f"{memory_kib} KiB of memory" in _refusal(small, host("rfc-8n240c"), **options)
+
+
+def test_sentences_name_the_guests_own_page(host: HostOf, guest: GuestOf) -> None:
+    """On ppc64 cells are dealt in 256 MiB, which is not the size of a hugepage."""
+    odd = guest(8, (1 << 20) + 16384, arch="ppc64le", hugepages=(HugepageUse(16384),))
+    said = _refusal(odd, host("edited-ppc64-16n"), cells=2, memory_mode="none")
+    assert "hugepage of 262144 KiB" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "emulator", "iothreads"),
+    [
+        ({}, None, None),
+        ({"emulator_pinning": "nodes"}, None, None),
+        ({"iothread_pinning": "nodes"}, None, None),
+        ({"emulator_pinning": "0-1"}, (0, 1), None),
+    ],
+)
+def test_helpers_without_topology(
+    host: HostOf, guest: GuestOf, options: dict[str, Any], emulator: Any, iothreads: Any
+) -> None:
+    """Without nodes there is nowhere to pin to but a cpuset."""
+    layout = _plan(guest(iothread_ids=(1,)), host("edited-no-topology"), **options)
+    assert (layout.emulator_pins, layout.iothread_pins) == (emulator, iothreads)
+
+
+def test_reserved_cpus_matter_only_to_pins(host: HostOf, guest: GuestOf) -> None:
+    """A node without an unreserved pCPU still has memory for a guest that is not pinned."""
+    options = {"reserved_cpus": "0-14,120-134", "pinning": "none"}
+    assert len(_plan(guest(), host("rfc-8n240c"), **options).cells) == 8
+    for helper in ("emulator_pinning", "iothread_pinning"):
+        assert "leaves no pCPU of host node 0 to pin to" in _refusal(
+            guest(), host("rfc-8n240c"), **options, **{helper: "nodes"}
+        )

@@ -183,3 +183,52 @@ def test_what_counts_as_exclusive(
 ) -> None:
     """One pCPU, or threads of one core; anything wider shares."""
     assert exclusive_cpus(host("rfc-8n240c"), pins) == taken
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (2, 0, 1)])
+def test_who_does_not_fit_does_not_depend_on_the_order(
+    host: HostOf, guest: GuestOf, order: tuple[int, ...]
+) -> None:
+    """By name the first two get their cores; the third is told with figures, and by its name."""
+    policy = policy_from_options({"pinning": "core", "nodes": "0"})
+    guests = [guest(14, name=name) for name in "abc"]
+    answers = plan_guests([(guests[i], policy) for i in order], host("rfc-8n240c"))
+    by_name = dict(zip(("abc"[i] for i in order), answers))
+    assert isinstance(by_name["a"], Layout)
+    assert isinstance(by_name["b"], Layout)
+    assert str(by_name["c"]) == (
+        "guest c: pinning 'core' needs 7 cores with 2 free threads on host node 0, which has 1 "
+        "left (pCPUs reserved or taken by other guests: 0-13,120-133); give the guest fewer "
+        "vCPUs, use more nodes, or set pinning to 'node'."
+    )
+    assert by_name["b"].vcpu_pins[0] == (7, 127)
+
+
+@pytest.mark.parametrize("pinning", ["core", "cpu"])
+def test_two_names_alike_are_told_apart(host: HostOf, guest: GuestOf, pinning: str) -> None:
+    """By UUID, so that the order of the list still does not matter."""
+    policy = policy_from_options({"pinning": pinning, "nodes": "0"})
+    one, two = (guest(2, name="a", uuid=uuid) for uuid in ("1", "2"))
+    first = plan_guests([(one, policy), (two, policy)], host("rfc-8n240c"))
+    assert first == plan_guests([(two, policy), (one, policy)], host("rfc-8n240c"))[::-1]
+
+
+def test_cells_on_one_node_share_its_cores(host: HostOf, guest: GuestOf) -> None:
+    """Two cells on one node take cores of that node, and never the same."""
+    options = {"pinning": "cpu", "nodes": "0-1", "cells": 4}
+    layout = plan(guest(16), host("rfc-8n240c"), policy_from_options(options))
+    assert [cell.pins for cell in layout.cells] == [
+        (0, 1, 120, 121),
+        (15, 16, 135, 136),
+        (2, 3, 122, 123),
+        (17, 18, 137, 138),
+    ]
+
+
+def test_pcpus_that_two_nodes_claim_are_given_once(host: HostOf, guest: GuestOf) -> None:
+    """A host that counts a core to two nodes still gives it away once."""
+    layout = plan(
+        guest(6), host("edited-overlapping-cpus"), policy_from_options({"pinning": "core"})
+    )
+    taken = layout.vcpu_pins[::2]
+    assert len(set(taken)) == len(taken) == 3

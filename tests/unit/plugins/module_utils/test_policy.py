@@ -40,6 +40,20 @@ def test_defaults() -> None:
         ({"reserved_cpus": "0,120"}, "reserved_cpus", (0, 120)),
         ({"reserved_cpus": ""}, "reserved_cpus", ()),
         ({"reserved_cpus": 0}, "reserved_cpus", (0,)),
+        ({"reserved_cpus": []}, "reserved_cpus", ()),
+        ({"reserved_cpus": [1, "4-5"]}, "reserved_cpus", (1, 4, 5)),
+        ({"reserved_cpus": None}, "reserved_cpus", ()),
+        ({"nodes": None}, "nodes", None),
+        ({"nodes": (3, 1)}, "nodes", (1, 3)),
+        ({"nodes": ["0-1", 3]}, "nodes", (0, 1, 3)),
+        ({"nodes": "16383"}, "nodes", (16383,)),
+        ({"cells": None}, "cells", None),
+        ({"cells": " 4 "}, "cells", 4),
+        ({"threads": 1024}, "threads", 1024),
+        ({"threads": None}, "threads", None),
+        ({"emulator_pinning": 3}, "emulator_pinning", (3,)),
+        ({"emulator_pinning": [1, 0]}, "emulator_pinning", (0, 1)),
+        ({"emulator_pinning": "none"}, "emulator_pinning", "none"),
     ],
 )
 def test_values(options: dict[str, Any], attribute: str, value: object) -> None:
@@ -74,6 +88,31 @@ def test_choices(option: str) -> None:
         ({"emulator_pinning": "node"}, "It takes 'none', 'nodes' or a cpuset such as '0-1'."),
         ({"reserved_cpus": "5-"}, "reserved_cpus: '5-' is not a set of numbers"),
         ({"pining": "node"}, "option 'pining' is not known; the options are cells,"),
+        ({"cells": [4]}, "cells '[4]' cannot be"),
+        ({"cells": 4.0}, "cells '4.0' cannot be"),
+        ({"cells": ""}, "cells '' cannot be"),
+        ({"cells": "9" * 5000}, "cannot be; give a whole number from 1 to 128."),
+        # What Python reads as a number, and nobody writes.
+        ({"cells": "1_0"}, "cells '1_0' cannot be"),
+        ({"cells": "\u0663"}, "cells '\u0663' cannot be"),
+        ({"threads": 1025}, "threads '1025' cannot be"),
+        ({"threads": False}, "threads 'False' cannot be"),
+        ({"threads": "Auto"}, "threads 'Auto' cannot be"),
+        ({"nodes": []}, "nodes: '' is not a set of numbers"),
+        ({"nodes": ["all"]}, "nodes: 'all' is not a set of numbers"),
+        ({"nodes": "16384"}, "nodes: 16384 in '16384' is over 16383"),
+        ({"nodes": 1.5}, "nodes: '1.5' is not a set of numbers"),
+        ({"nodes": -1}, "nodes: '-1' is not a set of numbers"),
+        ({"nodes": "9" * 5000}, "nodes: "),
+        ({"emulator_pinning": True}, "emulator_pinning 'True' is not 'none', 'nodes' or a cpuset"),
+        ({"emulator_pinning": []}, "emulator_pinning: '' is not a set of numbers"),
+        ({"reserved_cpus": False}, "reserved_cpus 'False' is not a cpuset such as '0-1,8'."),
+        ({"reserved_cpus": {}}, "reserved_cpus '{}' is not a cpuset"),
+        ({"pinning": True}, "pinning 'True' is not known; use node, core, cpu or none."),
+        ({"distances": False}, "distances 'False' is not known; use host or none."),
+        ({"memory_mode": ["strict"]}, "memory_mode '['strict']' is not known; use strict,"),
+        ({"state": "Present"}, "state 'Present' is not known; use present or absent."),
+        ({"remainder": 0}, "remainder '0' is not known; use spread or fail."),
     ],
 )
 def test_refuses(options: dict[str, Any], sentence: str) -> None:
@@ -95,3 +134,31 @@ def test_record_has_what_differs() -> None:
         "reserved_cpus": "0",
         "threads": "1",
     }
+
+
+@pytest.mark.parametrize("option", sorted(DEFAULTS))
+@pytest.mark.parametrize(
+    "value",
+    ["a\nb", "\n", "x" * 500, -1, 1.5, True, False, [], {}, [[]], [None], {"a": 1}, "\ud800"],
+    ids=repr,
+)
+def test_whatever_is_given(option: str, value: object) -> None:
+    """A policy, or one sentence on one line that begins with the option."""
+    said = option
+    try:
+        policy = policy_from_options({option: value})
+        assert policy_from_options(policy_to_record(policy)) == policy
+    except PolicyError as error:
+        said = str(error)
+    assert said.startswith(option)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("option", sorted(set(CHOICES) - {"state"}))
+def test_every_choice_is_recorded(option: str) -> None:
+    """What is on record is the same policy when it is read again."""
+    for value in CHOICES[option]:
+        policy = policy_from_options({option: value})
+        record = policy_to_record(policy)
+        assert record == ({} if value == DEFAULTS[option] else {option: value})
+        assert policy_from_options(record) == policy

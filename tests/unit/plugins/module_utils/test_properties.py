@@ -60,13 +60,14 @@ EXAMPLES = settings(
 @st.composite
 def hosts(draw: st.DrawFn) -> Host:
     """Hosts with sparse ids, odd cores, missing memory, pCPUs and distances."""
-    ids = sorted(draw(st.sets(st.integers(0, 90), min_size=0, max_size=9)))
+    count = draw(st.sampled_from([0, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 6, 8, 8]))
+    ids = sorted(draw(st.sets(st.integers(0, 90), min_size=count, max_size=count)))
     smt = draw(st.sampled_from([1, 1, 2, 2, 4, 8]))
     nodes, next_cpu = [], 0
     for node_id in ids:
         cores = []
-        for _core in range(draw(st.sampled_from([0, 1, 2, 2, 3, 4, 6]))):
-            online = smt if draw(st.booleans()) else draw(st.integers(1, smt))
+        for _core in range(draw(st.sampled_from([0, 1, 2, 3, 4, 4, 6, 6, 8, 8, 12, 16]))):
+            online = smt if draw(st.integers(0, 9)) else draw(st.integers(1, smt))
             cores.append(tuple(range(next_cpu, next_cpu + online)))
             next_cpu += smt
         distances = tuple(
@@ -79,7 +80,7 @@ def hosts(draw: st.DrawFn) -> Host:
             Node(
                 id=node_id,
                 cpus=tuple(sorted(cpu for core in cores for cpu in core)),
-                memory_kib=draw(st.sampled_from([0, 1 << 20, 1 << 24, 12345677])),
+                memory_kib=draw(st.sampled_from([0, *[1 << 20, 1 << 24, 12345677] * 3])),
                 hugepages=pools,
                 distances=distances,
                 cores=tuple(cores),
@@ -92,15 +93,21 @@ def hosts(draw: st.DrawFn) -> Host:
 @st.composite
 def guests(draw: st.DrawFn, name: str = "anuma") -> Guest:
     """Guests of any size, some with hugepages, pins and iothreads."""
-    vcpus = draw(st.integers(1, 40))
+    vcpus = draw(st.one_of(st.sampled_from([8, 12, 16, 18, 24, 32, 40]), st.integers(1, 40)))
+    hugepages = draw(st.sampled_from([(), (), (), (HugepageUse(2048),)]))
+    memory_kib = draw(st.sampled_from([1 << 22, 1 << 23, 1 << 24, 3 << 22]))
+    if not hugepages or not draw(st.integers(0, 5)):
+        memory_kib += draw(st.sampled_from([0, 0, 1, 1023, 1024, 999999]))
+    if not draw(st.integers(0, 15)):
+        memory_kib = draw(st.integers(1, 1 << 14))
     pins = draw(st.dictionaries(st.integers(0, vcpus - 1), st.integers(0, 60), max_size=5))
     return Guest(
         name=name,
         uuid="",
         arch=draw(st.sampled_from(["x86_64", "x86_64", "ppc64le"])),
         vcpus=vcpus,
-        memory_kib=draw(st.one_of(st.integers(1, 1 << 26), st.sampled_from([1 << 22, 1 << 24]))),
-        hugepages=draw(st.sampled_from([(), (), (), (HugepageUse(2048),)])),
+        memory_kib=memory_kib,
+        hugepages=hugepages,
         iothread_ids=tuple(range(1, draw(st.integers(0, 3)) + 1)),
         vcpu_pins=tuple((vcpu, (cpu,)) for vcpu, cpu in sorted(pins.items())),
     )
@@ -114,9 +121,11 @@ def policies(draw: st.DrawFn) -> Policy:
         for option, values in CHOICES.items()
         if option != "state"
     }
-    options["remainder"] = draw(st.sampled_from(["spread", "spread", "spread", "fail"]))
-    options["cells"] = draw(st.sampled_from([None, None, 1, 2, 3, 5, 8]))
-    options["threads"] = draw(st.sampled_from(["auto", "auto", 1, 2]))
+    options["remainder"] = draw(st.sampled_from([*["spread"] * 7, "fail"]))
+    options["cells"] = draw(st.sampled_from([None, None, None, None, 1, 2, 3, 5, 8]))
+    options["threads"] = draw(st.sampled_from(["auto", "auto", "auto", "auto", 1, 2]))
+    if options["distribution"] == "interleave" and draw(st.integers(0, 5)):
+        options["threads"] = "auto"
     options["emulator_pinning"] = draw(st.sampled_from(["none", "nodes", "0"]))
     options["reserved_cpus"] = draw(st.sampled_from([None, None, "0", "1-3"]))
     return policy_from_options(options)
@@ -131,6 +140,8 @@ def _planned(host: Host, pairs: list[tuple[Guest, Policy]]) -> list[Layout | Lay
             assert said.startswith("guest ")
             assert said.endswith(".")
         event("refused" if isinstance(answer, LayoutError) else "planned")
+        if isinstance(answer, Layout) and len(answer.cells) > 1:
+            event("planned with several cells")
     return answers
 
 
@@ -247,7 +258,7 @@ def test_order_does_not_matter(
 
 
 def _xml(draw: st.DrawFn) -> str:
-    vcpus = draw(st.integers(1, 24))
+    vcpus = draw(st.one_of(st.sampled_from([8, 16, 24]), st.integers(1, 24)))
     memory = draw(st.sampled_from([1 << 22, 1 << 23, 1000001]))
     parts = {
         "metadata": ["", "<metadata><a:b xmlns:a='urn:a'>x</a:b></metadata>"],

@@ -1,0 +1,35 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Errors: who they are about is said once, on one line."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
+    CpusetError,
+    DomainError,
+    HostError,
+    HypervisorError,
+    LayoutError,
+    PolicyError,
+    VnumaError,
+)
+
+
+@pytest.mark.parametrize(
+    "kind", [CpusetError, DomainError, HostError, HypervisorError, LayoutError, PolicyError]
+)
+def test_the_guest_is_named_once(kind: type[VnumaError]) -> None:
+    """By whoever knows it first."""
+    error = kind("it is so.")
+    assert (str(error), error.guest) == ("it is so.", None)
+    assert str(error.for_guest("a")) == "guest a: it is so."
+    assert str(error.for_guest("b")) == "guest a: it is so."
+    assert error.for_guest("b") is error
+    assert error.message == "it is so."
+    assert str(kind("it is so.", guest="c")) == "guest c: it is so."
+
+
+def test_one_line() -> None:
+    """Values may have line breaks, sentences have none."""
+    assert str(VnumaError("'a\nb\r\n c' is not it.", guest="d")) == "guest d: 'a b c' is not it."
