@@ -73,7 +73,8 @@ def _number(token: str, text: str) -> int:
     # str.isdigit() alone would let superscripts and other scripts' digits through to int().
     if not (digits.isascii() and digits.isdigit()):
         raise CpusetError(f"'{text}' is not a set of numbers; write it as '0-3,8' or '0-7,^2'.")
-    number = int(digits)
+    # int() refuses thousands of digits; six are enough to be over.
+    number = int(digits.lstrip("0")[:6] or 0)
     if number > MAX_ID:
         raise CpusetError(f"{digits} in '{text}' is over {MAX_ID}, the highest id libvirt knows.")
     return number

@@ -19,7 +19,8 @@ class VnumaError(Exception):
 
     def __init__(self, message: str, guest: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
+        # Values are quoted as they were given, and may have line breaks.
+        self.message = " ".join(message.split())
         self.guest = guest
 
     def __str__(self) -> str:
