@@ -178,10 +178,10 @@ def test_vcpus_that_are_none(vcpu: str, sentence: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("vcpus", "refused"), [("16384", False), ("16385", True), ("4294967295", True)]
+    ("vcpus", "refused"), [("65535", False), ("65536", True), ("4294967295", True)]
 )
-def test_more_vcpus_than_libvirt_can_pin(vcpus: str, refused: bool) -> None:
-    """What is over libvirt's own ceiling is refused before it eats the memory."""
+def test_more_vcpus_than_libvirt_takes(vcpus: str, refused: bool) -> None:
+    """What is over the ceiling of libvirt's schema is refused before it eats the memory."""
     definition = read_definition(_domain(vcpu=f"<vcpu current='1'>{vcpus}</vcpu>"))
     if not refused:
         assert read_guest(definition, 2048).vcpus == int(vcpus)
@@ -361,3 +361,29 @@ def test_the_diff_has_what_is_managed_and_nothing_else(host: HostOf) -> None:
         assert "anuma" in shown
         tags = {element.tag for element in etree.fromstring(shown).iter()}
         assert not tags & {"devices", "graphics", "shares", "memoryBacking", "os"}
+
+
+@pytest.mark.parametrize(
+    ("pages", "options", "fits"),
+    [
+        ("<page size='2048'/>", {}, True),
+        ("", {}, True),
+        ("<page size='2048' nodeset='0-7'/>", {}, True),
+        ("<page size='2048' nodeset='0-7'/>", {"cells": 7}, False),
+        ("<page size='2048' nodeset='0'/><page size='2048'/>", {"cells": 1}, True),
+        ("<page size='2048' nodeset='1'/><page size='2048'/>", {"cells": 1}, False),
+    ],
+)
+def test_hugepages_of_cells(host: HostOf, pages: str, options: dict[str, Any], fits: bool) -> None:
+    """Pages for every cell, or for cells that will be there."""
+    inside = f"<memoryBacking><hugepages>{pages}</hugepages></memoryBacking>"
+    text = _domain(inside, memory="<memory>14680064</memory>")
+    options = {**options, "memory_mode": "none"}
+    if fits:
+        after = _edit(text, host("rfc-8n240c"), **options)
+        assert inside in after
+        assert _edit(after, host("rfc-8n240c"), **options) == after
+        return
+    with pytest.raises(DomainError) as raised:
+        _edit(text, host("rfc-8n240c"), **options)
+    assert str(raised.value).startswith("guest anuma: its hugepages name cells '")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,54 @@ def test_offline_cpus_are_not_there() -> None:
     ).nodes
     assert (node.id, node.cpus, node.cores) == (5, (0, 2, 3), ((0,), (2, 3)))
     assert (node.threads, node.socket_ids, node.distances) == (2, (0,), ())
+
+
+def test_everything_that_is_known_survives(host: Callable[[str], Host]) -> None:
+    """Versions, free memory and free pages too, which capabilities do not have."""
+    known = host("hugepages-2n")
+    assert (known.arch, known.libvirt_version) == ("x86_64", "")
+    nodes = tuple(
+        replace(
+            node,
+            free_kib=5,
+            hugepages=tuple(replace(pool, free=3) for pool in node.hugepages),
+        )
+        for node in known.nodes
+    )
+    whole = replace(
+        known,
+        nodes=nodes,
+        libvirt_version="9.0.0",
+        hypervisor_version="7.2.0",
+        cpu_vendor="AMD",
+        hugepage_default_kib=1048576,
+    )
+    facts = json.loads(json.dumps(host_to_facts(whole)))
+    assert host_from_facts(facts) == whole
+    assert facts["libvirt_version"] == "9.0.0"
+    assert facts["nodes"][0]["free_kib"] == 5
+    assert facts["threads_per_core"] == whole.threads_per_core
+
+
+@pytest.mark.parametrize(
+    ("arch", "sizes", "default"),
+    [
+        ("x86_64", (4, 2048, 1048576), 2048),
+        ("x86_64", (4,), 2048),
+        ("x86_64", (4, 1048576), 1048576),
+        ("aarch64", (64, 2048, 524288), 2048),
+        ("ppc64le", (64, 16384, 16777216), 16384),
+        ("ppc64le", (64, 2048, 1048576), 2048),
+        ("ppc64", (), 16384),
+        ("s390x", (4, 1024), 1024),
+    ],
+)
+def test_default_hugepage(arch: str, sizes: tuple[int, ...], default: int) -> None:
+    """What Linux takes by default, unless the host cannot have it."""
+    pages = "".join(f"<pages unit='KiB' size='{size}'/>" for size in sizes)
+    made = parse_capabilities(
+        f"<capabilities><host><cpu><arch>{arch}</arch>{pages}</cpu></host></capabilities>"
+    )
+    assert (made.arch, made.hugepage_default_kib, made.nodes) == (arch, default, ())
+    if default != 1048576 and 2048 not in sizes:
+        assert host_from_facts({"nodes": [], "arch": arch}).hugepage_default_kib == default

@@ -116,6 +116,7 @@ def test_interleave(host: HostOf, guest: GuestOf) -> None:
         (18, {}, (18, 1, 1, 1), False),
         (16, {"threads": 1}, (8, 1, 2, 1), True),
         (16, {"cells": 1}, (1, 1, 8, 2), False),
+        (16, {"cells": 2}, (2, 1, 4, 2), True),
     ],
 )
 def test_round_robin(

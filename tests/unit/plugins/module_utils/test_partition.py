@@ -403,3 +403,33 @@ def test_the_diff_shows_no_password(fake: FakeHypervisor, call: Call, name: str)
     assert diff["before"] != diff["after"]
     assert SECRET not in repr(diff) + repr(work_to_result(work))
     assert work_to_result(work)["layout"]["cells"][7]["host_node"] == 7
+
+
+def test_guests_of_a_call_keep_their_own_cpus(fake: FakeHypervisor, call: Call) -> None:
+    """What they have themselves is not taken from them the second time."""
+    call(pinning="core", nodes="0-1")
+    assert [work.changed for work in call(pinning="core", nodes="0-1").done] == [False, False]
+
+
+def test_who_is_restored_gives_its_cpus_back(fake: FakeHypervisor, call: Call) -> None:
+    """In the same call already, unless it still runs there."""
+    options = {"pinning": "core", "nodes": "0"}
+    call([{"name": "db"}], **options)
+    live = fake.persistent["db"]
+    entries = [{"name": "anuma"}, {"name": "db", "state": "absent"}]
+    by_name = {work.domain.name: work for work in call(entries, write=False, **options).done}
+    assert by_name["anuma"].layout is not None
+    assert by_name["anuma"].layout.vcpu_pins[0] == (0, 120)
+    fake.live["db"] = live
+    assert "which has 7 left" in _said(call(entries, write=False, **options))[0]
+
+
+def test_pins_that_someone_moved_are_put_back(fake: FakeHypervisor, call: Call) -> None:
+    """A running guest whose pins are not those of its definition has changed, and is corrected."""
+    call()
+    fake.live["anuma"] = fake.persistent["anuma"].replace(
+        "vcpu='3' cpuset='15-29,135-149'", "vcpu='3' cpuset='7'"
+    )
+    (work,) = call([{"name": "anuma"}]).done
+    assert (work.changed, work.restart_required) == (True, False)
+    assert fake.calls == [("pin", "anuma", "vcpupin", 3, (*range(15, 30), *range(135, 150)))]

@@ -232,3 +232,13 @@ def test_pcpus_that_two_nodes_claim_are_given_once(host: HostOf, guest: GuestOf)
     )
     taken = layout.vcpu_pins[::2]
     assert len(set(taken)) == len(taken) == 3
+
+
+def test_what_a_guest_has_counts_as_left_for_it(host: HostOf, guest: GuestOf) -> None:
+    """A guest that sits on one of its two cores is short of one, and the figures say so."""
+    policy = policy_from_options({"pinning": "core", "nodes": "0"})
+    seated = guest(4, vcpu_pins=((0, (3, 123)), (1, (3, 123))))
+    taken = frozenset({*range(15), *range(120, 135)} - {3, 123})
+    with pytest.raises(LayoutError) as raised:
+        plan(seated, host("rfc-8n240c"), policy, taken)
+    assert "needs 2 cores with 2 free threads on host node 0, which has 1 left" in str(raised.value)
