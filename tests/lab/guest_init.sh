@@ -4,6 +4,7 @@
 # The first process of a test guest: says on its console what its kernel sees, then waits.
 #
 # Kernel command line: vnuma.ignore_acpi  keeps running when it is asked to shut down
+#                      vnuma.crash_on_power  crashes when it is asked to shut down
 #                      vnuma.agent        holds the agent's channel open, as an agent would
 #                      vnuma.fill=MIB     fills so much memory on each of its nodes
 /bin/busybox --install -s /bin
@@ -51,7 +52,9 @@ if grep -q vnuma.agent /proc/cmdline; then
 fi
 if ! grep -q vnuma.ignore_acpi /proc/cmdline; then
     mkdir -p /etc/acpi/PWRF
-    printf '#!/bin/sh\npoweroff -f\n' > /etc/acpi/PWRF/00000080
+    action="poweroff -f"
+    grep -q vnuma.crash_on_power /proc/cmdline && action="echo c > /proc/sysrq-trigger"
+    printf '#!/bin/sh\n%s\n' "$action" > /etc/acpi/PWRF/00000080
     chmod +x /etc/acpi/PWRF/00000080
     acpid -d > /dev/null 2>&1 &
 fi

@@ -16,7 +16,7 @@ from fakehost import LabError, lab_root
 
 _HERE = Path(__file__).resolve().parent
 #: Modules that the guest needs for its power button, and for its agent's channel.
-_MODULES = ("button", "evdev", "virtio_pci", "virtio_console")
+_MODULES = ("button", "evdev", "virtio_pci", "virtio_console", "pvpanic-mmio", "pvpanic")
 
 _DOMAIN = """\
 <domain type='{kind}'>
