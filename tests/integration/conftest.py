@@ -53,6 +53,7 @@ class Libvirt:
     def __init__(self, host: FakeHost) -> None:
         self.host = host
         self.uri = host.uri
+        self.socket = host.socket
 
     def virsh(self, *words: str, check: bool = True) -> str:
         """Run virsh against the daemon and return what it printed."""

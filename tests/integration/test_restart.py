@@ -178,26 +178,35 @@ def test_a_crashed_guest_is_kept_for_inspection(bench: Bench) -> None:
     assert bench.state() == "crashed"
 
 
-def test_a_guest_in_the_middle_of_a_job(bench: Bench, tmp_path: Path) -> None:
+def test_a_guest_in_the_middle_of_a_migration(
+    bench: Bench, lab: Callable[..., Libvirt], tmp_path: Path
+) -> None:
     """A migration, a dump or a backup is not cut short."""
     bench.boot()
     bench.partition()
-    bench.libvirt.virsh("migrate-setspeed", "guest", "1")
+    elsewhere = lab("two-socket-2n32c", shim=True)
+    elsewhere.clear()
     with ThreadPoolExecutor() as pool:
-        job = pool.submit(
-            bench.libvirt.virsh, "dump", "--live", "guest", str(tmp_path / "core"), check=False
-        )
-        for _tenth in range(100):
-            if "Unbounded" in bench.libvirt.virsh("domjobinfo", "guest", check=False):
-                break
+        job = pool.submit(_migrate_slowly, bench.libvirt, elsewhere, tmp_path)
+        while "Unbounded" not in bench.libvirt.virsh("domjobinfo", "guest", check=False):
+            assert not job.done(), job.result()
             time.sleep(0.1)
         run = bench.restart()
-        bench.libvirt.virsh("domjobabort", "guest", check=False)
+        bench.libvirt.virsh("domjobabort", "guest")
         job.result()
     assert _action(run)["action"] == "skipped", run.output
     assert "a job (such as a migration or a backup) is at work on it" in run.output
     assert bench.state() == "running"
     assert bench.restart().result["restarted"] == ["guest"]
+
+
+def _migrate_slowly(origin: Libvirt, target: Libvirt, folder: Path) -> str:
+    return origin.virsh(
+        *("migrate", "--live", "--p2p", "--bandwidth", "1", "--unsafe"),
+        *("--desturi", f"qemu+unix:///system?socket={target.socket}"),
+        *("--migrateuri", f"unix://{folder}/migration", "guest"),
+        check=False,
+    )
 
 
 def test_managed_save_is_not_brought_back_silently(bench: Bench) -> None:
@@ -323,7 +332,7 @@ def test_disk_full_where_the_old_definition_is_kept(bench: Bench, tmp_path: Path
     full.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(full)], check=True)
     try:
-        (full / "fill").write_bytes(b"x" * 12288)
+        (full / "fill").write_bytes(b"x" * 16384)
         run = bench.partition(state_dir=str(full))
         left = [path for path in full.rglob("*") if path.suffix == ".xml" or ".xml." in path.name]
     finally:

@@ -41,7 +41,7 @@ _DOMAIN = """\
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <controller type='usb' model='none'/>
     <serial type='file'>
-      <source path='{console}'/>
+      <source path='{console}' append='on'/>
       <target port='0'/>
     </serial>
     {devices}
