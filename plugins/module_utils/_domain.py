@@ -23,15 +23,14 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._xml import (
     parse_xml,
 )
 
-#: Factors of libvirt's units, in bytes (virScaleInteger, src/util/virutil.c).
+#: Factors of libvirt's units, in bytes; it takes them in any case (virScaleInteger,
+#: src/util/virutil.c).
 UNIT_BYTES = {
-    "b": 1,
-    "bytes": 1,
-    **{unit: 1000 ** (i + 1) for i, unit in enumerate(("KB", "MB", "GB", "TB", "PB", "EB"))},
-    **{unit: 1024 ** (i + 1) for i, unit in enumerate(("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))},
-    **{unit: 1024 ** (i + 1) for i, unit in enumerate(("k", "M", "G", "T", "P", "E"))},
+    **dict.fromkeys(("b", "byte", "bytes"), 1),
+    **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgtpe", start=1)},
+    **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgtpe", start=1)},
+    **{prefix: 1024**power for power, prefix in enumerate("kmgtpe", start=1)},
 }
-
 
 _CONTAINERS = ("/cputune", "/numatune", "/cpu", "/metadata")
 _MANAGED_PATHS = (
@@ -86,8 +85,8 @@ def read_guest(definition: Definition, hugepage_default_kib: int) -> Guest:
 
 def memory_kib(element: Element) -> int:
     """Return a memory size in KiB, rounded up as libvirt does (virDomainParseMemory)."""
-    unit = element.get("unit", "KiB")
-    factor = UNIT_BYTES.get(unit)
+    unit = element.get("unit") or "KiB"
+    factor = UNIT_BYTES.get(unit.lower())
     if factor is None:
         raise DomainError(f"<{element.tag}> has the unit '{unit}', which libvirt does not know.")
     size: int = _integer(element.text, f"<{element.tag}>") * factor
