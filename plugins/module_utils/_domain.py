@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import parse_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import parse_cpuset, whole_number
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import DomainError, VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._guest import Guest, HugepageUse
 from ansible_collections.kvm.vnuma.plugins.module_utils._record import find_record, record_meaning
@@ -311,11 +311,8 @@ def _cell(cell: Element, index: int) -> dict[str, Any]:
 
 
 def _integer(text: str | None, what: str) -> int:
-    try:
-        number = int((text or "").strip())
-    except ValueError:
-        number = -1
-    if number < 0:
+    number = whole_number(text or "")
+    if number is None:
         raise DomainError(f"{what} is '{text}', where a number belongs.")
     return number
 

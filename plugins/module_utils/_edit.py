@@ -11,7 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset, parse_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import (
+    format_cpuset,
+    parse_cpuset,
+    whole_number,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     Definition,
     managed,
@@ -105,12 +109,12 @@ def partitioned(definition: Definition, layout: Layout, policy: Policy) -> str:
     try:
         _refuse_misfits(root, len(layout.cells))
         _refuse_split_cores(root, layout.topology.threads)
+        before = managed(definition.root)
         _write(root, layout, policy)
+        same = managed(root) == before and not _has_rfc_switch(definition.root)
     except VnumaError as error:
         raise error.for_guest(definition.name) from None
-    if managed(root) == managed(definition.root) and not _has_rfc_switch(definition.root):
-        return definition.text
-    return source.rewritten()
+    return definition.text if same else source.rewritten()
 
 
 def restored(definition: Definition) -> str:
@@ -304,7 +308,7 @@ def _refuse_misfits(root: Element, count: int) -> None:
     present = f"its cells will be 0 to {count - 1}" if count > 1 else "its only cell will be 0"
     for device in root.iterfind("devices/memory"):
         node = (device.findtext("target/node") or "").strip()
-        if node and not (node.isdigit() and int(node) < count):
+        if node and not _is_below(node, count):
             raise DomainError(
                 f"a memory device sits in cell {node}, and {present}; move it, or change cells."
             )
@@ -318,7 +322,7 @@ def _refuse_misfits(root: Element, count: int) -> None:
             )
     for target in root.iterfind("devices/controller/target"):
         node = (target.findtext("node") or "").strip()
-        if node and not (node.isdigit() and int(node) < count):
+        if node and not _is_below(node, count):
             raise DomainError(
                 f"a PCI expander bus sits in cell {node}, and {present}; move it, or change cells."
             )
@@ -328,6 +332,11 @@ def _refuse_misfits(root: Element, count: int) -> None:
                 f"its cells have <{extra.rsplit('/', 1)[-1]}> (HMAT), which new cells would lose; "
                 "take it out with 'virsh edit', or leave the guest out."
             )
+
+
+def _is_below(text: str, count: int) -> bool:
+    number = whole_number(text)
+    return number is not None and number < count
 
 
 def _refuse_split_cores(root: Element, threads: int) -> None:
