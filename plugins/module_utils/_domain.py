@@ -32,6 +32,9 @@ UNIT_BYTES = {
     **{prefix: 1024**power for power, prefix in enumerate("kmgtpe", start=1)},
 }
 
+#: Most vCPUs of a definition: an unsigned short (countCPU, src/conf/schemas/domaincommon.rng).
+MAX_VCPUS = 65535
+
 _CONTAINERS = ("/cputune", "/numatune", "/cpu", "/metadata")
 _MANAGED_PATHS = (
     *("/cputune/vcpupin", "/cputune/emulatorpin", "/cputune/iothreadpin"),
@@ -186,6 +189,8 @@ def _guest(root: Element, hugepage_default_kib: int) -> Guest:
     vcpus = _integer(vcpu.text, "<vcpu>")
     if vcpus < 1:
         raise DomainError(f"<vcpu> is {vcpus}; a guest needs at least one.")
+    if vcpus > MAX_VCPUS:
+        raise DomainError(f"<vcpu> is {vcpus}, over {MAX_VCPUS}, the most that libvirt takes.")
     cells = [memory_kib_of_cell(cell) for cell in _cells(root)]
     # libvirt counts memory devices into <memory>, and lets cells override it
     # (virDomainDefPostParseMemory, src/conf/domain_postparse.c).

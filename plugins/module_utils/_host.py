@@ -199,6 +199,15 @@ def _node_from_facts(raw: object) -> Node:
             f"{where}: cores name pCPU {format_cpuset(stray)}, which cpus '{format_cpuset(cpus)}' "
             "lacks; gather the facts again."
         )
+    seen: set[int] = set()
+    for core in cores:
+        if seen.intersection(core):
+            # Two guests that were each given a core of their own would share it.
+            raise HostError(
+                f"{where}: cores name pCPU {format_cpuset(seen.intersection(core))} twice; "
+                "a pCPU is a thread of one core; gather the facts again."
+            )
+        seen.update(core)
     distances = raw.get("distances") or {}
     if not isinstance(distances, Mapping):
         raise HostError(f"{where}: distances is {_shown(distances)}; give a dictionary by node id.")
