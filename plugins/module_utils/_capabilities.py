@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import parse_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import parse_cpuset, whole_number
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import CpusetError, HostError
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import (
     Host,
@@ -88,9 +88,9 @@ def _node(cell: Element, base_page: list[int]) -> Node:
 
 
 def _integer(text: str | None, what: str) -> int:
-    try:
-        return int((text or "").strip())
-    except ValueError:
+    number = whole_number(text or "")
+    if number is None:
         raise HostError(
             f"the capabilities document has '{text}' as {what}, where a number belongs."
-        ) from None
+        )
+    return number

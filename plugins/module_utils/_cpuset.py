@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sets of pCPUs, vCPUs and nodes as libvirt writes them; knows text and integers only."""
+"""Numbers, and sets of pCPUs, vCPUs and nodes, as libvirt writes them; knows text only."""
 
 from __future__ import annotations
 
@@ -68,13 +68,24 @@ def format_cpuset(ids: Iterable[int]) -> str:
     return ",".join(parts)
 
 
+def whole_number(text: str) -> int | None:
+    """Return the number that ASCII digits mean; None for anything else, and over 64 bits.
+
+    int() would also take ``1_0``, ``+1`` and the digits of every script.
+    """
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    # int() refuses thousands of digits; twenty-one are enough to be over.
+    number = int(digits.lstrip("0")[:21] or 0)
+    return number if number < 1 << 64 else None
+
+
 def _number(token: str, text: str) -> int:
     digits = token.strip()
-    # str.isdigit() alone would let superscripts and other scripts' digits through to int().
     if not (digits.isascii() and digits.isdigit()):
         raise CpusetError(f"'{text}' is not a set of numbers; write it as '0-3,8' or '0-7,^2'.")
-    # int() refuses thousands of digits; six are enough to be over.
-    number = int(digits.lstrip("0")[:6] or 0)
-    if number > MAX_ID:
+    number = whole_number(digits)
+    if number is None or number > MAX_ID:
         raise CpusetError(f"{digits} in '{text}' is over {MAX_ID}, the highest id libvirt knows.")
     return number

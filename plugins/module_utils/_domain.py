@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import parse_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import parse_cpuset, whole_number
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import DomainError, VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._guest import Guest, HugepageUse
 from ansible_collections.kvm.vnuma.plugins.module_utils._record import find_record, record_meaning
@@ -23,15 +23,17 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._xml import (
     parse_xml,
 )
 
-#: Factors of libvirt's units, in bytes (virScaleInteger, src/util/virutil.c).
+#: Factors of libvirt's units, in bytes; it takes them in any case (virScaleInteger,
+#: src/util/virutil.c).
 UNIT_BYTES = {
-    "b": 1,
-    "bytes": 1,
-    **{unit: 1000 ** (i + 1) for i, unit in enumerate(("KB", "MB", "GB", "TB", "PB", "EB"))},
-    **{unit: 1024 ** (i + 1) for i, unit in enumerate(("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))},
-    **{unit: 1024 ** (i + 1) for i, unit in enumerate(("k", "M", "G", "T", "P", "E"))},
+    **dict.fromkeys(("b", "byte", "bytes"), 1),
+    **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgtpe", start=1)},
+    **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgtpe", start=1)},
+    **{prefix: 1024**power for power, prefix in enumerate("kmgtpe", start=1)},
 }
 
+#: Most vCPUs of a definition: an unsigned short (countCPU, src/conf/schemas/domaincommon.rng).
+MAX_VCPUS = 65535
 
 _CONTAINERS = ("/cputune", "/numatune", "/cpu", "/metadata")
 _MANAGED_PATHS = (
@@ -86,8 +88,8 @@ def read_guest(definition: Definition, hugepage_default_kib: int) -> Guest:
 
 def memory_kib(element: Element) -> int:
     """Return a memory size in KiB, rounded up as libvirt does (virDomainParseMemory)."""
-    unit = element.get("unit", "KiB")
-    factor = UNIT_BYTES.get(unit)
+    unit = element.get("unit") or "KiB"
+    factor = UNIT_BYTES.get(unit.lower())
     if factor is None:
         raise DomainError(f"<{element.tag}> has the unit '{unit}', which libvirt does not know.")
     size: int = _integer(element.text, f"<{element.tag}>") * factor
@@ -187,6 +189,8 @@ def _guest(root: Element, hugepage_default_kib: int) -> Guest:
     vcpus = _integer(vcpu.text, "<vcpu>")
     if vcpus < 1:
         raise DomainError(f"<vcpu> is {vcpus}; a guest needs at least one.")
+    if vcpus > MAX_VCPUS:
+        raise DomainError(f"<vcpu> is {vcpus}, over {MAX_VCPUS}, the most that libvirt takes.")
     cells = [memory_kib_of_cell(cell) for cell in _cells(root)]
     # libvirt counts memory devices into <memory>, and lets cells override it
     # (virDomainDefPostParseMemory, src/conf/domain_postparse.c).
@@ -312,11 +316,8 @@ def _cell(cell: Element, index: int) -> dict[str, Any]:
 
 
 def _integer(text: str | None, what: str) -> int:
-    try:
-        number = int((text or "").strip())
-    except ValueError:
-        number = -1
-    if number < 0:
+    number = whole_number(text or "")
+    if number is None:
         raise DomainError(f"{what} is '{text}', where a number belongs.")
     return number
 

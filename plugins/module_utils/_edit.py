@@ -10,8 +10,14 @@ Managed are ``vcpu@placement``, ``cputune/vcpupin``, ``numatune/memory`` and ``m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
-from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset, parse_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import (
+    format_cpuset,
+    parse_cpuset,
+    whole_number,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     Definition,
     managed,
@@ -105,12 +111,12 @@ def partitioned(definition: Definition, layout: Layout, policy: Policy) -> str:
     try:
         _refuse_misfits(root, len(layout.cells))
         _refuse_split_cores(root, layout.topology.threads)
+        before = managed(definition.root)
         _write(root, layout, policy)
+        same = managed(root) == before and not _has_rfc_switch(definition.root)
     except VnumaError as error:
         raise error.for_guest(definition.name) from None
-    if managed(root) == managed(definition.root) and not _has_rfc_switch(definition.root):
-        return definition.text
-    return source.rewritten()
+    return definition.text if same else source.rewritten()
 
 
 def restored(definition: Definition) -> str:
@@ -126,7 +132,9 @@ def restored(definition: Definition) -> str:
     try:
         kept = original(find_record(root))
         applied = recorded_policy(find_record(root))
-        _refuse_outgrown(root, kept)
+        vcpu = root.find("vcpu")
+        if vcpu is None:
+            raise DomainError("the definition has no <vcpu>; define it.")
         _put_back(root, kept, "vcpupin")
         if "emulator_pinning" in applied:
             _put_back(root, kept, "emulatorpin")
@@ -140,7 +148,8 @@ def restored(definition: Definition) -> str:
         _put_back(root, kept, "numa")
         placement = kept.find("vcpu")
         if placement is not None:
-            root.find("vcpu").set("placement", placement.get("placement"))
+            vcpu.set("placement", placement.get("placement", "static"))
+        _refuse_outgrown(managed(root), vcpu)
         _drop_created(root, kept)
         drop_record(root)
     except VnumaError as error:
@@ -191,30 +200,31 @@ def _write_helper_pins(
     root: Element, kept: Element, layout: Layout, before: dict[str, str], after: dict[str, str]
 ) -> None:
     """Pin emulator and iothreads, or hand them back once the policy no longer asks."""
+    emulator, iothreads = layout.emulator_pins, layout.iothread_pins
     wanted = {
         "emulator_pinning": (
             "emulatorpin",
-            None
-            if layout.emulator_pins is None
-            else [etree.Element("emulatorpin", cpuset=format_cpuset(layout.emulator_pins))],
+            []
+            if emulator is None
+            else [etree.Element("emulatorpin", cpuset=format_cpuset(emulator))],
         ),
         "iothread_pinning": (
             "iothreadpin",
-            None
-            if layout.iothread_pins is None
-            else [
+            [
                 etree.Element("iothreadpin", iothread=str(iothread), cpuset=format_cpuset(cpus))
-                for iothread, cpus in layout.iothread_pins
+                for iothread, cpus in iothreads or ()
             ],
         ),
     }
     for option, (tag, pins) in wanted.items():
         if option in after and option not in before:
             _keep(kept, root, "cputune", tag)
-        if option in after:
-            _replace(root, tag, pins or [])
-        elif option in before:
+        if option in after and pins:
+            _replace(root, tag, pins)
+        elif option in after or option in before:
+            # Nothing to pin to, or no longer asked for: what stood before.
             _put_back(root, kept, tag)
+        if option in before and option not in after:
             for element in list(elements(kept, tag)):
                 remove(element)
 
@@ -304,7 +314,7 @@ def _refuse_misfits(root: Element, count: int) -> None:
     present = f"its cells will be 0 to {count - 1}" if count > 1 else "its only cell will be 0"
     for device in root.iterfind("devices/memory"):
         node = (device.findtext("target/node") or "").strip()
-        if node and not (node.isdigit() and int(node) < count):
+        if node and not _is_below(node, count):
             raise DomainError(
                 f"a memory device sits in cell {node}, and {present}; move it, or change cells."
             )
@@ -318,7 +328,7 @@ def _refuse_misfits(root: Element, count: int) -> None:
             )
     for target in root.iterfind("devices/controller/target"):
         node = (target.findtext("node") or "").strip()
-        if node and not (node.isdigit() and int(node) < count):
+        if node and not _is_below(node, count):
             raise DomainError(
                 f"a PCI expander bus sits in cell {node}, and {present}; move it, or change cells."
             )
@@ -328,6 +338,11 @@ def _refuse_misfits(root: Element, count: int) -> None:
                 f"its cells have <{extra.rsplit('/', 1)[-1]}> (HMAT), which new cells would lose; "
                 "take it out with 'virsh edit', or leave the guest out."
             )
+
+
+def _is_below(text: str, count: int) -> bool:
+    number = whole_number(text)
+    return number is not None and number < count
 
 
 def _refuse_split_cores(root: Element, threads: int) -> None:
@@ -351,20 +366,27 @@ def _refuse_split_cores(root: Element, threads: int) -> None:
             )
 
 
-def _refuse_outgrown(root: Element, kept: Element) -> None:
-    """Refuse to restore a topology or cells that the guest's vCPUs no longer match."""
-    vcpus = (root.findtext("vcpu") or "").strip()
-    topology = kept.find("topology")
-    if topology is None:
-        return
-    product = 1
-    for attribute in ("sockets", "dies", "clusters", "cores", "threads"):
-        product *= int(topology.get(attribute, "1"))
-    if str(product) != vcpus:
-        raise DomainError(
-            f"before its partition it had a CPU topology for {product} vCPUs, and it has {vcpus} "
-            f"now; set <vcpu> back to {product}, or define it anew without the record."
-        )
+def _refuse_outgrown(after: dict[str, Any], vcpu: Element) -> None:
+    """Refuse to restore a topology or cells that the guest's vCPUs no longer match.
+
+    Args:
+        after: what would be managed in the definition once restored.
+        vcpu: its ``<vcpu>``.
+    """
+    vcpus = (vcpu.text or "").strip()
+    had = []
+    if after["topology"] is not None:
+        had.append(("a CPU topology", prod(after["topology"].values())))
+    if after["cells"]:
+        # libvirt takes cells that leave vCPUs out, and none that name more than there are.
+        most = max((cpu for cell in after["cells"] for cpu in cell["cpus"]), default=-1) + 1
+        had.append(("cells", max(most, whole_number(vcpus) or 0)))
+    for what, count in had:
+        if str(count) != vcpus:
+            raise DomainError(
+                f"before its partition it had {what} for {count} vCPUs, and it has {vcpus} "
+                f"now; set <vcpu> back to {count}, or define it anew without the record."
+            )
 
 
 def _replace(root: Element, tag: str, new: list[Element]) -> None:

@@ -8,7 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset, parse_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import (
+    format_cpuset,
+    parse_cpuset,
+    whole_number,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HostError, VnumaError
 
 #: Default hugepage size by architecture, in KiB, for hosts that do not say theirs: what Linux
@@ -195,6 +199,15 @@ def _node_from_facts(raw: object) -> Node:
             f"{where}: cores name pCPU {format_cpuset(stray)}, which cpus '{format_cpuset(cpus)}' "
             "lacks; gather the facts again."
         )
+    seen: set[int] = set()
+    for core in cores:
+        if seen.intersection(core):
+            # Two guests that were each given a core of their own would share it.
+            raise HostError(
+                f"{where}: cores name pCPU {format_cpuset(seen.intersection(core))} twice; "
+                "a pCPU is a thread of one core; gather the facts again."
+            )
+        seen.update(core)
     distances = raw.get("distances") or {}
     if not isinstance(distances, Mapping):
         raise HostError(f"{where}: distances is {_shown(distances)}; give a dictionary by node id.")
@@ -259,11 +272,8 @@ def _list(value: object, where: str) -> Iterable[object]:
 
 
 def _integer(value: object, where: str, lowest: int = 0) -> int:
-    try:
-        number = int(str(value))
-    except ValueError:
-        number = lowest - 1
-    if number < lowest:
+    number = whole_number(str(value))
+    if number is None or number < lowest:
         raise HostError(f"{where} is {_shown(value)}; give a whole number from {lowest} up.")
     return number
 

@@ -462,24 +462,26 @@ def _guest_warnings(
             )
 
 
-def _granule_kib(guest: Guest) -> tuple[int, bool]:
-    """Return the smallest unit of cell memory, and whether it is a hugepage."""
+def _granule_kib(guest: Guest) -> tuple[int, str]:
+    """Return the smallest unit of cell memory, and what it is, for sentences."""
     base = GRANULE_PPC64_KIB if guest.arch.startswith("ppc64") else GRANULE_KIB
     pages = [use.size_kib for use in guest.hugepages if use.size_kib is not None]
     # Page sizes are powers of two, so the largest is a multiple of all the others.
-    return max([base, *pages]), bool(guest.hugepages)
+    largest = max(pages, default=0)
+    if largest >= base:
+        return largest, f"hugepage of {largest} KiB"
+    return base, f"granule of {base} KiB"
 
 
 def _deal_memory(guest: Guest, count: int, policy: Policy) -> list[int]:
-    granule, huge = _granule_kib(guest)
+    granule, unit_name = _granule_kib(guest)
     units, rest = divmod(guest.memory_kib, granule)
-    unit_name = f"hugepage of {granule} KiB" if huge else f"granule of {granule} KiB"
     if units < count:
         raise LayoutError(
             f"{guest.memory_kib} KiB of memory cannot give {count} cells one {unit_name} each; "
             f"give it at least {granule * count} KiB, or use fewer cells or nodes."
         )
-    if rest and huge:
+    if rest and guest.hugepages:
         raise LayoutError(
             f"{guest.memory_kib} KiB of memory is no multiple of its {unit_name}; make it "
             f"{guest.memory_kib - rest} or {guest.memory_kib - rest + granule} KiB."

@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset, parse_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import (
+    format_cpuset,
+    parse_cpuset,
+    whole_number,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import CpusetError, PolicyError
 
 #: QEMU's MAX_NODES (include/sysemu/numa.h): a definition with more is accepted, and cannot start.
@@ -155,11 +159,8 @@ def _set(option: str, value: object, form: str = "a cpuset such as '0-1,8'") -> 
 
 
 def _count(option: str, value: object, highest: int, form: str = "") -> int:
-    try:
-        number = 0 if isinstance(value, bool) else int(str(value))
-    except ValueError:
-        number = 0
-    if not 1 <= number <= highest:
+    number = whole_number(str(value))
+    if number is None or not 1 <= number <= highest:
         raise PolicyError(
             f"{option} '{value}' cannot be; give {form}a whole number from 1 to {highest}."
         )

@@ -23,14 +23,22 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._xml import (
 _MARKUP = re.compile(
     r"<!--.*?-->|<!\[CDATA\[.*?\]\]>|<\?.*?\?>|<(?:[^<>\"']|\"[^\"]*\"|'[^']*')+>", re.DOTALL
 )
+_HEAD_ATTRIBUTE = re.compile(
+    r"\s+(?P<name>[^\s=\"']+)\s*=\s*(?P<quoted>\"[^\"]*\"|'[^']*')", re.DOTALL
+)
 _ATTRIBUTE = re.compile(r'="([^"]*)"')
 
 
 class _Span:
-    """Where a node stands in the text: from start to end, its content between inner and close."""
+    """Where a node stands in the text.
+
+    From start to end; its content is between inner and close, of which the part before its first
+    child ends at lead; what follows the node, up to its next neighbour, ends at tail.
+    """
 
     def __init__(self, start: int, inner: int, end: int) -> None:
-        self.start, self.inner, self.close, self.end = start, inner, end, end
+        self.start, self.inner, self.lead, self.close = start, inner, inner, inner
+        self.end = self.tail = end
 
 
 class Source:
@@ -47,36 +55,51 @@ class Source:
         self.root = parse(text)
         # Held on to, since lxml makes a new object for a node that nobody holds.
         self._nodes = list(self.root.iter())
+        self._single = text.count("='") > text.count('="')
+        # Parsers read every end of line as one character.
+        self._newline = "\r\n" if text.count("\r\n") * 2 > text.count("\n") else "\n"
 
     def rewritten(self) -> str:
         """Return the text with what was edited in `root`."""
         spans = _spans(self._text)
         pristine = list(self._parse(self._text).iter())
         known = dict(zip(self._nodes, zip(pristine, spans)))
-        single = self._text.count("='") > self._text.count('="')
         outer = spans[0]
-        body = self._emit(self.root, known, single)
+        body = self._emit(self.root, known)
         return self._text[: outer.start] + body + self._text[outer.end :]
 
-    def _emit(
-        self, node: Element, known: dict[Element, tuple[Element, _Span]], single: bool
-    ) -> str:
+    def _emit(self, node: Element, known: dict[Element, tuple[Element, _Span]]) -> str:
         if node not in known:
-            return _serialised(node, single)
+            return self._written(_serialised(node, self._single))
         before, span = known[node]
         if _raw(node) == _raw(before):
             return self._text[span.start : span.end]
-        if dict(node.attrib) != dict(before.attrib):
-            return _serialised(node, single)
         head = self._text[span.start : span.inner]
-        content = escape(node.text or "") + "".join(
-            self._emit(child, known, single) + escape(child.tail or "") for child in node
-        )
+        if dict(node.attrib) != dict(before.attrib):
+            head = _head(head, node, before, "'" if self._single else '"')
+        pieces = [self._between(node.text, before.text, span.inner, span.lead)]
+        for child in node:
+            pieces.append(self._emit(child, known))
+            if child in known:
+                old, place = known[child]
+                pieces.append(self._between(child.tail, old.tail, place.end, place.tail))
+            else:
+                pieces.append(self._written(escape(child.tail or "")))
+        content = "".join(pieces)
         bare = head.rstrip("/>").rstrip()
         if not content:
             return f"{bare}/>"
         name = re.split(r"[\s/>]", head[1:], maxsplit=1)[0]
         return f"{bare}>{content}</{name}>"
+
+    def _between(self, text: str | None, before: str | None, start: int, end: int) -> str:
+        """Return text between two pieces of markup: as it stood where it still says the same."""
+        if text == before:
+            return self._text[start:end]
+        return self._written(escape(text or ""))
+
+    def _written(self, text: str) -> str:
+        return text.replace("\n", self._newline)
 
 
 def _raw(node: Element) -> bytes:
@@ -87,6 +110,27 @@ def _serialised(node: Element, single: bool) -> str:
     # A copy carries only the namespaces that it needs.
     text = str(etree.tostring(copied(node), encoding="unicode"))
     return _MARKUP.sub(_single_quoted, text) if single else text
+
+
+def _head(head: str, node: Element, before: Element, quote: str) -> str:
+    """Return a start tag with the attributes that its element has now, in their order."""
+    start = head.rstrip("/>").rstrip()
+    written = {found["name"]: found[0] for found in _HEAD_ATTRIBUTE.finditer(start)}
+    attributes = [
+        written[name]
+        if name in written and value == before.get(name)
+        else f" {name}={_quoted(value, quote)}"
+        for name, value in node.attrib.items()
+        if not name.startswith("{")
+    ]
+    # Namespaces, and what belongs to one, are others' and stay.
+    attributes += [text for name, text in written.items() if ":" in name or name == "xmlns"]
+    return "".join((_HEAD_ATTRIBUTE.sub("", start), *attributes, head[len(start) :]))
+
+
+def _quoted(value: str, quote: str) -> str:
+    other = {"'": "&apos;", '"': "&quot;"}[quote]
+    return quote + escape(value, {quote: other, "\n": "&#10;", "\t": "&#9;"}) + quote
 
 
 def _single_quoted(markup: re.Match[str]) -> str:
@@ -102,14 +146,21 @@ def _single_quoted(markup: re.Match[str]) -> str:
 def _spans(text: str) -> list[_Span]:
     """Return where the root and everything in it stands, in the order of the document."""
     spans: list[_Span] = []
-    opened: list[_Span] = []
+    # What is open, each with the last child that it had so far.
+    opened: list[tuple[_Span, list[_Span]]] = []
     for found in _MARKUP.finditer(text):
         markup = found.group(0)
         if markup.startswith("<![CDATA["):
             continue
+        if opened:
+            parent, last = opened[-1]
+            if last:
+                last[0].tail = found.start()
+            else:
+                parent.lead = found.start()
         if markup.startswith("</"):
-            span = opened.pop()
-            span.close, span.end = found.start(), found.end()
+            span, _last = opened.pop()
+            span.close, span.end, span.tail = found.start(), found.end(), found.end()
             continue
         is_node = not markup.startswith(("<!--", "<?"))
         if not is_node and not opened:
@@ -117,6 +168,8 @@ def _spans(text: str) -> list[_Span]:
             continue
         span = _Span(found.start(), found.end(), found.end())
         spans.append(span)
+        if opened:
+            opened[-1][1][:] = [span]
         if is_node and not markup.endswith("/>"):
-            opened.append(span)
+            opened.append((span, []))
     return spans

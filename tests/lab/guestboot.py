@@ -229,8 +229,8 @@ def _with_dependencies(folder: Path) -> list[Path]:
         if name not in needs:
             # Built into this kernel.
             continue
-        module, others = needs[name]
-        for path in (*reversed(others), module):
+        itself, its_needs = needs[name]
+        for path in (*reversed(its_needs), itself):
             if folder / path not in ordered:
                 ordered.append(folder / path)
     return ordered

@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import (
     format_cpuset,
     parse_cpuset,
+    whole_number,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import CpusetError
 
@@ -91,3 +92,28 @@ def test_writes(ids: tuple[int, ...], text: str) -> None:
 def test_back_and_forth(text: str) -> None:
     """What libvirt writes is read and written alike."""
     assert format_cpuset(parse_cpuset(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0", 0),
+        (" 007\n", 7),
+        (str(2**64 - 1), 2**64 - 1),
+        ("0" * 5000 + "12", 12),
+        (str(2**64), None),
+        ("9" * 5000, None),
+        ("", None),
+        ("-1", None),
+        ("+1", None),
+        ("1_0", None),
+        ("0x10", None),
+        ("1.0", None),
+        ("\u0663", None),
+        ("\u00b2", None),
+        ("True", None),
+    ],
+)
+def test_whole_numbers(text: str, number: int | None) -> None:
+    """What people and libvirt write, and nothing that only Python reads as a number."""
+    assert whole_number(text) == number
