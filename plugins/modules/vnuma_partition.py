@@ -102,10 +102,10 @@ options:
     default: refuse
   planned:
     description:
-      - RV(guests) of an earlier run in check mode. A guest whose definition was changed since, by
-        whomever, is left untouched and named in the error.
-    type: list
-    elements: dict
+      - Fingerprints of definitions that were planned earlier, by UUID, as RV(guests[].fingerprint)
+        of a run in check mode has them. A guest whose definition was changed since, by whomever, is
+        left untouched and named in the error.
+    type: dict
   host:
     description:
       - Topology to plan for, in the shape of C(ansible_facts.vnuma_host). By default it is gathered
@@ -290,10 +290,7 @@ def partition(module: AnsibleModule) -> dict[str, Any]:
         keeping = Keeping(
             Store(module.params["state_dir"] or default_folder(), hypervisor.host_uuid()),
             drop_saved=module.params["managed_save"] == "drop",
-            planned={
-                str(guest.get("uuid")): str(guest.get("fingerprint"))
-                for guest in module.params["planned"] or ()
-            },
+            planned=module.params["planned"] or {},
         )
         outcome = partition_guests(
             hypervisor,
@@ -336,7 +333,7 @@ def main() -> None:
         },
         "host": {"type": "dict"},
         "managed_save": {"type": "str", "choices": ["refuse", "drop"], "default": "refuse"},
-        "planned": {"type": "list", "elements": "dict"},
+        "planned": {"type": "dict"},
         "state_dir": {"type": "path"},
         **{option: {"type": "str", "default": default} for option, default in DEFAULTS.items()},
         **{

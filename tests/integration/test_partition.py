@@ -205,12 +205,16 @@ def test_a_definition_changed_meanwhile_is_left_alone(rfc: Libvirt, call: Call) 
     planned = call("vnuma_partition", arguments, "--check").result["guests"]
     rfc.define(re.sub("<name>", f"<uuid>{planned[0]['uuid']}</uuid><name>", anuma(vcpus=32)))
     before = rfc.dump("anuma")
-    run = call("vnuma_partition", {**arguments, "planned": planned})
+    run = call("vnuma_partition", {**arguments, "planned": _fingerprints(planned)})
     assert run.failed
     assert "someone else changed its definition after it was planned" in run.msg
     assert rfc.dump("anuma") == before
     planned = call("vnuma_partition", arguments, "--check").result["guests"]
-    assert not call("vnuma_partition", {**arguments, "planned": planned}).failed
+    assert not call("vnuma_partition", {**arguments, "planned": _fingerprints(planned)}).failed
+
+
+def _fingerprints(guests: list[dict[str, str]]) -> dict[str, str]:
+    return {guest["uuid"]: guest["fingerprint"] for guest in guests}
 
 
 def test_interpreter_without_bindings_hands_over(rfc: Libvirt, call: Call) -> None:

@@ -3,7 +3,7 @@
 """A private libvirt daemon that reports any host: real libvirtd, real QEMU driver, made-up /sys.
 
     python tests/lab/fakehost.py check
-    python tests/lab/fakehost.py start NAME HOST.json [--shim] [--sshd ADDRESS:PORT] [--netns NAME]
+    python tests/lab/fakehost.py start NAME HOST.json [--shim]
     python tests/lab/fakehost.py uri NAME | pid NAME | exec NAME COMMAND... | stop NAME | list
 
 A host lives in mount, pid and uts namespaces of its own, and in a folder below VNUMA_LAB (by
@@ -110,6 +110,7 @@ class FakeHost:
         spec: the host's file; None for one that is running already.
         shim: let guests really start that are pinned to pCPUs and nodes this machine lacks.
         sshd: address and port of an ssh daemon inside.
+        key: public key that the ssh daemon lets in as root.
         netns: an existing network namespace to live in.
     """
 
@@ -120,12 +121,14 @@ class FakeHost:
         *,
         shim: bool = False,
         sshd: tuple[str, int] | None = None,
+        key: Path | None = None,
         netns: str | None = None,
     ) -> None:
         self.name = name
         self.spec = spec
         self.shim = shim
         self.sshd = sshd
+        self.key = key
         self.netns = netns
         self.root = lab_root() / name
 
@@ -256,7 +259,7 @@ class FakeHost:
                 address=address,
                 port=port,
                 folder=self.root,
-                authorized_keys=lab_root() / "authorized_keys",
+                authorized_keys=self.key,
             )
         )
 
@@ -312,8 +315,6 @@ def main() -> int:
     start.add_argument("name")
     start.add_argument("spec", type=Path)
     start.add_argument("--shim", action="store_true")
-    start.add_argument("--sshd", metavar="ADDRESS:PORT")
-    start.add_argument("--netns")
     for command in ("uri", "pid", "stop"):
         commands.add_parser(command).add_argument("name")
     execute = commands.add_parser("exec")
@@ -337,14 +338,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     host = FakeHost(options.name)
     if options.command == "start":
-        address, _colon, port = (options.sshd or "").rpartition(":")
-        host = FakeHost(
-            options.name,
-            options.spec,
-            shim=options.shim,
-            sshd=(address, int(port)) if options.sshd else None,
-            netns=options.netns,
-        )
+        host = FakeHost(options.name, options.spec, shim=options.shim)
         host.start()
         print(host.uri)
     elif options.command == "uri":
