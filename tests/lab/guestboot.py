@@ -1,15 +1,22 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Guests that boot in seconds, on KVM or under plain emulation, and say what their kernel sees."""
+"""Guests that boot in seconds, on KVM or under plain emulation, and say what their kernel sees.
+
+    python tests/lab/guestboot.py boot URI NAME VCPUS MEMORY_MIB CONSOLE [--cmdline WORDS]
+    python tests/lab/guestboot.py report CONSOLE [--boots COUNT]
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fakehost import LabError, lab_root
@@ -241,3 +248,53 @@ def _read(console: Path) -> str:
         return console.read_text(errors="replace").replace("\r", "")
     except FileNotFoundError:
         return ""
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Test guests that say what their kernel sees.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    boot = commands.add_parser("boot", help="define a guest without NUMA, start it, wait for it")
+    boot.add_argument("uri")
+    boot.add_argument("name")
+    boot.add_argument("vcpus", type=int)
+    boot.add_argument("memory_mib", type=int)
+    boot.add_argument("console", type=Path)
+    boot.add_argument("--cmdline", default="")
+    report = commands.add_parser("report", help="print as JSON what a guest saw when it came up")
+    report.add_argument("console", type=Path)
+    report.add_argument("--boots", type=int, default=1, help="wait until it came up so many times")
+    options = parser.parse_args()
+    try:
+        if options.command == "boot":
+            _boot(options)
+        else:
+            wait_for_boots(options.console, options.boots)
+            answer = {**asdict(read_report(options.console)), "boots": boots(options.console)}
+            print(json.dumps(answer))
+    except (LabError, TimeoutError, subprocess.CalledProcessError) as error:
+        print(f"guestboot: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+def _boot(options: argparse.Namespace) -> None:
+    options.console.unlink(missing_ok=True)
+    definition = options.console.with_suffix(".xml")
+    definition.write_text(
+        domain_xml(
+            options.name,
+            options.vcpus,
+            options.memory_mib,
+            options.console,
+            cmdline=options.cmdline,
+        )
+    )
+    virsh = ["virsh", "--quiet", "--connect", options.uri]
+    subprocess.run([*virsh, "define", "--validate", str(definition)], check=True)
+    subprocess.run([*virsh, "start", options.name], check=True)
+    wait_for_boots(options.console, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

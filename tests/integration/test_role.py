@@ -1,0 +1,420 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role and the playbooks: whole plays, on hosts whose guests really run, and what cuts in."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import guestboot
+import pytest
+from conftest import SYSTEM_PYTHON, Libvirt
+from guests import PASSWORD, RICH, anuma
+
+ROLE = {"role": "kvm.vnuma.vnuma"}
+
+
+@dataclass
+class Play:
+    """What one run of ansible-playbook printed.
+
+    Attributes:
+        output: all of it.
+        failed: whether it failed.
+    """
+
+    output: str
+    failed: bool
+
+    def recap(self, host: str) -> dict[str, int]:
+        """Return the figures of a host in the recap."""
+        (line,) = re.findall(rf"^{host} +: (.*)$", self.output, re.MULTILINE)
+        return {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", line)}
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks, without handlers."""
+        return re.findall(r"^TASK \[(.*)\]", self.output, re.MULTILINE)
+
+
+class Hosts:
+    """Hosts that are managed by whole plays.
+
+    Args:
+        libvirts: the hosts by their name in the inventory.
+        folder: for inventory, plays, consoles and state.
+        collections: where the collection is installed.
+    """
+
+    def __init__(self, libvirts: dict[str, Libvirt], folder: Path, collections: Path) -> None:
+        self.libvirts = libvirts
+        self.folder = folder
+        self._collections = collections
+        self._variables: dict[str, dict[str, Any]] = {name: {} for name in libvirts}
+
+    def guests(self, host: str, *guests: str | dict[str, Any], **variables: Any) -> None:
+        """Set a host's vnuma_guests, and other variables."""
+        entries = [{"name": guest} if isinstance(guest, str) else guest for guest in guests]
+        self._variables[host] = {"vnuma_guests": entries, **variables}
+
+    def boot(self, host: str, name: str, **keys: Any) -> None:
+        """Define a guest without NUMA on a host, start it, and wait until it is up."""
+        xml = guestboot.domain_xml(name, 4, 320, self.console(name), **keys)
+        self.libvirts[host].define(xml)
+        self.libvirts[host].virsh("start", name)
+        guestboot.wait_for_boots(self.console(name), 1)
+
+    def console(self, name: str) -> Path:
+        """Return the file with a guest's console."""
+        return self.folder / f"{name}.log"
+
+    def nodes_seen(self, name: str, boots: int = 2) -> int:
+        """Return how many nodes the guest's own kernel sees after so many boots."""
+        guestboot.wait_for_boots(self.console(name), boots)
+        return len(guestboot.read_report(self.console(name)).nodes)
+
+    def command(self, *plays: dict[str, Any] | str, flags: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Return the arguments that run plays, or a playbook by its name."""
+        inventory = self.folder / "inventory.json"
+        hosts = {
+            name: {"vnuma_uri": libvirt.uri, **self._variables[name]}
+            for name, libvirt in self.libvirts.items()
+        }
+        variables = {
+            "ansible_connection": "local",
+            "ansible_become": False,
+            "ansible_python_interpreter": SYSTEM_PYTHON,
+            "vnuma_state_dir": str(self.folder / "state"),
+            "vnuma_shutdown_timeout": 60,
+        }
+        inventory.write_text(json.dumps({"kvm_hosts": {"hosts": hosts, "vars": variables}}))
+        books = [play for play in plays if isinstance(play, str)]
+        if len(books) < len(plays):
+            book = self.folder / f"play-{time.monotonic_ns()}.json"
+            book.write_text(
+                json.dumps(
+                    [{"hosts": "all", "gather_facts": False, **play} for play in plays]  # type: ignore[dict-item]  # none of them is a name here
+                )
+            )
+            books = [str(book)]
+        return {
+            "args": [
+                str(Path(sys.executable).parent / "ansible-playbook"),
+                *("--inventory", str(inventory), *flags, *books),
+            ],
+            "cwd": self.folder,
+            "env": {
+                **os.environ,
+                "ANSIBLE_COLLECTIONS_PATH": str(self._collections),
+                "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_HOME": str(self.folder / "ansible"),
+            },
+        }
+
+    def play(self, *plays: dict[str, Any] | str, flags: tuple[str, ...] = ()) -> Play:
+        """Run plays, or a playbook by its name."""
+        done = subprocess.run(
+            **self.command(*plays, flags=flags), check=False, capture_output=True, text=True
+        )
+        assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
+        return Play(done.stdout + done.stderr, done.returncode != 0)
+
+    def dumps(self) -> dict[tuple[str, str, bool], str]:
+        """Return every definition of every host, persistent and live."""
+        found = {}
+        for host, libvirt in self.libvirts.items():
+            running = libvirt.virsh("list", "--name").split()
+            for name in libvirt.virsh("list", "--all", "--name").split():
+                found[host, name, False] = libvirt.dump(name)
+                if name in running:
+                    found[host, name, True] = libvirt.dump(name, live=True)
+        return found
+
+
+@pytest.fixture
+def hosts(lab: Callable[..., Libvirt], collections: Path, tmp_path: Path) -> Iterator[Hosts]:
+    """Two hosts: one with four nodes, one with three."""
+    libvirts = {"kvm1": lab("asymmetric-4n16c", shim=True), "kvm2": lab("asym-3n", shim=True)}
+    for libvirt in libvirts.values():
+        libvirt.clear()
+    yield Hosts(libvirts, tmp_path, collections)
+    for libvirt in libvirts.values():
+        libvirt.clear()
+
+
+def test_one_host_without_a_plan_stops_them_all(hosts: Hosts) -> None:
+    """Before the first change on any host, by the role and by the playbook."""
+    hosts.libvirts["kvm1"].define(anuma("good"))
+    hosts.libvirts["kvm2"].define(anuma("small", vcpus=2))
+    hosts.guests("kvm1", "good")
+    hosts.guests("kvm2", "small")
+    before = hosts.dumps()
+    for run in (hosts.play({"roles": [ROLE]}), hosts.play("kvm.vnuma.converge")):
+        assert run.failed
+        assert "guest small: 2 vCPUs cannot fill 3 cells" in run.output
+        assert "RUNNING HANDLER" not in run.output
+        assert hosts.dumps() == before
+
+
+def test_bad_values_are_refused_before_anything_is_asked(hosts: Hosts) -> None:
+    """By the role's own argument specification."""
+    hosts.guests("kvm1", "x", vnuma_pinning="thread")
+    run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
+    assert run.failed
+    assert "value of vnuma_pinning must be one of: node, core, cpu, none, got: thread" in run.output
+    hosts.guests("kvm1", {"name": "x", "pining": "core"})
+    run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
+    assert run.failed
+    assert "pining" in run.output
+
+
+def test_hosts_without_guests_are_left_alone(hosts: Hosts) -> None:
+    """The playbook runs over a whole inventory, of which a part has guests."""
+    hosts.libvirts["kvm1"].define(anuma())
+    hosts.libvirts["kvm2"].define(anuma())
+    hosts.guests("kvm1", "anuma")
+    run = hosts.play("kvm.vnuma.converge")
+    assert not run.failed, run.output
+    assert hosts.libvirts["kvm1"].dump("anuma").count("<cell ") == 4
+    assert "<cell " not in hosts.libvirts["kvm2"].dump("anuma")
+    assert run.recap("kvm2")["changed"] == 0
+
+
+def test_passwords_stay_and_stay_hidden(hosts: Hosts) -> None:
+    """Through the playbook too, at its most talkative."""
+    hosts.libvirts["kvm1"].define(RICH)
+    before = hosts.dumps()
+    hosts.guests("kvm1", "rich")
+    for book in ("kvm.vnuma.converge", "kvm.vnuma.revert"):
+        run = hosts.play(book, flags=("--diff", "-vvv"))
+        assert not run.failed, run.output
+        assert run.recap("kvm1")["changed"] > 0
+        assert PASSWORD not in run.output
+        assert PASSWORD in hosts.libvirts["kvm1"].dump("rich")
+    assert hosts.dumps() == before
+
+
+@pytest.mark.slow
+def test_converge_check_hold_and_revert(hosts: Hosts) -> None:
+    """Check mode touches nothing; one run does it all; the next does nothing; revert goes back."""
+    hosts.boot("kvm1", "a")
+    hosts.boot("kvm2", "b")
+    hosts.libvirts["kvm1"].define(anuma("off"))
+    hosts.guests("kvm1", "a", "off", vnuma_serial=1)
+    hosts.guests("kvm2", {"name": "b*", "nodes": "0-1"})
+    original = hosts.dumps()
+
+    run = hosts.play("kvm.vnuma.converge", flags=("--check", "--diff"))
+    assert not run.failed, run.output
+    assert hosts.dumps() == original
+    for name in ("a", "off", "b"):
+        assert run.output.count(f"+++ after: {name} (persistent definition)") == 1
+    assert "<memnode cellid=" in run.output
+    checked = {host: run.recap(host) for host in hosts.libvirts}
+
+    run = hosts.play("kvm.vnuma.converge")
+    assert not run.failed, run.output
+    assert {host: run.recap(host) for host in hosts.libvirts} == checked
+    assert run.output.index("changed: [kvm1]") < run.output.index("changed: [kvm2]")
+    assert (hosts.nodes_seen("a"), hosts.nodes_seen("b")) == (4, 2)
+    assert hosts.libvirts["kvm1"].virsh("domstate", "off").strip() == "shut off"
+    converged = hosts.dumps()
+
+    run = hosts.play({"roles": [ROLE]})
+    assert [run.recap(host)["changed"] for host in hosts.libvirts] == [0, 0]
+    assert len(run.tasks) <= 3
+    assert "RUNNING HANDLER" not in run.output
+    assert hosts.dumps() == converged
+
+    run = hosts.play("kvm.vnuma.revert")
+    assert not run.failed, run.output
+    persistent = {key: xml for key, xml in hosts.dumps().items() if not key[2]}
+    assert persistent == {key: xml for key, xml in original.items() if not key[2]}
+    assert (hosts.nodes_seen("a", 3), hosts.nodes_seen("b", 3)) == (1, 1)
+    assert [hosts.play("kvm.vnuma.revert").recap(host)["changed"] for host in hosts.libvirts] == [
+        0,
+        0,
+    ]
+
+
+@pytest.mark.slow
+def test_never_reports_and_waits(hosts: Hosts) -> None:
+    """The guests that wait are named on every run, and no run that has nothing to do is changed."""
+    hosts.boot("kvm1", "a")
+    hosts.guests("kvm1", "a", vnuma_restart="never")
+    for changed in (True, False):
+        run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
+        assert not run.failed, run.output
+        assert (run.recap("kvm1")["changed"] > 0) is changed
+        assert re.search(r"defined\s+with: a\b", run.output), run.output
+    assert guestboot.boots(hosts.console("a")) == 1
+    hosts.guests("kvm1", "a")
+    assert not hosts.play({"roles": [ROLE], "hosts": "kvm1"}).failed
+    assert hosts.nodes_seen("a") == 4
+
+
+@pytest.mark.slow
+def test_a_guest_that_waits_for_reasons_of_its_own(hosts: Hosts) -> None:
+    """What others have changed, and mean to restart when it suits them, is not restarted."""
+    hosts.boot("kvm1", "ours")
+    hosts.boot("kvm1", "theirs")
+    libvirt = hosts.libvirts["kvm1"]
+    topology = "<topology sockets='1' cores='4' threads='1'/></cpu>"
+    libvirt.define(libvirt.dump("theirs").replace("</cpu>", topology))
+    hosts.guests("kvm1", "ours", {"name": "theirs", "state": "absent"})
+    run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
+    assert not run.failed, run.output
+    assert hosts.nodes_seen("ours") == 4
+    assert guestboot.boots(hosts.console("theirs")) == 1
+
+
+@pytest.mark.slow
+def test_a_later_task_fails_before_the_handlers(hosts: Hosts) -> None:
+    """Nothing was touched by then, and the next run does it all."""
+    hosts.boot("kvm1", "a")
+    hosts.guests("kvm1", "a")
+    before = hosts.dumps()
+    later = [{"name": "Fail", "ansible.builtin.fail": {"msg": "a later task"}}]
+    run = hosts.play({"roles": [ROLE], "tasks": later, "hosts": "kvm1"})
+    assert run.failed
+    assert hosts.dumps() == before
+    run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
+    assert not run.failed, run.output
+    assert hosts.nodes_seen("a") == 4
+
+
+@pytest.mark.slow
+def test_a_definition_changed_between_plan_and_redefine(hosts: Hosts) -> None:
+    """It is not written over; the sentence names the guest; it keeps running as it was."""
+    hosts.boot("kvm1", "a")
+    hosts.guests("kvm1", "a")
+    theirs = hosts.folder / "theirs.xml"
+    theirs.write_text(
+        hosts.libvirts["kvm1"].dump("a").replace("<on_crash>destroy", "<on_crash>restart")
+    )
+    meanwhile = {
+        "name": "Meanwhile",
+        "ansible.builtin.command": {
+            "argv": ["virsh", "-c", hosts.libvirts["kvm1"].uri, "define", str(theirs)]
+        },
+    }
+    run = hosts.play({"roles": [ROLE], "tasks": [meanwhile], "hosts": "kvm1"})
+    assert run.failed
+    assert "guest a: someone else changed its definition after it was planned" in run.output
+    assert "<on_crash>restart" in hosts.libvirts["kvm1"].dump("a")
+    assert "<cell " not in hosts.libvirts["kvm1"].dump("a")
+    assert guestboot.boots(hosts.console("a")) == 1
+    assert not hosts.play({"roles": [ROLE], "hosts": "kvm1"}).failed
+    assert hosts.nodes_seen("a") == 4
+    assert "<on_crash>restart" in hosts.libvirts["kvm1"].dump("a")
+
+
+@pytest.mark.slow
+def test_the_controller_is_killed_in_the_middle(hosts: Hosts) -> None:
+    """Whatever it leaves half done, the next run ends, and the guest runs."""
+    hosts.boot("kvm1", "a", cmdline="vnuma.ignore_acpi")
+    hosts.guests("kvm1", "a", vnuma_restart="force", vnuma_shutdown_timeout=15)
+    with subprocess.Popen(
+        **hosts.command({"roles": [ROLE], "hosts": "kvm1"}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as controller:
+        while not list((hosts.folder / "state").rglob("*.restart")):
+            assert controller.poll() is None
+            time.sleep(0.1)
+        # All of it: the controller, its workers, and the module that it runs on this machine.
+        os.killpg(controller.pid, signal.SIGKILL)
+    assert guestboot.boots(hosts.console("a")) == 1
+    # The guest goes down after all, as one does that was asked to.
+    hosts.libvirts["kvm1"].virsh("destroy", "a")
+    run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
+    assert not run.failed, run.output
+    assert hosts.nodes_seen("a") == 4
+    assert hosts.play({"roles": [ROLE], "hosts": "kvm1"}).recap("kvm1")["changed"] == 0
+
+
+@pytest.mark.slow
+def test_libvirtd_is_killed_between_redefine_and_restart(hosts: Hosts) -> None:
+    """The restart that is due is found by the next run."""
+    hosts.boot("kvm1", "a")
+    hosts.guests("kvm1", "a", vnuma_restart="never")
+    assert not hosts.play({"roles": [ROLE], "hosts": "kvm1"}).failed
+    fake = hosts.libvirts["kvm1"].host
+    fake.kill_daemon(hold=True)
+    hosts.guests("kvm1", "a")
+    run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
+    assert run.failed
+    assert "start libvirtd (or virtqemud) there, or correct uri" in run.output
+    fake.release_daemon()
+    run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
+    assert not run.failed, run.output
+    assert hosts.nodes_seen("a") == 4
+
+
+@pytest.mark.slow
+def test_two_plays_at_once(hosts: Hosts) -> None:
+    """One of them does it, the other is told; the guest is power-cycled once."""
+    hosts.boot("kvm1", "a", cmdline="vnuma.ignore_acpi")
+    hosts.guests("kvm1", "a", vnuma_restart="force", vnuma_shutdown_timeout=15)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(hosts.play, {"roles": [ROLE], "hosts": "kvm1"})
+        while not list((hosts.folder / "state").rglob("*.restart")):
+            assert not first.done(), first.result().output
+            time.sleep(0.1)
+        second = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
+        assert not first.result().failed, first.result().output
+    assert second.failed
+    assert "another run of kvm.vnuma is at work on this host's guests" in second.output
+    assert hosts.nodes_seen("a") == 4
+    assert hosts.play({"roles": [ROLE], "hosts": "kvm1"}).recap("kvm1")["changed"] == 0
+    assert guestboot.boots(hosts.console("a")) == 2
+
+
+@pytest.mark.slow
+def test_a_guest_that_does_not_start_goes_back(
+    lab: Callable[..., Libvirt], collections: Path, tmp_path: Path
+) -> None:
+    """This machine lacks the nodes that the host reports, so that a strict binding fails."""
+    libvirt = lab("asymmetric-4n16c")
+    libvirt.clear()
+    hosts = Hosts({"kvm1": libvirt}, tmp_path, collections)
+    hosts.boot("kvm1", "a")
+    before = libvirt.dump("a")
+    hosts.guests("kvm1", "a", vnuma_pinning="none")
+    run = hosts.play("kvm.vnuma.converge")
+    assert run.failed
+    assert "guest a: it did not start with its new layout, so its old definition was put back" in (
+        run.output
+    )
+    assert libvirt.dump("a") == before
+    guestboot.wait_for_boots(hosts.console("a"), 2)
+    assert libvirt.virsh("domstate", "a").strip() == "running"
+    libvirt.clear()
+
+
+@pytest.mark.slow
+def test_pins_change_without_a_restart(hosts: Hosts) -> None:
+    """Design: what can change live does, by a play as by the module."""
+    hosts.boot("kvm1", "a")
+    hosts.guests("kvm1", "a")
+    assert not hosts.play("kvm.vnuma.converge").failed
+    assert hosts.nodes_seen("a") == 4
+    hosts.guests("kvm1", "a", vnuma_pinning="cpu")
+    run = hosts.play("kvm.vnuma.converge")
+    assert not run.failed, run.output
+    assert run.recap("kvm1")["changed"] > 0
+    live = hosts.libvirts["kvm1"].virsh("vcpupin", "a", "--live")
+    assert [line.split()[1].isdigit() for line in live.splitlines()[-4:]] == [True] * 4
+    assert guestboot.boots(hosts.console("a")) == 2
