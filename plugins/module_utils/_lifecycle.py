@@ -148,15 +148,29 @@ def _cycle(
 ) -> Callable[[Restart], None]:
     def step(restart: Restart) -> None:
         domain = restart.domain
-        # Should nobody have kept the old definition, what runs now is the one to go back to.
         running = hypervisor.running_xml(domain)
-        if store.old(domain.uuid) is None:
+        if not _is_what_runs(store.old(domain.uuid), running):
             store.keep_old(domain.uuid, running)
         store.begin_restart(domain.uuid, domain.name)
         _stop(hypervisor, restart, policy)
         _start(hypervisor, restart, policy, store, time.monotonic())
 
     return step
+
+
+def _is_what_runs(kept: str | None, running: str) -> bool:
+    """Tell whether a definition that was kept is the one that a guest runs with.
+
+    It is not where nobody kept one, or where the guest was started anew since with another. A kept
+    one is the better of two that are alike: it has nothing in it that belongs to this run alone.
+    """
+    if kept is None:
+        return False
+    old, live = read_definition(kept).root, read_definition(running).root
+    return not needs_restart(live, old) and all(
+        (old.findtext(tag) or "").strip() == (live.findtext(tag) or "").strip()
+        for tag in ("vcpu", "memory")
+    )
 
 
 def _stop(hypervisor: Hypervisor, restart: Restart, policy: RestartPolicy) -> None:

@@ -294,10 +294,14 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping:
         return
     if find_record(live) is None and find_record(work.after.root) is None and not work.changed:
         # Never partitioned, or restored and restarted: not ours to compare.
+        keeping.store.end_restart(domain.uuid)
         return
     work.restart_required = needs_restart(live, work.after.root)
     if work.restart_required:
         return
+    # Whoever began to restart it, it runs as it should: were the note to stay, a guest that is shut
+    # down for good one day would be taken for one that has to run again.
+    keeping.store.end_restart(domain.uuid)
     pins = live_pins(live, work.after.root, host)
     work.changed = work.changed or bool(pins)
     for what, number, cpus in pins if write else ():

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,42 @@ def test_start_fails_after_redefine(bench: Bench) -> None:
     assert bench.restart().result["restarted"] == []
 
 
+def test_goes_back_to_what_ran_and_not_to_what_was_kept_once(bench: Bench) -> None:
+    """A definition that was kept before an earlier start is not what the guest ran with."""
+    bench.boot()
+    bench.libvirt.virsh("destroy", "guest")
+    bench.partition()
+    bench.libvirt.virsh("start", "guest")
+    assert bench.nodes_seen() == 4
+    broken = re.sub(
+        r"(cellid='3' mode='strict' nodeset=)'3'", r"\1'77'", bench.libvirt.dump("guest")
+    )
+    assert "'77'" in broken
+    bench.libvirt.define(broken)
+    run = bench.restart("guest")
+    assert run.failed
+    assert _action(run)["action"] == "rolled_back"
+    assert bench.nodes_seen(boots=3) == 4
+    assert "'77'" not in bench.libvirt.dump("guest")
+
+
+def test_a_note_that_is_out_of_date_starts_nothing(bench: Bench, state_dir: Path) -> None:
+    """Who shuts a guest down for good does not want it back because of a restart long ago."""
+    bench.boot(cmdline="vnuma.ignore_acpi")
+    bench.partition()
+    assert bench.restart(timeout=1).failed
+    assert list(state_dir.rglob("*.restart"))
+    bench.libvirt.virsh("destroy", "guest")
+    bench.libvirt.virsh("start", "guest")
+    run = bench.partition()
+    assert not run.result["changed"]
+    assert not run.result["restart_required"]
+    bench.libvirt.virsh("destroy", "guest")
+    assert bench.partition().result["restart_required"] == []
+    assert bench.restart().result["restarted"] == []
+    assert bench.state() == "shut off"
+
+
 def test_guests_that_must_not_be_shut_down(bench: Bench) -> None:
     """Paused and off ones are left as they are, the former with a warning."""
     bench.boot("paused")
@@ -238,13 +275,13 @@ def test_saved_after_the_redefine(bench: Bench) -> None:
     assert run.result["changed"]
 
 
-def test_destroyed_by_someone_else_meanwhile(bench: Bench) -> None:
+def test_destroyed_by_someone_else_meanwhile(bench: Bench, state_dir: Path) -> None:
     """It ran when the restart began, so it runs afterwards."""
     bench.boot(cmdline="vnuma.ignore_acpi")
     bench.partition()
     with ThreadPoolExecutor() as pool:
         restarting = pool.submit(bench.restart)
-        time.sleep(3)
+        _wait_until_begun(restarting, state_dir)
         bench.libvirt.virsh("destroy", "guest")
         run = restarting.result()
     assert not run.failed, run.msg
@@ -252,7 +289,7 @@ def test_destroyed_by_someone_else_meanwhile(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before the restart", "while it shuts down"])
-def test_libvirtd_killed(bench: Bench, moment: str) -> None:
+def test_libvirtd_killed(bench: Bench, moment: str, state_dir: Path) -> None:
     """Guests outlive their daemon, and the restart waits for it to come back."""
     bench.boot(cmdline="vnuma.ignore_acpi")
     bench.partition()
@@ -263,7 +300,7 @@ def test_libvirtd_killed(bench: Bench, moment: str) -> None:
     else:
         with ThreadPoolExecutor() as pool:
             restarting = pool.submit(bench.restart, timeout=8, mode="force")
-            time.sleep(4)
+            _wait_until_begun(restarting, state_dir)
             bench.libvirt.host.kill_daemon()
             run = restarting.result()
         bench.libvirt.host.release_daemon()
@@ -278,10 +315,7 @@ def test_killed_in_the_middle_and_run_again(bench: Bench, state_dir: Path) -> No
     bench.partition()
     with ThreadPoolExecutor() as pool:
         restarting = pool.submit(_failing, bench.restart)
-        for _tenth in range(100):
-            if list(state_dir.rglob("*.restart")):
-                break
-            time.sleep(0.1)
+        _wait_until_begun(restarting, state_dir)
         subprocess.run(
             ["pkill", "-KILL", "-f", "AnsiballZ_vnuma_restart|vnuma_restart.py"], check=True
         )
@@ -297,6 +331,12 @@ def test_killed_in_the_middle_and_run_again(bench: Bench, state_dir: Path) -> No
     assert not list(state_dir.rglob("*.restart"))
 
 
+def _wait_until_begun(restarting: Future[Any], state_dir: Path) -> None:
+    while not list(state_dir.rglob("*.restart")):
+        assert not restarting.done(), restarting.result().output
+        time.sleep(0.1)
+
+
 def _failing(step: Callable[[], Run]) -> None:
     # The killed module leaves no result that could be read.
     try:
@@ -305,14 +345,15 @@ def _failing(step: Callable[[], Run]) -> None:
         return
 
 
-def test_two_runs_at_once(bench: Bench) -> None:
+def test_two_runs_at_once(bench: Bench, state_dir: Path) -> None:
     """The second is told to wait, and the guest is power-cycled once."""
     bench.boot(cmdline="vnuma.ignore_acpi")
     bench.partition()
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(bench.restart, timeout=16, mode="force")
-        time.sleep(3)
-        second = bench.restart(timeout=16, mode="force")
+        first = pool.submit(bench.restart, timeout=600)
+        _wait_until_begun(first, state_dir)
+        second = bench.restart()
+        bench.libvirt.virsh("destroy", "guest")
         run = first.result()
     assert not run.failed, run.msg
     assert second.failed

@@ -160,7 +160,11 @@ def test_one_host_without_a_plan_stops_them_all(hosts: Hosts) -> None:
     hosts.guests("kvm1", "good")
     hosts.guests("kvm2", "small")
     before = hosts.dumps()
-    for run in (hosts.play({"roles": [ROLE]}), hosts.play("kvm.vnuma.converge")):
+    for run in (
+        hosts.play({"roles": [ROLE]}),
+        hosts.play("kvm.vnuma.converge"),
+        hosts.play("kvm.vnuma.converge", flags=("--check", "--diff")),
+    ):
         assert run.failed
         assert "guest small: 2 vCPUs cannot fill 3 cells" in run.output
         assert "RUNNING HANDLER" not in run.output
@@ -367,13 +371,14 @@ def test_libvirtd_is_killed_between_redefine_and_restart(hosts: Hosts) -> None:
 def test_two_plays_at_once(hosts: Hosts) -> None:
     """One of them does it, the other is told; the guest is power-cycled once."""
     hosts.boot("kvm1", "a", cmdline="vnuma.ignore_acpi")
-    hosts.guests("kvm1", "a", vnuma_restart="force", vnuma_shutdown_timeout=15)
+    hosts.guests("kvm1", "a", vnuma_shutdown_timeout=600)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(hosts.play, {"roles": [ROLE], "hosts": "kvm1"})
         while not list((hosts.folder / "state").rglob("*.restart")):
             assert not first.done(), first.result().output
             time.sleep(0.1)
         second = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
+        hosts.libvirts["kvm1"].virsh("destroy", "a")
         assert not first.result().failed, first.result().output
     assert second.failed
     assert "another run of kvm.vnuma is at work on this host's guests" in second.output

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Guests that boot in seconds, on KVM or under plain emulation, and say what their kernel sees.
 
-    python tests/lab/guestboot.py boot URI NAME VCPUS MEMORY_MIB CONSOLE [--cmdline WORDS]
-    python tests/lab/guestboot.py report CONSOLE [--boots COUNT]
+python tests/lab/guestboot.py boot URI NAME VCPUS MEMORY_MIB CONSOLE [--cmdline WORDS]
+python tests/lab/guestboot.py report CONSOLE [--boots COUNT]
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ import trees
 from venvs import PROJECT, ToolError, first_interpreter, venv
 
 LOGS = trees.BUILD / "logs"
+#: Run apart from the other integration tests, side by side with them: they mostly wait.
+RESTARTS = ("tests/integration/test_restart.py", "tests/integration/test_role.py")
 _PRINTING = threading.Lock()
 
 
@@ -111,6 +113,19 @@ def _sanity(environment: Callable[[], Path]) -> Callable[[], list[list[str]]]:
     return commands
 
 
+def _molecule(scenario: str) -> Step:
+    def commands() -> list[list[str]]:
+        return [[str(oldest() / "bin/molecule"), "test", "--scenario-name", scenario]]
+
+    def environment() -> dict[str, str]:
+        return {
+            "ANSIBLE_COLLECTIONS_PATH": str(trees.INSTALLED),
+            "PATH": f"{oldest() / 'bin'}:{os.environ['PATH']}",
+        }
+
+    return Step(f"molecule-{scenario}", f"molecule scenario {scenario}", commands, environment)
+
+
 STEPS = (
     Step(
         "ruff",
@@ -140,8 +155,19 @@ STEPS = (
         _linked,
         required=False,
     ),
-    Step("integration", "real libvirt, ansible-core 2.19", _pytest(oldest, "tests/integration")),
+    Step(
+        "restarts",
+        "guests that run, and faults that happen, ansible-core 2.19",
+        _pytest(oldest, *RESTARTS),
+    ),
+    Step(
+        "integration",
+        "real libvirt, ansible-core 2.19",
+        _pytest(oldest, "tests/integration", *(f"--ignore={path}" for path in RESTARTS)),
+    ),
     Step("sanity", "ansible-test sanity, ansible-core 2.19", _sanity(oldest)),
+    _molecule("default"),
+    _molecule("fleet"),
     Step(
         "integration-latest",
         "real libvirt, newest ansible-core",
@@ -223,7 +249,7 @@ def main(names: list[str]) -> int:
     try:
         # Made before the steps run side by side, since several of them need it.
         environment = oldest()
-        if any(name.startswith(("integration", "molecule")) for name in wanted):
+        if any(name.startswith(("integration", "restarts", "molecule")) for name in wanted):
             trees.install(environment / "bin/ansible-galaxy")
     except ToolError as error:
         print(f"run: {error}")
