@@ -8,12 +8,12 @@ Knows figures of guest and host; neither XML nor other guests, and nothing of pi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from math import gcd
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
-from ansible_collections.kvm.vnuma.plugins.module_utils._guest import Guest
+from ansible_collections.kvm.vnuma.plugins.module_utils._guest import Guest, HugepageUse
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Node
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import Policy
 
@@ -29,6 +29,15 @@ DISTANCE_HIGHEST = 254
 GRANULE_KIB = 1024
 GRANULE_PPC64_KIB = 256 * 1024
 
+#: Smallest hugepage that is taken for one where the host lists no pools.
+SMALLEST_HUGEPAGE_KIB = 2048
+
+#: Highest id of an xAPIC; 255 is everyone. QEMU refuses what goes beyond ("current -smp
+#: configuration requires kernel irqchip and X2APIC API support", hw/i386/x86.c), unless KVM has
+#: x2APIC; libvirt wants an IOMMU with interrupt remapping too, but only over 255 vCPUs.
+HIGHEST_XAPIC_ID = 254
+MOST_XAPIC_VCPUS = 255
+
 
 @dataclass(frozen=True)
 class Topology:
@@ -40,18 +49,57 @@ class Topology:
     threads: int
 
 
+def is_x86(arch: str) -> bool:
+    """Tell whether an architecture, as libvirt names it, is that of a PC."""
+    return arch in ("x86_64", "i686")
+
+
+def highest_apic_id(topology: Topology) -> int:
+    """Return the APIC id of the last vCPU of a PC.
+
+    Threads and cores each take as many bits as their highest number needs
+    (include/hw/i386/topology.h in QEMU), so that 33 cores take the room of 64.
+    """
+    thread_bits = (topology.threads - 1).bit_length()
+    core_bits = (topology.cores - 1).bit_length()
+    last_core = (topology.sockets - 1 << core_bits) + topology.cores - 1
+    return (last_core << thread_bits) + topology.threads - 1
+
+
 def deal_vcpus(
-    guest: Guest, nodes: tuple[Node, ...], count: int, policy: Policy, warnings: list[str]
+    guest: Guest,
+    arch: str,
+    nodes: tuple[Node, ...],
+    count: int,
+    policy: Policy,
+    warnings: list[str],
 ) -> tuple[list[tuple[int, ...]], Topology]:
+    """Deal the vCPUs over the cells, and give the CPU topology that goes with it.
+
+    Args:
+        guest: whose vCPUs they are.
+        arch: its architecture.
+        nodes: the host nodes chosen.
+        count: number of cells.
+        policy: how.
+        warnings: where to say what the guest's kernel will complain about.
+
+    Raises:
+        LayoutError: when the vCPUs do not make what the policy asks for.
+    """
     vcpus = guest.vcpus
-    host_threads = min((node.threads for node in nodes), default=1)
+    # Where threads of every core are offline there may be three of four: guests get two.
+    host_threads = 1 << min((node.threads for node in nodes), default=1).bit_length() - 1
     if policy.remainder == "fail" and vcpus % count:
         raise LayoutError(
             f"{vcpus} vCPUs do not divide evenly over {count} cells; make it a multiple of "
             f"{count}, or set remainder to 'spread'."
         )
     if policy.distribution == "contiguous":
-        return _deal_contiguous(vcpus, count, policy, host_threads)
+        dealt, topology = _deal_contiguous(vcpus, count, policy, host_threads)
+        if is_x86(arch) and vcpus <= MOST_XAPIC_VCPUS:
+            topology = _with_low_apic_ids(topology)
+        return dealt, topology
     if policy.distribution == "interleave":
         if policy.threads not in (None, 1):
             raise LayoutError(
@@ -106,6 +154,19 @@ def _deal_contiguous(
     return dealt, Topology(sockets=cores // per_socket, dies=1, cores=per_socket, threads=threads)
 
 
+def _with_low_apic_ids(topology: Topology) -> Topology:
+    """Return a topology of smaller sockets where large ones need ids that an xAPIC lacks.
+
+    A socket that is a part of another one does not straddle cells either.
+    """
+    cores = topology.sockets * topology.cores
+    for per_socket in range(topology.cores, 0, -1):
+        smaller = replace(topology, sockets=cores // per_socket, cores=per_socket)
+        if topology.cores % per_socket == 0 and highest_apic_id(smaller) <= HIGHEST_XAPIC_ID:
+            return smaller
+    return topology
+
+
 def _round_robin_topology(vcpus: int, count: int, policy: Policy, host_threads: int) -> Topology:
     threads = host_threads if policy.threads is None else policy.threads
     if vcpus % (count * threads):
@@ -120,26 +181,48 @@ def _round_robin_topology(vcpus: int, count: int, policy: Policy, host_threads: 
     return Topology(sockets=count, dies=1, cores=vcpus // (count * threads), threads=threads)
 
 
-def _granule_kib(guest: Guest) -> tuple[int, str]:
-    """Return the smallest unit of cell memory, and what it is, for sentences."""
-    base = GRANULE_PPC64_KIB if guest.arch.startswith("ppc64") else GRANULE_KIB
-    pages = [use.size_kib for use in guest.hugepages if use.size_kib is not None]
+def granule_kib(arch: str) -> int:
+    """Return what libvirt aligns a cell's memory to when it starts a guest."""
+    return GRANULE_PPC64_KIB if arch.startswith("ppc64") else GRANULE_KIB
+
+
+def hugepage_uses(guest: Guest, nodes: Sequence[Node | None]) -> tuple[HugepageUse, ...]:
+    """Return the uses of real hugepages.
+
+    libvirt takes the host's ordinary page too, and means no hugepages by it (since 1.2.6,
+    docs/formatdomain); it is the one that is smaller than every pool.
+    """
+    pools = {pool.size_kib for node in nodes if node is not None for pool in node.hugepages}
+    smallest = min(pools, default=SMALLEST_HUGEPAGE_KIB)
+    return tuple(use for use in guest.hugepages if use.size_kib >= smallest)
+
+
+def deal_memory(
+    guest: Guest, arch: str, backing: Sequence[Node | None], policy: Policy
+) -> list[int]:
+    """Deal the memory over the cells in granules, and return the KiB of each.
+
+    Args:
+        guest: whose memory it is.
+        arch: its architecture.
+        backing: the host node of each cell.
+        policy: whether it may be dealt unevenly.
+
+    Raises:
+        LayoutError: when it does not make what the policy asks for.
+    """
+    count = len(backing)
     # Page sizes are powers of two, so the largest is a multiple of all the others.
-    largest = max(pages, default=0)
-    if largest >= base:
-        return largest, f"hugepage of {largest} KiB"
-    return base, f"granule of {base} KiB"
-
-
-def deal_memory(guest: Guest, count: int, policy: Policy) -> list[int]:
-    granule, unit_name = _granule_kib(guest)
+    page = max((use.size_kib for use in hugepage_uses(guest, backing)), default=0)
+    granule = max(page, granule_kib(arch))
+    unit_name = f"{'hugepage' if page == granule else 'granule'} of {granule} KiB"
     units, rest = divmod(guest.memory_kib, granule)
     if units < count:
         raise LayoutError(
             f"{guest.memory_kib} KiB of memory cannot give {count} cells one {unit_name} each; "
             f"give it at least {granule * count} KiB, or use fewer cells or nodes."
         )
-    if rest and guest.hugepages:
+    if rest and page:
         raise LayoutError(
             f"{guest.memory_kib} KiB of memory is no multiple of its {unit_name}; make it "
             f"{guest.memory_kib - rest} or {guest.memory_kib - rest + granule} KiB."
@@ -158,8 +241,9 @@ def deal_memory(guest: Guest, count: int, policy: Policy) -> list[int]:
 
 def check_pools(guest: Guest, backing: Sequence[Node | None], memory: Sequence[int]) -> None:
     """Refuse what cannot start: hugepages bound to a node whose pool is too small for them."""
-    default = next((use.size_kib for use in guest.hugepages if use.cells is None), None)
-    sizes = {cell: use.size_kib for use in guest.hugepages for cell in use.cells or ()}
+    uses = hugepage_uses(guest, backing)
+    default = next((use.size_kib for use in uses if use.cells is None), None)
+    sizes = {cell: use.size_kib for use in uses for cell in use.cells or ()}
     needed: dict[tuple[int, int], int] = {}
     for cell, node in enumerate(backing):
         size_kib = sizes.get(cell, default)
@@ -178,6 +262,7 @@ def check_pools(guest: Guest, backing: Sequence[Node | None], memory: Sequence[i
 
 
 def distance_matrix(backing: Sequence[Node | None]) -> list[tuple[int, ...]]:
+    """Return the distance from every cell to every cell: the full matrix, in rows."""
     known: dict[tuple[int, int], int] = {}
     nodes = {node.id: node for node in backing if node is not None}
     for origin, node in nodes.items():

@@ -210,11 +210,14 @@ def _guest(root: Element, hugepage_default_kib: int) -> Guest:
         hugepages=_hugepages(root, hugepage_default_kib),
         iothread_ids=_iothread_ids(root),
         vcpu_pins=tuple(sorted(_pins(root, "vcpupin", "vcpu").items())),
+        kind=root.get("type", ""),
         cpu_mode=_cpu_mode(root),
+        cpu_model=(root.findtext("cpu/model") or "").strip(),
         has_topoext=any(
             feature.get("name") == "topoext" and feature.get("policy") not in ("disable", "forbid")
             for feature in elements(root.find("cpu"), "feature")
         ),
+        has_acpi=root.find("features/acpi") is not None,
         online_vcpus=_online(root, vcpu, vcpus),
     )
 

@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.kvm.vnuma.plugins.module_utils._caveats import guest_warnings
+from ansible_collections.kvm.vnuma.plugins.module_utils._caveats import (
+    boot_warnings,
+    memory_warnings,
+    refuse_asymmetry,
+    refuse_foreign,
+    topology_warnings,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset
 from ansible_collections.kvm.vnuma.plugins.module_utils._dealing import (
     Topology,
@@ -201,17 +207,21 @@ def _plan_without_board(
 ) -> tuple[Layout, list[CoreDemand]]:
     """Plan all but exclusive pins, which need to know of the other guests."""
     warnings: list[str] = []
+    arch = guest.arch or host.arch
+    refuse_foreign(guest, arch, policy)
     nodes = _chosen_nodes(host, policy, warnings)
     count = _cell_count(guest, nodes, policy, warnings)
     backing: list[Node | None] = [
         nodes[cell % len(nodes)] if nodes else None for cell in range(count)
     ]
-    dealt, topology = deal_vcpus(guest, nodes, count, policy, warnings)
-    memory = deal_memory(guest, count, policy)
-    warnings.extend(guest_warnings(guest, host, policy, dealt, topology))
+    dealt, topology = deal_vcpus(guest, arch, nodes, count, policy, warnings)
+    memory = deal_memory(guest, arch, backing, policy)
     used = tuple(sorted({node.id for node in backing if node is not None}))
     if nodes and policy.memory_mode in ("strict", "restrictive"):
         check_pools(guest, backing, memory)
+        warnings.extend(memory_warnings(backing, memory))
+    warnings.extend(topology_warnings(guest, arch, host, policy, topology))
+    warnings.extend(boot_warnings(guest, arch, dealt))
 
     reserved = frozenset(policy.reserved_cpus)
     open_cpus = {
@@ -230,6 +240,8 @@ def _plan_without_board(
                 f"node {node_id} to pin to; reserve fewer, or leave the node out with nodes."
             )
     matrix = distance_matrix(backing) if policy.distances == "host" else None
+    if matrix is not None:
+        refuse_asymmetry(arch, matrix)
     to_node = policy.pinning == "node"
     cells = tuple(
         Cell(
