@@ -7,6 +7,7 @@ from __future__ import annotations
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import parse_cpuset, whole_number
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import CpusetError, HostError
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import (
+    BASE_PAGE_KIB,
     Host,
     HugepagePool,
     Node,
@@ -38,7 +39,7 @@ def parse_capabilities(text: str) -> Host:
         if page.get("unit", "KiB") == "KiB"
     )
     nodes = tuple(sorted((_node(cell, sizes[:1]) for cell in cells), key=lambda node: node.id))
-    usual = default_hugepage_kib(arch)
+    usual = default_hugepage_kib(arch, sizes[0] if sizes else BASE_PAGE_KIB)
     return Host(
         nodes=nodes,
         arch=arch,
@@ -57,13 +58,13 @@ def _node(cell: Element, base_page: list[int]) -> Node:
         # An offline pCPU is listed by its id alone.
         if cpu.get("socket_id") is None and cpu.get("siblings") is None:
             continue
-        sockets.update(_integer(value, "socket id") for value in [cpu.get("socket_id")] if value)
+        # Some firmware does not number its sockets; the kernel says -1 then.
+        socket = whole_number(cpu.get("socket_id") or "")
+        sockets.update(() if socket is None else (socket,))
         try:
             threads[number] = parse_cpuset(cpu.get("siblings") or str(number))
         except CpusetError as error:
             raise HostError(f"host node {node_id}, pCPU {number}: {error.message}") from error
-    # Siblings may be offline, or counted to another node by a kernel that was told so.
-    cores = {tuple(t for t in siblings if t in threads) for siblings in threads.values()}
     return Node(
         id=node_id,
         cpus=tuple(sorted(threads)),
@@ -82,9 +83,25 @@ def _node(cell: Element, base_page: list[int]) -> Node:
                 for one in elements(cell.find("distances"), "sibling")
             )
         ),
-        cores=tuple(sorted(core for core in cores if core)),
+        cores=_cores(threads),
         socket_ids=tuple(sorted(sockets)),
     )
+
+
+def _cores(siblings: dict[int, tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """Return the cores of a node, every pCPU in one of them.
+
+    Siblings may be offline, counted to another node, or disagree among themselves on a kernel
+    that was told so; who comes first is believed.
+    """
+    left = set(siblings)
+    cores = []
+    for number in sorted(siblings):
+        if number in left:
+            core = tuple(sorted(left.intersection((number, *siblings[number]))))
+            left.difference_update(core)
+            cores.append(core)
+    return tuple(cores)
 
 
 def _integer(text: str | None, what: str) -> int:

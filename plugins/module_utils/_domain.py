@@ -35,6 +35,11 @@ UNIT_BYTES = {
 #: Most vCPUs of a definition: an unsigned short (countCPU, src/conf/schemas/domaincommon.rng).
 MAX_VCPUS = 65535
 
+# libvirt reads some elements in the first of their containers, and others in every one.
+_ONCE = (
+    *("vcpu", "vcpus", "memory", "memoryBacking", "cputune", "numatune", "cpu", "metadata"),
+    *("iothreads", "iothreadids", "devices"),
+)
 _CONTAINERS = ("/cputune", "/numatune", "/cpu", "/metadata")
 _MANAGED_PATHS = (
     *("/cputune/vcpupin", "/cputune/emulatorpin", "/cputune/iothreadpin"),
@@ -183,6 +188,9 @@ def managed_text(root: Element) -> str:
 
 
 def _guest(root: Element, hugepage_default_kib: int) -> Guest:
+    for tag in _ONCE:
+        if len(root.findall(tag)) > 1:
+            raise DomainError(f"the definition has <{tag}> twice; keep one.")
     vcpu, memory = root.find("vcpu"), root.find("memory")
     if vcpu is None or memory is None:
         raise DomainError("the definition has no <vcpu> or no <memory>; define both.")
@@ -210,11 +218,14 @@ def _guest(root: Element, hugepage_default_kib: int) -> Guest:
         hugepages=_hugepages(root, hugepage_default_kib),
         iothread_ids=_iothread_ids(root),
         vcpu_pins=tuple(sorted(_pins(root, "vcpupin", "vcpu").items())),
+        kind=root.get("type", ""),
         cpu_mode=_cpu_mode(root),
+        cpu_model=(root.findtext("cpu/model") or "").strip(),
         has_topoext=any(
             feature.get("name") == "topoext" and feature.get("policy") not in ("disable", "forbid")
             for feature in elements(root.find("cpu"), "feature")
         ),
+        has_acpi=root.find("features/acpi") is not None,
         online_vcpus=_online(root, vcpu, vcpus),
     )
 
@@ -237,10 +248,11 @@ def _cpu_mode(root: Element) -> str:
 
 
 def _cells(root: Element) -> list[Element]:
-    found = list(elements(root.find("cpu/numa"), "cell"))
-    return sorted(
-        found, key=lambda cell: _integer(cell.get("id") or str(found.index(cell)), "cell id")
-    )
+    numbered = [
+        (_integer(cell.get("id") or str(index), "cell id"), index, cell)
+        for index, cell in enumerate(elements(root.find("cpu/numa"), "cell"))
+    ]
+    return [cell for _number, _index, cell in sorted(numbered, key=lambda entry: entry[:2])]
 
 
 def _hugepages(root: Element, default_kib: int) -> tuple[HugepageUse, ...]:

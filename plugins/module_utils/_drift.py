@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain import managed
-from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
-from ansible_collections.kvm.vnuma.plugins.module_utils._layout import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._dealing import (
     GRANULE_KIB,
     GRANULE_PPC64_KIB,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain import managed
+from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._record import (
     find_record,
     recorded_policy,

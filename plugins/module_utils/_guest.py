@@ -12,11 +12,11 @@ class HugepageUse:
     """One ``<page>`` of a guest's ``<hugepages>``.
 
     Attributes:
-        size_kib: page size in KiB, None for the host's default.
+        size_kib: page size in KiB.
         cells: guest cells it is for, None for every cell that no other entry names.
     """
 
-    size_kib: int | None
+    size_kib: int
     cells: tuple[int, ...] | None = None
 
 
@@ -33,8 +33,11 @@ class Guest:
         hugepages: pages backing it; empty for ordinary pages.
         iothread_ids: ids of its iothreads, ascending.
         vcpu_pins: pins it has now, as (vCPU, pCPUs), ascending.
+        kind: its type, such as ``kvm``, '' where unknown.
         cpu_mode: its CPU mode, '' where the definition does not say.
+        cpu_model: its CPU model, '' where the definition does not say.
         has_topoext: whether its CPU asks for AMD's ``topoext`` feature.
+        has_acpi: whether its firmware tells its kernel by ACPI what there is.
         online_vcpus: vCPUs present at boot; None for all of them.
     """
 
@@ -46,6 +49,9 @@ class Guest:
     hugepages: tuple[HugepageUse, ...] = ()
     iothread_ids: tuple[int, ...] = ()
     vcpu_pins: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    kind: str = ""
     cpu_mode: str = ""
+    cpu_model: str = ""
     has_topoext: bool = False
+    has_acpi: bool = True
     online_vcpus: tuple[int, ...] | None = None

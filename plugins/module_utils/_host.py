@@ -16,9 +16,10 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import (
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HostError, VnumaError
 
 #: Default hugepage size by architecture, in KiB, for hosts that do not say theirs: what Linux
-#: takes without ``default_hugepagesz=`` (PMD size with the base page of that architecture).
+#: takes without ``default_hugepagesz=``, where that is no page's worth of page table entries.
 DEFAULT_HUGEPAGE_KIB = {"ppc64": 16384, "ppc64le": 16384, "s390x": 1024}
 FALLBACK_HUGEPAGE_KIB = 2048
+BASE_PAGE_KIB = 4
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,17 @@ def host_from_facts(facts: object) -> Host:
     )
 
 
-def default_hugepage_kib(arch: str) -> int:
-    """Return the page size, in KiB, that Linux takes by default on *arch*."""
+def default_hugepage_kib(arch: str, base_page_kib: int = BASE_PAGE_KIB) -> int:
+    """Return the page size, in KiB, that Linux takes by default on *arch*.
+
+    Args:
+        arch: as libvirt names it.
+        base_page_kib: the ordinary page, which kernels for aarch64 may choose: what one page of
+            page table entries of 8 bytes maps is the default there (HPAGE_SHIFT is PMD_SHIFT,
+            arch/arm64/include/asm/page-def.h).
+    """
+    if arch == "aarch64":
+        return base_page_kib * (base_page_kib * 1024 // 8)
     return DEFAULT_HUGEPAGE_KIB.get(arch, FALLBACK_HUGEPAGE_KIB)
 
 

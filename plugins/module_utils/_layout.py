@@ -8,13 +8,25 @@ is pinned where, how far cells are apart, and the CPU topology that goes with it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from math import gcd
 from typing import Any
 
+from ansible_collections.kvm.vnuma.plugins.module_utils._caveats import (
+    boot_warnings,
+    memory_warnings,
+    refuse_asymmetry,
+    refuse_foreign,
+    topology_warnings,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._dealing import (
+    Topology,
+    check_pools,
+    deal_memory,
+    deal_vcpus,
+    distance_matrix,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
 from ansible_collections.kvm.vnuma.plugins.module_utils._guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host, Node
@@ -24,28 +36,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._pinning import (
     exclusive_cpus,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import MAX_CELLS, Policy
-
-# SLIT values (ACPI 6.4, 5.2.17): 10 means local, 0-9 are reserved, 255 means unreachable.
-# libvirt takes 10 to 255, and 10 only on the diagonal (docs/formatdomain, "sibling").
-DISTANCE_LOCAL = 10
-DISTANCE_SAME_NODE = 11
-DISTANCE_REMOTE = 20
-DISTANCE_HIGHEST = 254
-
-#: What libvirt aligns a cell's memory to when the guest starts (qemuDomainGetMemorySizeAlignment
-#: and qemuDomainAlignMemorySizes, src/qemu/qemu_domain.c): 256 MiB on ppc64, else 1 MiB.
-GRANULE_KIB = 1024
-GRANULE_PPC64_KIB = 256 * 1024
-
-
-@dataclass(frozen=True)
-class Topology:
-    """The guest's CPU topology; the product of the four is its number of vCPUs."""
-
-    sockets: int
-    dies: int
-    cores: int
-    threads: int
 
 
 @dataclass(frozen=True)
@@ -217,17 +207,21 @@ def _plan_without_board(
 ) -> tuple[Layout, list[CoreDemand]]:
     """Plan all but exclusive pins, which need to know of the other guests."""
     warnings: list[str] = []
+    arch = guest.arch or host.arch
+    refuse_foreign(guest, arch, policy)
     nodes = _chosen_nodes(host, policy, warnings)
     count = _cell_count(guest, nodes, policy, warnings)
     backing: list[Node | None] = [
         nodes[cell % len(nodes)] if nodes else None for cell in range(count)
     ]
-    dealt, topology = _deal_vcpus(guest, nodes, count, policy, warnings)
-    memory = _deal_memory(guest, count, policy)
-    warnings.extend(_guest_warnings(guest, host, policy, dealt, topology))
+    dealt, topology = deal_vcpus(guest, arch, nodes, count, policy, warnings)
+    memory = deal_memory(guest, arch, backing, policy)
     used = tuple(sorted({node.id for node in backing if node is not None}))
     if nodes and policy.memory_mode in ("strict", "restrictive"):
-        _check_pools(guest, backing, memory)
+        check_pools(guest, backing, memory)
+        warnings.extend(memory_warnings(backing, memory))
+    warnings.extend(topology_warnings(guest, arch, host, policy, topology))
+    warnings.extend(boot_warnings(guest, arch, dealt))
 
     reserved = frozenset(policy.reserved_cpus)
     open_cpus = {
@@ -245,7 +239,9 @@ def _plan_without_board(
                 f"reserved_cpus '{format_cpuset(policy.reserved_cpus)}' leaves no pCPU of host "
                 f"node {node_id} to pin to; reserve fewer, or leave the node out with nodes."
             )
-    matrix = _distance_matrix(backing) if policy.distances == "host" else None
+    matrix = distance_matrix(backing) if policy.distances == "host" else None
+    if matrix is not None:
+        refuse_asymmetry(arch, matrix)
     to_node = policy.pinning == "node"
     cells = tuple(
         Cell(
@@ -353,195 +349,6 @@ def _cell_count(guest: Guest, nodes: tuple[Node, ...], policy: Policy, warnings:
         idle = format_cpuset(node.id for node in nodes[count:])
         warnings.append(f"cells {count} leaves host nodes {idle} unused.")
     return count
-
-
-def _deal_vcpus(
-    guest: Guest, nodes: tuple[Node, ...], count: int, policy: Policy, warnings: list[str]
-) -> tuple[list[tuple[int, ...]], Topology]:
-    vcpus = guest.vcpus
-    host_threads = min((node.threads for node in nodes), default=1)
-    if policy.remainder == "fail" and vcpus % count:
-        raise LayoutError(
-            f"{vcpus} vCPUs do not divide evenly over {count} cells; make it a multiple of "
-            f"{count}, or set remainder to 'spread'."
-        )
-    if policy.distribution == "contiguous":
-        return _deal_contiguous(vcpus, count, policy, host_threads)
-    if policy.distribution == "interleave":
-        if policy.threads not in (None, 1):
-            raise LayoutError(
-                f"threads {policy.threads} does not go with distribution 'interleave', where "
-                "each vCPU is a socket of its own; use threads 1 or distribution 'contiguous'."
-            )
-        topology = Topology(sockets=vcpus, dies=1, cores=1, threads=1)
-    else:
-        topology = _round_robin_topology(vcpus, count, policy, host_threads)
-        if topology.sockets < vcpus and count > 1:
-            warnings.append(
-                "distribution 'round_robin' puts the vCPUs of one guest socket in different "
-                "cells: a Linux guest logs 'not on the same node' and ignores its SMT siblings; "
-                "use 'contiguous' or 'interleave'."
-            )
-    return [tuple(range(cell, vcpus, count)) for cell in range(count)], topology
-
-
-def _deal_contiguous(
-    vcpus: int, count: int, policy: Policy, host_threads: int
-) -> tuple[list[tuple[int, ...]], Topology]:
-    threads = policy.threads
-    if threads is None:
-        whole = vcpus % host_threads == 0 and vcpus // host_threads >= count
-        threads = host_threads if whole else 1
-    if vcpus % threads:
-        raise LayoutError(
-            f"{vcpus} vCPUs are no multiple of threads {threads}; change one of the two, "
-            "or set threads to 'auto'."
-        )
-    cores = vcpus // threads
-    if cores < count:
-        raise LayoutError(
-            f"{vcpus} vCPUs with threads {threads} are {cores} cores, which cannot fill {count} "
-            f"cells; give it at least {count * threads} vCPUs, or set threads to 'auto', or "
-            f"cells or nodes so that there are at most {cores}."
-        )
-    each, larger = divmod(cores, count)
-    if larger and policy.remainder == "fail":
-        raise LayoutError(
-            f"{cores} cores of {threads} threads do not divide evenly over {count} cells; "
-            f"make the vCPUs a multiple of {count * threads}, or set remainder to 'spread'."
-        )
-    sizes = [each + 1] * larger + [each] * (count - larger)
-    dealt: list[tuple[int, ...]] = []
-    first = 0
-    for size in sizes:
-        dealt.append(tuple(range(first, first + size * threads)))
-        first += size * threads
-    # The greatest common divisor keeps every socket inside one cell.
-    per_socket = reduce(gcd, sizes)
-    return dealt, Topology(sockets=cores // per_socket, dies=1, cores=per_socket, threads=threads)
-
-
-def _round_robin_topology(vcpus: int, count: int, policy: Policy, host_threads: int) -> Topology:
-    threads = host_threads if policy.threads is None else policy.threads
-    if vcpus % (count * threads):
-        if policy.threads is not None:
-            raise LayoutError(
-                f"{vcpus} vCPUs do not make {count} sockets of threads {threads}; make them a "
-                f"multiple of {count * threads}, or set threads to 'auto'."
-            )
-        threads = 1
-    if vcpus % count:
-        return Topology(sockets=vcpus, dies=1, cores=1, threads=1)
-    return Topology(sockets=count, dies=1, cores=vcpus // (count * threads), threads=threads)
-
-
-def _guest_warnings(
-    guest: Guest, host: Host, policy: Policy, dealt: Sequence[tuple[int, ...]], topology: Topology
-) -> Iterator[str]:
-    """Yield what the guest's own kernel will not show as planned."""
-    mode = guest.cpu_mode if policy.cpu_mode == "keep" else policy.cpu_mode
-    if (
-        topology.threads > 1
-        and host.cpu_vendor == "AMD"
-        and mode == "host-passthrough"
-        and not guest.has_topoext
-    ):
-        # QEMU leaves topoext out of "-cpu host" unless it is named (since 3.0, no_autoenable_flags
-        # in target/i386/cpu.c), and an AMD CPU without it has no threads.
-        yield (
-            f"its threads {topology.threads} stay hidden on this AMD host; add <feature "
-            "policy='require' name='topoext'/> to its <cpu>, or set threads to 1."
-        )
-    if guest.online_vcpus is not None and len(guest.online_vcpus) < guest.vcpus:
-        online = frozenset(guest.online_vcpus)
-        empty = [cell for cell, vcpus in enumerate(dealt) if online.isdisjoint(vcpus)]
-        if empty:
-            yield (
-                f"cells {format_cpuset(empty)} have no vCPU at boot, since {len(online)} of "
-                f"{guest.vcpus} vCPUs are online; distribution 'interleave' spreads them."
-            )
-
-
-def _granule_kib(guest: Guest) -> tuple[int, str]:
-    """Return the smallest unit of cell memory, and what it is, for sentences."""
-    base = GRANULE_PPC64_KIB if guest.arch.startswith("ppc64") else GRANULE_KIB
-    pages = [use.size_kib for use in guest.hugepages if use.size_kib is not None]
-    # Page sizes are powers of two, so the largest is a multiple of all the others.
-    largest = max(pages, default=0)
-    if largest >= base:
-        return largest, f"hugepage of {largest} KiB"
-    return base, f"granule of {base} KiB"
-
-
-def _deal_memory(guest: Guest, count: int, policy: Policy) -> list[int]:
-    granule, unit_name = _granule_kib(guest)
-    units, rest = divmod(guest.memory_kib, granule)
-    if units < count:
-        raise LayoutError(
-            f"{guest.memory_kib} KiB of memory cannot give {count} cells one {unit_name} each; "
-            f"give it at least {granule * count} KiB, or use fewer cells or nodes."
-        )
-    if rest and guest.hugepages:
-        raise LayoutError(
-            f"{guest.memory_kib} KiB of memory is no multiple of its {unit_name}; make it "
-            f"{guest.memory_kib - rest} or {guest.memory_kib - rest + granule} KiB."
-        )
-    each, larger = divmod(units, count)
-    if policy.remainder == "fail" and (larger or rest):
-        raise LayoutError(
-            f"{guest.memory_kib} KiB of memory does not divide evenly over {count} cells in "
-            f"granules of {granule} KiB; make it a multiple of {granule * count} KiB, "
-            "or set remainder to 'spread'."
-        )
-    memory = [(each + (cell < larger)) * granule for cell in range(count)]
-    memory[-1] += rest
-    return memory
-
-
-def _check_pools(guest: Guest, backing: Sequence[Node | None], memory: Sequence[int]) -> None:
-    """Refuse what cannot start: hugepages bound to a node whose pool is too small for them."""
-    default = next((use.size_kib for use in guest.hugepages if use.cells is None), None)
-    sizes = {cell: use.size_kib for use in guest.hugepages for cell in use.cells or ()}
-    needed: dict[tuple[int, int], int] = {}
-    for cell, node in enumerate(backing):
-        size_kib = sizes.get(cell, default)
-        if size_kib is not None and node is not None and node.hugepages:
-            key = (node.id, size_kib)
-            needed[key] = needed.get(key, 0) + memory[cell] // size_kib
-    by_id = {node.id: node for node in backing if node is not None}
-    for (node_id, size_kib), pages in sorted(needed.items()):
-        total = sum(pool.total for pool in by_id[node_id].hugepages if pool.size_kib == size_kib)
-        if pages > total:
-            raise LayoutError(
-                f"host node {node_id} has {total} hugepages of {size_kib} KiB, and the guest's "
-                f"memory there needs {pages}; raise the node's pool, give the guest less memory, "
-                "or leave the node out with nodes."
-            )
-
-
-def _distance_matrix(backing: Sequence[Node | None]) -> list[tuple[int, ...]]:
-    known: dict[tuple[int, int], int] = {}
-    nodes = {node.id: node for node in backing if node is not None}
-    for origin, node in nodes.items():
-        reported = dict(node.distances)
-        for target in nodes:
-            value = reported.get(target, 0)
-            if origin == target:
-                known[origin, target] = DISTANCE_SAME_NODE
-            elif value < DISTANCE_SAME_NODE:
-                known[origin, target] = DISTANCE_REMOTE
-            else:
-                known[origin, target] = min(value, DISTANCE_HIGHEST)
-    # Without topology there is one cell, whose only distance is to itself.
-    return [
-        tuple(
-            DISTANCE_LOCAL
-            if row == column or origin is None or target is None
-            else known[origin.id, target.id]
-            for column, target in enumerate(backing)
-        )
-        for row, origin in enumerate(backing)
-    ]
 
 
 def _emulator_pins(

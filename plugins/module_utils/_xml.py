@@ -92,26 +92,31 @@ def elements(parent: Element | None, *tags: str) -> Iterator[Element]:
             yield child
 
 
-def insert_after(parent: Element, predecessors: Sequence[str], element: Element) -> None:
-    """Insert a child after the last child that has one of the tags, first where there is none.
+def insert_after(parent: Element, predecessors: Sequence[str], *new: Element) -> None:
+    """Insert children after the last child that has one of the tags, first where there is none.
 
     Indentation follows two blanks a level, as in libvirt's dumps; the rest of the text is kept.
     """
+    if not new:
+        return
     index = 0
     for position, child in enumerate(parent):
         if child.tag in predecessors:
             index = position + 1
+    previous = parent[index - 1] if index else None
     level = len(list(parent.iterancestors())) + 1
-    etree.indent(element, space=_INDENT, level=level)
     line = "\n" + _INDENT * level
-    last = index == len(parent)
-    if index:
-        element.tail = parent[index - 1].tail if last else line
-        parent[index - 1].tail = line
-    else:
-        element.tail = "\n" + _INDENT * (level - 1) if last else line
+    for element in new:
+        etree.indent(element, space=_INDENT, level=level)
+        element.tail = line
+    if index == len(parent):
+        new[-1].tail = "\n" + _INDENT * (level - 1) if previous is None else previous.tail
+    if previous is None:
         parent.text = line
-    parent.insert(index, element)
+    else:
+        previous.tail = line
+    # All at once: lxml looks for the place from the first child on, each time.
+    parent[index:index] = new
 
 
 def remove(element: Element) -> None:
@@ -119,7 +124,7 @@ def remove(element: Element) -> None:
     parent, previous = element.getparent(), element.getprevious()
     if previous is not None:
         previous.tail = element.tail
-    elif len(parent) == 1:
+    elif element.getnext() is None:
         parent.text = None
     else:
         parent.text = element.tail

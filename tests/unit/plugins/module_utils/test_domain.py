@@ -278,6 +278,29 @@ def test_topoext(feature: str, has: bool) -> None:
     assert (guest.has_topoext, guest.cpu_mode) == (has, "host-passthrough")
 
 
+def test_what_machine_it_has() -> None:
+    """Type, model and ACPI, which decide what its kernel sees."""
+    inside = "<features><acpi/></features><cpu mode='custom'><model>EPYC</model></cpu>"
+    guest = read_guest(read_definition(_domain(inside)), 2048)
+    assert (guest.kind, guest.arch, guest.cpu_model, guest.has_acpi) == (
+        *("kvm", "x86_64", "EPYC"),
+        True,
+    )
+    bare = read_guest(read_definition(_domain("<features><apic/></features>")), 2048)
+    assert (bare.cpu_model, bare.has_acpi) == ("", False)
+
+
+@pytest.mark.parametrize(
+    "tag", ["vcpu", "vcpus", "memory", "cputune", "numatune", "cpu", "metadata", "memoryBacking"]
+)
+def test_twice_is_too_often(host: HostOf, tag: str) -> None:
+    """libvirt reads some elements in the first place, and others in every place."""
+    text = _domain(f"<{tag}/>" if tag in ("vcpu", "memory") else f"<{tag}/><{tag}/>")
+    with pytest.raises(VnumaError) as raised:
+        _edit(text, host("rfc-8n240c"))
+    assert str(raised.value) == f"guest anuma: the definition has <{tag}> twice; keep one."
+
+
 @pytest.mark.parametrize(
     ("path", "one", "other", "same"),
     [

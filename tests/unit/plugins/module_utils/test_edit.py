@@ -286,6 +286,33 @@ def test_launch_security_is_kept(host: HostOf, kind: str, content: str) -> None:
             {},
             "its cells have <interconnects> (HMAT), which new cells would lose;",
         ),
+        (
+            "<os>",
+            "<memoryBacking><hugepages><page size='2' unit='MiB' nodeset='0'/></hugepages>"
+            "</memoryBacking><os>",
+            {"memory_mode": "none"},
+            "its hugepages are for cell 0, and cells 1-7 would have none; take nodeset out of",
+        ),
+        (
+            "</cpu>",
+            "<numa><cell cpus='0-7' memory='8388608'/><cell cpus='8-15' memory='8388608'/></numa>"
+            "</cpu><memoryBacking><hugepages><page size='2' unit='MiB' nodeset='1'/><page size='1'"
+            " unit='G' nodeset='0'/></hugepages></memoryBacking>",
+            {"memory_mode": "none", "cells": 4},
+            "its hugepages are for cells 0-1, and cells 2-3 would have none; take nodeset out of",
+        ),
+        (
+            "<qemu:arg value='-name'/>",
+            "<qemu:arg value='-smp'/><qemu:arg value='16,sockets=1'/>",
+            {},
+            "its <qemu:commandline> has '-smp', which would stand against its cells;",
+        ),
+        (
+            "<qemu:arg value='-name'/>",
+            "<qemu:arg value='--numa'/><qemu:arg value='node,nodeid=0'/>",
+            {"cells": 1},
+            "its <qemu:commandline> has '--numa', which would stand against its cells;",
+        ),
     ],
 )
 def test_misfits_are_refused(
@@ -296,6 +323,27 @@ def test_misfits_are_refused(
         _edit(_with(old, new), host("rfc-8n240c"), **options)
     assert str(raised.value).startswith("guest rich: ")
     assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("cells", "pages"),
+    [
+        ("", "<page size='2048'/>"),
+        ("", "<page size='2048' nodeset='0'/><page size='2048'/>"),
+        # Some of it has ordinary pages already, and someone meant that.
+        ("<cell cpus='0-7' memory='8388608'/><cell cpus='8-15' memory='8388608'/>",
+         "<page size='2048' nodeset='1'/>"),
+    ],
+)  # fmt: skip
+def test_hugepages_that_stay(host: HostOf, cells: str, pages: str) -> None:
+    """Nobody loses pages that they had."""
+    text = _with("</cpu>", f"<numa>{cells}</numa></cpu>" if cells else "</cpu>").replace(
+        "<os>", f"<memoryBacking><hugepages>{pages}</hugepages></memoryBacking><os>"
+    )
+    after = _edit(text, host("rfc-8n240c"), memory_mode="none")
+    assert pages in after
+    back = read_definition(restored(read_definition(after))).root
+    assert managed(back) == managed(read_definition(text).root)
 
 
 def test_cores_that_are_plugged_in_part(host: HostOf) -> None:

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._capabilities import (
-    parse_capabilities,
-)
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HostError
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import (
     Host,
@@ -34,42 +31,11 @@ def _ids(text: str) -> set[int]:
     return ids
 
 
-def test_there_are_enough_hosts() -> None:
-    """The tables below are not empty by accident."""
-    assert len(SPECS) >= 30
-    assert set(SPECS) < set(NAMES)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_facts_survive_json(host: Callable[[str], Host], name: str) -> None:
     """What vnuma_facts returns is read back as the same host."""
     facts = json.loads(json.dumps(host_to_facts(host(name))))
     assert host_from_facts(facts) == host(name)
-
-
-@pytest.mark.parametrize("name", SPECS)
-def test_what_libvirtd_says_is_what_the_host_is(host: Callable[[str], Host], name: str) -> None:
-    """Ids, online pCPUs, memory and distances are those that the host was made with."""
-    spec = json.loads((HOSTS / f"{name}.json").read_text(encoding="utf-8"))
-    offline = _ids(spec.get("offline", ""))
-    nodes = {node["id"]: node for node in spec["nodes"]}
-    assert [node.id for node in host(name).nodes] == sorted(nodes)
-    for node in host(name).nodes:
-        made = nodes[node.id]
-        assert set(node.cpus) == _ids(made.get("cpus", "")) - offline
-        assert node.memory_kib == made["memory_kib"]
-        assert sorted(cpu for core in node.cores for cpu in core) == list(node.cpus)
-        for other, value in zip(spec["nodes"], _row(spec, node.id)):
-            # libvirt leaves out a distance of 0.
-            assert dict(node.distances).get(other["id"], 0) == value
-
-
-def _row(spec: dict[str, Any], node_id: int) -> list[int]:
-    ids = [node["id"] for node in spec["nodes"]]
-    if "distances" not in spec:
-        return [10 if node_id == other else 20 for other in ids]
-    row: list[int] = spec["distances"][ids.index(node_id)]
-    return row
 
 
 @pytest.mark.parametrize(
@@ -98,50 +64,6 @@ def test_eligible_nodes_and_threads(
     """Nodes with pCPUs and memory; the SMT width that all of them have."""
     assert [node.id for node in host(name).eligible] == list(eligible)
     assert host(name).threads_per_core == threads
-
-
-def test_hugepages_leave_the_ordinary_page_out(host: Callable[[str], Host]) -> None:
-    """The smallest page is no hugepage, whatever its size."""
-    assert [p.size_kib for p in host("edited-ppc64-16n").nodes[0].hugepages] == [2048, 1048576]
-    assert [p.size_kib for p in host("edited-aarch64-4n").nodes[0].hugepages] == [
-        *(64, 2048, 32768, 1048576)
-    ]
-    assert host("edited-ppc64-16n").hugepage_default_kib == 2048
-    assert [
-        [(pool.size_kib, pool.total) for pool in node.hugepages]
-        for node in host("hugepages-unequal-4n").nodes
-    ] == [
-        [(2048, 1024), (1048576, 4)],
-        [(2048, 2048), (1048576, 8)],
-        [(2048, 0), (1048576, 0)],
-        [(2048, 512), (1048576, 2)],
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("", "the capabilities document is not well-formed XML"),
-        ("<domain/>", "begins with <domain>, where <capabilities> belongs."),
-        ("<capabilities/>", "has no <host>"),
-        (
-            "<capabilities><host><topology><cells><cell id='x'/></cells></topology></host>"
-            "</capabilities>",
-            "has 'x' as cell id, where a number belongs.",
-        ),
-        (
-            "<capabilities><host><topology><cells><cell id='0'><cpus><cpu id='0' socket_id='0' "
-            "siblings='0-'/></cpus></cell></cells></topology></host></capabilities>",
-            "host node 0, pCPU 0: '0-' is not a set of numbers",
-        ),
-        ("<!DOCTYPE capabilities [<!ENTITY a 'b'>]><capabilities/>", "document type declaration"),
-    ],
-)
-def test_capabilities_that_are_none(text: str, sentence: str) -> None:
-    """A sentence, whatever is fed in."""
-    with pytest.raises(HostError) as raised:
-        parse_capabilities(text)
-    assert sentence in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -213,20 +135,6 @@ def test_facts_in_any_order(host: Callable[[str], Host]) -> None:
     assert host_from_facts(turned) == host("asymmetric-4n16c")
 
 
-def test_offline_cpus_are_not_there() -> None:
-    """A pCPU without siblings is offline; siblings that are offline are no threads."""
-    cpus = (
-        "<cpu id='0' socket_id='0' siblings='0-1'/><cpu id='1'/>"
-        "<cpu id='2' socket_id='0' siblings='2-3'/><cpu id='3' socket_id='0' siblings='2-3'/>"
-    )
-    (node,) = parse_capabilities(
-        "<capabilities><host><topology><cells><cell id='5'><memory>1024</memory>"
-        f"<cpus>{cpus}</cpus></cell></cells></topology></host></capabilities>"
-    ).nodes
-    assert (node.id, node.cpus, node.cores) == (5, (0, 2, 3), ((0,), (2, 3)))
-    assert (node.threads, node.socket_ids, node.distances) == (2, (0,), ())
-
-
 def test_everything_that_is_known_survives(host: Callable[[str], Host]) -> None:
     """Versions, free memory and free pages too, which capabilities do not have."""
     known = host("hugepages-2n")
@@ -252,27 +160,3 @@ def test_everything_that_is_known_survives(host: Callable[[str], Host]) -> None:
     assert facts["libvirt_version"] == "9.0.0"
     assert facts["nodes"][0]["free_kib"] == 5
     assert facts["threads_per_core"] == whole.threads_per_core
-
-
-@pytest.mark.parametrize(
-    ("arch", "sizes", "default"),
-    [
-        ("x86_64", (4, 2048, 1048576), 2048),
-        ("x86_64", (4,), 2048),
-        ("x86_64", (4, 1048576), 1048576),
-        ("aarch64", (64, 2048, 524288), 2048),
-        ("ppc64le", (64, 16384, 16777216), 16384),
-        ("ppc64le", (64, 2048, 1048576), 2048),
-        ("ppc64", (), 16384),
-        ("s390x", (4, 1024), 1024),
-    ],
-)
-def test_default_hugepage(arch: str, sizes: tuple[int, ...], default: int) -> None:
-    """What Linux takes by default, unless the host cannot have it."""
-    pages = "".join(f"<pages unit='KiB' size='{size}'/>" for size in sizes)
-    made = parse_capabilities(
-        f"<capabilities><host><cpu><arch>{arch}</arch>{pages}</cpu></host></capabilities>"
-    )
-    assert (made.arch, made.hugepage_default_kib, made.nodes) == (arch, default, ())
-    if default != 1048576 and 2048 not in sizes:
-        assert host_from_facts({"nodes": [], "arch": arch}).hugepage_default_kib == default

@@ -34,7 +34,8 @@ def _xml(name: str, vcpus: int = 16) -> str:
     return (
         f"<domain type='kvm'>\n  <name>{name}</name>\n  <uuid>uuid-{name}</uuid>\n"
         f"  <memory unit='KiB'>16777216</memory>\n  <vcpu placement='static'>{vcpus}</vcpu>\n"
-        "  <os>\n    <type arch='x86_64'>hvm</type>\n  </os>\n  <devices>\n"
+        "  <os>\n    <type arch='x86_64'>hvm</type>\n  </os>\n  <features>\n    <acpi/>\n"
+        "  </features>\n  <devices>\n"
         f"    <graphics type='vnc' passwd='{SECRET}'/>\n  </devices>\n</domain>\n"
     )
 

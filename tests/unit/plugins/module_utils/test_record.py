@@ -176,6 +176,48 @@ def test_outgrown(host: HostOf, cpu: str, vcpus: int, sentence: str) -> None:
     assert sentence in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("now", "sentence"),
+    [
+        ("2097152", ""),
+        # libvirt rounds up to a MiB when a guest starts.
+        ("2097153", ""),
+        ("4194304", "16777216 KiB together, and they have 33554432 KiB now"),
+        ("1048576", "16777216 KiB together, and they have 8388608 KiB now"),
+    ],
+)
+def test_memory_that_has_changed(host: HostOf, now: str, sentence: str) -> None:
+    """Cells say how much memory a guest has: what stood before must not take half of it away."""
+    once = _edit(_domain(NUMA), host("rfc-8n240c"))
+    assert once.count("memory='2097152'") == 8
+    changed = once.replace("memory='2097152'", f"memory='{now}'")
+    if not sentence:
+        assert _restored(changed) == _domain(NUMA)
+        return
+    with pytest.raises(DomainError) as raised:
+        _restored(changed)
+    assert str(raised.value).startswith("guest anuma: before its partition its cells had ")
+    assert sentence in str(raised.value)
+
+
+def test_a_record_without_placement(host: HostOf) -> None:
+    """What is not said is libvirt's default."""
+    auto = _domain().replace("placement='static'", "placement='auto'")
+    once = _edit(auto, host("rfc-8n240c"))
+    assert _restored(once) == auto
+    damaged = once.replace("<vcpu placement='auto'/>", "<vcpu/>")
+    assert damaged != once
+    assert _restored(damaged) == _domain()
+
+
+def test_a_record_without_vcpus(host: HostOf) -> None:
+    """Nothing can be restored in what is no guest."""
+    once = _edit(_domain(), host("rfc-8n240c"))
+    with pytest.raises(DomainError) as raised:
+        _restored(re.sub(r"<vcpu placement='static'>16</vcpu>", "", once))
+    assert str(raised.value) == "guest anuma: the definition has no <vcpu>; define it."
+
+
 def test_pins_asked_for_where_there_is_no_node(host: HostOf) -> None:
     """Without topology there is nowhere to pin to: the emulator's own pin is left as it is."""
     definition = read_definition(_domain())
