@@ -24,6 +24,10 @@ test: bootstrap ## Everything: lint, types, sanity, unit and integration tests (
 check: bootstrap ## Lint, types and unit tests (under two minutes)
 	@$(RUN) check
 
+.PHONY: docs
+docs: bootstrap ## The documentation site, in build/docs/html
+	@$(RUN) docs
+
 .PHONY: bootstrap
 bootstrap: ## Install the Debian or Ubuntu packages that are missing
 	@tests/tools/bootstrap.sh

@@ -10,6 +10,7 @@ from pathlib import Path
 import guestboot
 import pytest
 from conftest import Libvirt, Run
+from guests import anuma
 from rules import RULES, SIXTEEN_CELLS, SLOTS, Rule
 
 Call = Callable[..., Run]
@@ -90,6 +91,14 @@ def test_memory_devices_are_bound_with_their_cell(rfc: Libvirt, call: Call) -> N
     command = rfc.virsh("domxml-to-native", "qemu-argv", str(path))
     (backend,) = [part for part in command.split(" -") if '"id":"memdimm0"' in part]
     assert '"host-nodes":[5]' in backend
+
+
+def test_libvirt_does_not_know_the_rfcs_switch(rfc: Libvirt) -> None:
+    """check='numa' never came to be; the filter takes it out of templates that have it."""
+    path = rfc.host.root / "switch.xml"
+    path.write_text(anuma("switch").replace("check='none'", "check='numa'"))
+    said = rfc.virsh("define", str(path), check=False)
+    assert "Invalid value for attribute 'check' in element 'cpu': 'numa'" in said
 
 
 @pytest.mark.slow

@@ -30,8 +30,6 @@ def build(environment: Path) -> int:
     collection.mkdir(parents=True, mode=0o755)
     for page in (*_TEMPLATE.iterdir(), *(PROJECT / "docs").glob("*.md")):
         shutil.copy2(page, source)
-    # What is linked to is rendered too.
-    shutil.copytree(PROJECT / "docs/examples", source / "examples")
     tool = environment / "bin"
     commands = [
         [

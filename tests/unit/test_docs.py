@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import DEFAULTS
 from rules import RULES
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -30,11 +31,9 @@ def _literals(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
     """Yield every text in a module that is neither a docstring nor one of Ansible's documents."""
     passed_over: set[ast.AST] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Expr):
-            passed_over.add(node.value)
-        elif isinstance(node, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id in ("DOCUMENTATION", "EXAMPLES", "RETURN")
-            for target in node.targets
+        if isinstance(node, ast.Expr) or (
+            isinstance(node, ast.Assign)
+            and ast.unparse(node.targets[0]) in ("DOCUMENTATION", "EXAMPLES", "RETURN")
         ):
             passed_over.add(node.value)
         elif isinstance(node, ast.JoinedStr):
@@ -175,3 +174,34 @@ def test_links_lead_somewhere() -> None:
                 anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
                 assert anchor in anchors, (page.name, target)
     assert seen > 5
+
+
+def test_plays_are_examples() -> None:
+    """Every play of a page is a piece of a file that the tests run."""
+    texts = [
+        path.read_text()
+        for folder in (DOCS / "examples", PROJECT / "roles", PROJECT / "playbooks")
+        for path in folder.rglob("*")
+        if path.suffix in (".yml", ".md")
+    ]
+    seen = 0
+    for page in DOCS.glob("*.md"):
+        for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+            seen += 1
+            assert any(block in text for text in texts), (page.name, block)
+    assert seen > 5
+
+
+def test_every_option_is_written_about() -> None:
+    """No policy option without a word on when to use it."""
+    page = (DOCS / "options.md").read_text()
+    assert [option for option in DEFAULTS if option != "state" and f"`{option}" not in page] == []
+
+
+def test_every_file_is_on_the_map() -> None:
+    """The map has every file there is, and no other."""
+    page = (DOCS / "architecture.md").read_text()
+    there = {path.name for path in (PROJECT / "plugins/module_utils").glob("*.py")}
+    assert set(re.findall(r"`(_\w+\.py)`", page)) == there - {"__init__.py"}
+    for folder in re.findall(r"^\| `(tests/\w+)` \|", page, re.MULTILINE):
+        assert (PROJECT / folder).is_dir(), folder
