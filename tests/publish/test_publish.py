@@ -184,3 +184,29 @@ def test_execution_environment(tmp_path: Path) -> None:
         lines = [line for line in needs["system"] if line.startswith(f"{package} ")]
         assert len(lines) == 1
         assert f"platform:{platform}" in lines[0]
+
+
+def test_workflows() -> None:
+    """The forge's schema is met, and what is called are targets that there are."""
+    workflows = sorted((PROJECT / ".github/workflows").glob("*.yml"))
+    assert workflows
+    checked = subprocess.run(
+        [
+            *(str(BIN / "check-jsonschema"), "--builtin-schema", "vendor.github-workflows"),
+            *map(str, workflows),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    makefile = (PROJECT / "Makefile").read_text()
+    called = set()
+    for workflow in workflows:
+        for job in yaml.safe_load(workflow.read_text())["jobs"].values():
+            called.update(job.get("strategy", {}).get("matrix", {}).get("target", ()))
+            for step in job["steps"]:
+                called.update(re.findall(r"\bmake ([a-z-]+)", step.get("run", "")))
+    assert len(called) > 4
+    for target in called:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
