@@ -219,3 +219,12 @@ def test_commands_are_targets() -> None:
     }
     assert len(told) > 3
     assert {target for target in told if f"\n{target}:" not in makefile} == set()
+
+
+def test_versions_are_those_that_run() -> None:
+    """The README names the ansible-core that each environment pins."""
+    readme = (PROJECT / "README.md").read_text()
+    for path in (PROJECT / "tests/tools/requirements").glob("controller-*.txt"):
+        pinned = re.search(r"^ansible-core==(\S+)$", path.read_text(), re.MULTILINE)
+        assert pinned is not None
+        assert f" {pinned[1]} on Python" in readme, path.name
