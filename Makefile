@@ -24,6 +24,15 @@ test: bootstrap ## Everything: lint, types, sanity, unit and integration tests (
 check: bootstrap ## Lint, types and unit tests (under two minutes)
 	@$(RUN) check
 
+.PHONY: docs
+docs: bootstrap ## The documentation site, in build/docs/html
+	@$(RUN) docs
+
+.PHONY: dist
+dist: bootstrap ## The tarball, in build/dist
+	@$(RUN) --install > /dev/null
+	@ls build/dist/*.tar.gz
+
 .PHONY: bootstrap
 bootstrap: ## Install the Debian or Ubuntu packages that are missing
 	@tests/tools/bootstrap.sh

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Odd guests, ten for each thing that docs/guests.md has a rule for: handled, or refused by rule.
+"""Odd guests, ten for each thing that docs/rules.md has a rule for: handled, or refused by rule.
 
 Whatever libvirt lets in must come out as a partition that libvirt lets in too, or as a sentence of
 this collection: never as an error of libvirt's own. (SEV guests libvirt lets in on SEV hosts only:

@@ -126,6 +126,28 @@ def _molecule(scenario: str) -> Step:
     return Step(f"molecule-{scenario}", f"molecule scenario {scenario}", commands, environment)
 
 
+def documentation() -> Path:
+    """The environment that renders the documentation."""
+    return venv("docs", first_interpreter(("3.11", "3.12", "3.13")))
+
+
+def publishing() -> Path:
+    """The environment with what publishes collections."""
+    return venv("publish", first_interpreter(("3.11", "3.12", "3.13")))
+
+
+def _docs() -> list[list[str]]:
+    environment = documentation()
+    return [
+        [
+            *(str(environment / "bin/antsibull-docs"), "lint-collection-docs", "--plugin-docs"),
+            *("--validate-collection-refs=all", "--disallow-unknown-collection-refs"),
+            *("--check-extra-docs-refs", "."),
+        ],
+        [sys.executable, str(Path(__file__).parent / "docs.py"), str(environment)],
+    ]
+
+
 STEPS = (
     Step(
         "ruff",
@@ -144,6 +166,17 @@ STEPS = (
         lambda: {**_linked(), "PATH": f"{oldest() / 'bin'}:{os.environ['PATH']}"},
     ),
     Step("changelog", "changelog fragments", _tool("antsibull-changelog", "lint")),
+    Step(
+        "docs",
+        "plugin pages and guides, without a warning",
+        _docs,
+        lambda: {**_linked(), "PATH": f"{documentation() / 'bin'}:{os.environ['PATH']}"},
+    ),
+    Step(
+        "publish",
+        "the tarball, Galaxy's importer, execution environments",
+        _pytest(publishing, "tests/publish"),
+    ),
     Step("unit", "unit tests, ansible-core 2.19", _pytest(oldest, "tests/unit"), _linked),
     Step(
         "unit-3.9", "unit tests, Python 3.9", _pytest(target, "tests/unit"), _linked, required=False
@@ -249,7 +282,8 @@ def main(names: list[str]) -> int:
     try:
         # Made before the steps run side by side, since several of them need it.
         environment = oldest()
-        if any(name.startswith(("integration", "restarts", "molecule")) for name in wanted):
+        tarball = ("integration", "restarts", "molecule", "publish")
+        if any(name.startswith(tarball) for name in wanted):
             trees.install(environment / "bin/ansible-galaxy")
     except ToolError as error:
         print(f"run: {error}")
