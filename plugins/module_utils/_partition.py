@@ -165,7 +165,8 @@ def partition_guests(
 
 def fingerprint(definition: Definition) -> str:
     """Return a digest of a definition, its passwords left out of it."""
-    public = _PASSWORD.sub("", definition.text)
+    text = definition.text
+    public = _PASSWORD.sub("", text) if "passwd=" in text else text
     return hashlib.sha256(public.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -315,6 +316,8 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping:
 
 def _mind_saved_image(hypervisor: Hypervisor, work: Work, write: bool, keeping: Keeping) -> None:
     """See that no managed-save image brings an old layout back behind everyone's back."""
+    if not (work.changed or work.domain.saved):
+        return
     saved = hypervisor.saved_xml(work.domain)
     if saved is None or not needs_restart(read_definition(saved).root, work.after.root):
         return

@@ -62,7 +62,14 @@ class FakeHypervisor:
     def domains(self) -> list[Domain]:
         """Every guest, by name."""
         return [
-            Domain(name, f"uuid-{name}", name not in self.transient, name in self.live, None)
+            Domain(
+                name,
+                f"uuid-{name}",
+                name not in self.transient,
+                name in self.live,
+                None,
+                saved=name in self.saved,
+            )
             for name in sorted(self.persistent)
         ]
 
