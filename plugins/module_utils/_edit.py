@@ -161,9 +161,7 @@ def _source(definition: Definition) -> Source:
     return Source(definition.text, lambda text: read_definition(text).root)
 
 
-def _written(
-    definition: Definition, before: dict[str, Any], layout: Layout, policy: Policy
-) -> str:
+def _written(definition: Definition, before: dict[str, Any], layout: Layout, policy: Policy) -> str:
     """Return the definition with the layout, the same text where that means the same."""
     source = _source(definition)
     _write(source.root, layout, policy)

@@ -42,9 +42,7 @@ def is_settled(root: Element, now: dict[str, Any], layout: Layout, policy: Polic
         "placement": "static",
         "vcpupin": dict(enumerate(layout.vcpu_pins)),
         "memory": (mode, "static", layout.nodeset) if bound and mode != "preferred" else None,
-        "memnode": {
-            cell.id: (mode, "static", (cell.host_node,)) for cell in layout.cells if bound
-        },
+        "memnode": {cell.id: (mode, "static", (cell.host_node,)) for cell in layout.cells if bound},
         "topology": {
             "sockets": shape.sockets,
             "dies": shape.dies,

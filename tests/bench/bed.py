@@ -11,12 +11,14 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from xml.etree import ElementTree
 
 import libvirt
 import trees
 from fakehost import FakeHost
-from playbooks import Ansible, Task, bare
 from timing import BenchError, Contestant, Run, command
+
+from playbooks import Ansible, Task, bare
 
 sys.path.insert(0, str(trees.PROJECT / "tests" / "integration"))
 from guests import anuma
@@ -225,8 +227,6 @@ def virt_xml_changes(text: str) -> list[str]:
 
     The CPU's own attributes stay as they are; the vCPUs are placed statically already.
     """
-    from xml.etree import ElementTree  # the text is libvirt's own
-
     root = ElementTree.fromstring(text)  # noqa: S314 - the text is libvirt's own
     topology = root.find("cpu/topology")
     assert topology is not None

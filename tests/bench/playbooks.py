@@ -65,7 +65,8 @@ class Ansible:
         """Run a play and return its tasks' names and the seconds that each took."""
         output = self.run(play, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json").output
         try:
-            found, _end = json.JSONDecoder().raw_decode(output[output.index('{\n    "custom_stats"') :])
+            start = output.index('{\n    "custom_stats"')
+            found, _end = json.JSONDecoder().raw_decode(output[start:])
         except ValueError:
             raise BenchError(f"the play {play.name} gave no result: {output[-2000:]}") from None
         seconds = []

@@ -36,8 +36,7 @@ class Table:
             for row in cells
         ]
         rule = "|" + "|".join(
-            "-" * (width + 1) + ("-" if column == 0 else ":")
-            for column, width in enumerate(widths)
+            "-" * (width + 1) + ("-" if column == 0 else ":") for column, width in enumerate(widths)
         )
         lines.insert(1, rule + "|")
         text = f"### {self.title}\n\n" + "\n".join(lines) + "\n"
@@ -97,7 +96,8 @@ class Part:
                 )
                 for target in self.targets
             ]
-            blocks.append(Table("Targets", ("target", "figure", "limit", ""), list(rows)).markdown())
+            table = Table("Targets", ("target", "figure", "limit", ""), list(rows))
+            blocks.append(table.markdown())
         return "\n".join(blocks)
 
 

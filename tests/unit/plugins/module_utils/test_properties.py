@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import Field, fields, replace
 from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
@@ -335,29 +335,35 @@ def test_editing(
 
 
 @EXAMPLES
-@given(hosts(), definitions(), st.lists(policies(), min_size=2, max_size=2))
+@given(hosts(), definitions(), policies(), policies(), st.sampled_from(fields(Policy)))
 def test_settled_means_that_an_edit_changes_nothing(
-    count_example: Callable[[], None], host: Host, text: str, sequence: list[Policy]
+    count_example: Callable[[], None],
+    host: Host,
+    text: str,
+    policy: Policy,
+    other: Policy,
+    option: Field[Any],
 ) -> None:
     """The short cut never says so where the edit would change something, nor misses the rest."""
     count_example()
-    first, _layout = _edited(read_definition(text), host, sequence[0])
+    first, _layout = _edited(read_definition(text), host, policy)
+    changed = replace(policy, **{option.name: getattr(other, option.name)})
     if not first.startswith("<domain"):
         return
     definition = read_definition(first)
     now = managed(definition.root)
-    for policy in sequence:
-        (layout,) = _planned(host, [(read_guest(definition, 2048), policy)])
+    for asked in (policy, changed):
+        (layout,) = _planned(host, [(read_guest(definition, 2048), asked)])
         if isinstance(layout, LayoutError):
             continue
-        settled = is_settled(definition.root, now, layout, policy)
+        settled = is_settled(definition.root, now, layout, asked)
         try:
-            written = _written(definition, now, layout, policy)
+            written = _written(definition, now, layout, asked)
         except VnumaError:
             assert not settled
             continue
         assert (written == first) >= settled
-        if (policy.emulator_pinning, policy.iothread_pinning) == ("none", "none"):
+        if (asked.emulator_pinning, asked.iothread_pinning) == ("none", "none"):
             # Helpers that are to be pinned, and cannot be, are left to the edit.
             assert settled == (written == first)
         event(f"settled: {settled}")
