@@ -225,7 +225,8 @@ def _kib(text: str | None, unit: str | None, tag: str) -> int:
     factor = UNIT_BYTES.get(unit.lower())
     if factor is None:
         raise DomainError(f"<{tag}> has the unit '{unit}', which libvirt does not know.")
-    return -(-_integer(text, f"<{tag}>") * factor // 1024)
+    size: int = _integer(text, f"<{tag}>") * factor
+    return -(-size // 1024)
 
 
 def _arch(root: Element) -> str:

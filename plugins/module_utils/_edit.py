@@ -408,8 +408,7 @@ def _replace(root: Element, tag: str, new: list[Element]) -> None:
         insert_after(root, place.before_container, parent)
     for old in list(elements(parent, tag)):
         remove(old)
-    for element in new:
-        insert_after(parent, (*place.before, tag), element)
+    insert_after(parent, place.before, *new)
 
 
 def _drop_created(root: Element, kept: Element) -> None:
@@ -424,9 +423,8 @@ def _drop_created(root: Element, kept: Element) -> None:
 
 
 def _keep(kept: Element, root: Element, container: str, *tags: str) -> None:
-    for element in elements(root.find(container), *tags):
-        copy = copied(element)
-        insert_after(kept, [child.tag for child in kept], copy)
+    copies = [copied(element) for element in elements(root.find(container), *tags)]
+    insert_after(kept, [child.tag for child in kept], *copies)
 
 
 def _put_back(root: Element, kept: Element, tag: str) -> None:

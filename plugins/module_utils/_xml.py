@@ -98,26 +98,34 @@ def elements(parent: Element | None, *tags: str) -> Iterator[Element]:
     return found
 
 
-def insert_after(parent: Element, predecessors: Sequence[str], element: Element) -> None:
-    """Insert a child after the last child that has one of the tags, first where there is none.
+def insert_after(parent: Element, predecessors: Sequence[str], *new: Element) -> None:
+    """Insert children after the last child that has one of the tags, first where there is none.
 
     Indentation follows two blanks a level, as in libvirt's dumps; the rest of the text is kept.
     """
-    index = 0
-    for position, child in enumerate(parent):
-        if child.tag in predecessors:
-            index = position + 1
+    if not new:
+        return
     level = len(list(parent.iterancestors())) + 1
-    etree.indent(element, space=_INDENT, level=level)
     line = "\n" + _INDENT * level
-    last = index == len(parent)
-    if index:
-        element.tail = parent[index - 1].tail if last else line
-        parent[index - 1].tail = line
-    else:
-        element.tail = "\n" + _INDENT * (level - 1) if last else line
+    before = parent.iterchildren(*predecessors, reversed=True) if predecessors else iter(())
+    previous = next(before, None)
+    if previous is None:
+        end = line if len(parent) else "\n" + _INDENT * (level - 1)
         parent.text = line
-    parent.insert(index, element)
+    else:
+        end = line if previous.getnext() is not None else previous.tail
+        # What follows an element goes with it, and the new ones are put right behind the element.
+        previous.tail = None
+    anchor = previous
+    for element in new:
+        etree.indent(element, space=_INDENT, level=level)
+        if anchor is None:
+            parent.insert(0, element)
+        else:
+            anchor.addnext(element)
+            anchor.tail = line
+        anchor = element
+    anchor.tail = end
 
 
 def remove(element: Element) -> None:

@@ -14,13 +14,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import libvirt
-import trees
 from fakehost import FakeHost
+from plays import Ansible, Task, bare
 from timing import BenchError, Contestant, Run, command
+from venvs import PROJECT
 
-from playbooks import Ansible, Task, bare
-
-sys.path.insert(0, str(trees.PROJECT / "tests" / "integration"))
+sys.path.insert(0, str(PROJECT / "tests" / "integration"))
 from guests import anuma
 
 _READ = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
@@ -62,7 +61,7 @@ class Bed:
     def __init__(self, count: int) -> None:
         self.count = count
         self._host = FakeHost(
-            f"bench-{count}-{os.getpid()}", trees.PROJECT / "tests/hosts/rfc-8n240c.json"
+            f"bench-{count}-{os.getpid()}", PROJECT / "tests/hosts/rfc-8n240c.json"
         )
         self.folder = Path(tempfile.mkdtemp(prefix="vnuma-bench-"))
         self.ansible = Ansible(self.folder)

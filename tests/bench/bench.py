@@ -29,7 +29,7 @@ import report
 import trees
 from fakehost import LabError
 from timing import BenchError
-from venvs import ToolError
+from venvs import PROJECT, ToolError
 
 PARTS: dict[str, Callable[[], report.Part]] = {
     "plan": part_plan.measure,
@@ -42,7 +42,7 @@ def machine() -> dict[str, str]:
     """Describe this machine, and how busy it is."""
     return {
         "at": time.strftime("%Y-%m-%d %H:%M"),
-        "commit": _said("git", "-C", str(trees.PROJECT), "describe", "--always", "--dirty"),
+        "commit": _said("git", "-C", str(PROJECT), "describe", "--always", "--dirty"),
         "processors": str(os.cpu_count()),
         "load": f"{os.getloadavg()[0]:.1f}",
         "Python": platform.python_version(),

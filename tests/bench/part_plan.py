@@ -53,10 +53,10 @@ def measure() -> Part:
     part = Part("plan", "Planning")
     table = Table("The largest hosts", ("case", "processor time", "peak memory"))
     for what, case in _LARGEST.items():
-        found = _measured([case])[0]
-        part.raw[what] = found
+        (one,) = _measured([case])
+        part.raw[what] = one
         table.rows.append(
-            (what, f"{found['cpu_s'] * 1000:.0f} ms", f"{found['peak_kib'] / 1024:.1f} MiB")
+            (what, f"{one['cpu_s'] * 1000:.0f} ms", f"{one['peak_kib'] / 1024:.1f} MiB")
         )
     part.tables.append(table)
     growth = Table(
