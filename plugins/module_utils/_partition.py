@@ -8,9 +8,10 @@ written before every guest of the call has been planned.
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,9 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._record import find_reco
 from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store
 from ansible_collections.kvm.vnuma.plugins.module_utils._xml import Element
 
+#: Guests that are defined at the same time; libvirtd takes five requests of a connection at once
+#: (max_client_requests, src/remote/libvirtd.conf.in).
+_AT_ONCE = 4
 _CHANGED_MEANWHILE = (
     "someone else changed its definition after it was planned; nothing was written, run again."
 )
@@ -155,12 +159,32 @@ def partition_guests(
             works.append(_read(hypervisor, domain, policy, topology))
     ready = _plan(hypervisor, domains, works, topology, outcome)
     writes = write and any(work.after is not work.before for work in ready)
+
+    def attempt(work: Work) -> VnumaError | None:
+        try:
+            _apply(hypervisor, work, topology, write, keeping)
+        except VnumaError as error:
+            return error
+        return None
+
     with keeping.store.locked() if writes else nullcontext():
-        for work in ready:
+        for work, error in zip(ready, _each(attempt, ready, at_once=_AT_ONCE if writes else 1)):
             with outcome.collecting(work.domain):
-                _apply(hypervisor, work, topology, write, keeping)
+                if error is not None:
+                    raise error
                 outcome.done.append(work)
     return outcome
+
+
+def _each(
+    step: Callable[[Work], VnumaError | None], works: Sequence[Work], at_once: int
+) -> list[VnumaError | None]:
+    """Take a step with each, and return what came of it once all have been taken."""
+    if at_once == 1:
+        return [step(work) for work in works]
+    # Most of the time goes into libvirt validating what it is given, and into the disk.
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(step, works))
 
 
 def fingerprint(definition: Definition) -> str:

@@ -125,7 +125,7 @@ def insert_after(parent: Element, predecessors: Sequence[str], *new: Element) ->
             anchor.addnext(element)
             anchor.tail = line
         anchor = element
-    anchor.tail = end
+    new[-1].tail = end
 
 
 def remove(element: Element) -> None:

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
@@ -57,9 +56,6 @@ def main(names: list[str]) -> int:
         print(f"bench: there is no part {unknown[0]}; the parts are {', '.join(PARTS)}")
         return 2
     trees.link()
-    # Everyone who is measured inherits it; whatever else runs here then disturbs them less.
-    with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -10)
     broken: list[str] = []
     parts: list[report.Part] = []
     for name in names or PARTS:
