@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import CpusetError
 
 #: Highest id accepted. libvirt's own ceiling is VIR_DOMAIN_CPUMASK_LEN, 16384 bits
 #: (src/conf/domain_conf.h); it also keeps ``0-4000000000`` from eating the memory.
 MAX_ID = 16383
+
+# A fleet's definitions say the same few sets and numbers thousands of times.
+_REMEMBERED = 4096
 
 
 def parse_cpuset(text: str) -> tuple[int, ...]:
@@ -28,6 +32,11 @@ def parse_cpuset(text: str) -> tuple[int, ...]:
     Raises:
         CpusetError: when it is empty, malformed, or names an id over 16383.
     """
+    return _parsed(text)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _parsed(text: str) -> tuple[int, ...]:
     members: set[int] = set()
     for part in text.split(","):
         token = part.strip()
@@ -54,6 +63,11 @@ def parse_cpuset(text: str) -> tuple[int, ...]:
 
 def format_cpuset(ids: Iterable[int]) -> str:
     """Write ids as libvirt does: ascending, runs joined, ``0-14,120-134``; empty gives ''."""
+    return _formatted(ids if isinstance(ids, tuple) else tuple(ids))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _formatted(ids: tuple[int, ...]) -> str:
     parts: list[str] = []
     start = previous = None
     for number in sorted(set(ids)):
@@ -73,6 +87,11 @@ def whole_number(text: str) -> int | None:
 
     int() would also take ``1_0``, ``+1`` and the digits of every script.
     """
+    return _whole_number(text)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _whole_number(text: str) -> int | None:
     digits = text.strip()
     if not (digits.isascii() and digits.isdigit()):
         return None

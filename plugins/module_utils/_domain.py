@@ -93,12 +93,7 @@ def read_guest(definition: Definition, hugepage_default_kib: int) -> Guest:
 
 def memory_kib(element: Element) -> int:
     """Return a memory size in KiB, rounded up as libvirt does (virDomainParseMemory)."""
-    unit = element.get("unit") or "KiB"
-    factor = UNIT_BYTES.get(unit.lower())
-    if factor is None:
-        raise DomainError(f"<{element.tag}> has the unit '{unit}', which libvirt does not know.")
-    size: int = _integer(element.text, f"<{element.tag}>") * factor
-    return -(-size // 1024)
+    return _kib(element.text, element.get("unit"), str(element.tag))
 
 
 def managed(root: Element) -> dict[str, Any]:
@@ -139,11 +134,12 @@ def unmanaged(root: Element) -> Counter[tuple[str, str, str]]:
     attributes, model and vendor are left out: they are managed where the policy sets the mode.
     """
     found: Counter[tuple[str, str, str]] = Counter()
+    record = find_record(root)
     waiting = [(child, "") for child in elements(root)]
     while waiting:
         element, above = waiting.pop()
         path = f"{above}/{element.tag}"
-        if path in _MANAGED_PATHS or element is find_record(root):
+        if path in _MANAGED_PATHS or element is record:
             continue
         if path not in _CONTAINERS:
             found[path, "", (element.text or "").strip()] += 1
@@ -232,9 +228,16 @@ def _guest(root: Element, hugepage_default_kib: int) -> Guest:
 
 def memory_kib_of_cell(cell: Element) -> int:
     """Return a cell's memory in KiB."""
-    size = etree.Element("cell", unit=cell.get("unit", "KiB"))
-    size.text = cell.get("memory", "")
-    return memory_kib(size)
+    return _kib(cell.get("memory", ""), cell.get("unit"), "cell")
+
+
+def _kib(text: str | None, unit: str | None, tag: str) -> int:
+    unit = unit or "KiB"
+    factor = UNIT_BYTES.get(unit.lower())
+    if factor is None:
+        raise DomainError(f"<{tag}> has the unit '{unit}', which libvirt does not know.")
+    size: int = _integer(text, f"<{tag}>") * factor
+    return -(-size // 1024)
 
 
 def _arch(root: Element) -> str:
@@ -261,11 +264,12 @@ def _hugepages(root: Element, default_kib: int) -> tuple[HugepageUse, ...]:
         return ()
     uses = []
     for page in elements(backing, "page"):
-        size = etree.Element("page", unit=page.get("unit", "KiB"))
-        size.text = page.get("size", "")
         nodeset = page.get("nodeset")
         uses.append(
-            HugepageUse(memory_kib(size), None if nodeset is None else parse_cpuset(nodeset))
+            HugepageUse(
+                _kib(page.get("size", ""), page.get("unit"), "page"),
+                None if nodeset is None else parse_cpuset(nodeset),
+            )
         )
     return tuple(uses) or (HugepageUse(default_kib),)
 

@@ -9,6 +9,8 @@ Managed are ``vcpu@placement``, ``cputune/vcpupin``, ``numatune/memory`` and ``m
 
 from __future__ import annotations
 
+from typing import Any
+
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     Definition,
@@ -40,6 +42,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._record import (
     recorded_policy,
     write_policy,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._settled import is_settled
 from ansible_collections.kvm.vnuma.plugins.module_utils._source import Source
 from ansible_collections.kvm.vnuma.plugins.module_utils._xml import (
     Element,
@@ -59,17 +62,16 @@ def partitioned(definition: Definition, layout: Layout, policy: Policy) -> str:
     Raises:
         DomainError: when something in the definition cannot live with the new cells.
     """
-    source = _source(definition)
-    root = source.root
+    root = definition.root
     try:
         refuse_misfits(root, len(layout.cells))
         refuse_split_cores(root, layout.topology.threads)
-        before = managed(definition.root)
-        _write(root, layout, policy)
-        same = managed(root) == before and not _has_rfc_switch(definition.root)
+        before = managed(root)
+        if not _has_rfc_switch(root) and is_settled(root, before, layout, policy):
+            return definition.text
+        return _written(definition, before, layout, policy)
     except VnumaError as error:
         raise error.for_guest(definition.name) from None
-    return definition.text if same else source.rewritten()
 
 
 def restored(definition: Definition) -> str:
@@ -113,6 +115,14 @@ def restored(definition: Definition) -> str:
 
 def _source(definition: Definition) -> Source:
     return Source(definition.text, lambda text: read_definition(text).root)
+
+
+def _written(definition: Definition, before: dict[str, Any], layout: Layout, policy: Policy) -> str:
+    """Return the definition with the layout, the same text where that means the same."""
+    source = _source(definition)
+    _write(source.root, layout, policy)
+    same = managed(source.root) == before and not _has_rfc_switch(definition.root)
+    return definition.text if same else source.rewritten()
 
 
 def _write(root: Element, layout: Layout, policy: Policy) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import (
@@ -61,7 +62,7 @@ class Node:
     cores: tuple[tuple[int, ...], ...] = ()
     socket_ids: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def threads(self) -> int:
         """The widest core of the node in online threads, 1 for a node without pCPUs."""
         return max((len(core) for core in self.cores), default=1)

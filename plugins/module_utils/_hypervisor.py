@@ -40,6 +40,7 @@ class Domain:
         persistent: False for a transient guest.
         active: True while it runs, is paused, or is otherwise alive.
         handle: libvirt's own object.
+        saved: whether it had a managed-save image when it was listed.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Domain:
     persistent: bool
     active: bool
     handle: Any
+    saved: bool = False
 
 
 class Hypervisor:
@@ -105,25 +107,23 @@ class Hypervisor:
         """Return every guest, by name."""
         with self._errors("list the guests"):
             handles = self._connection.listAllDomains(0)
-            persistent = {
-                handle.UUIDString()
-                for handle in self._connection.listAllDomains(
-                    libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT
+            # Asked for the few, not for each: a question for every guest would take as long as
+            # reading its definition. The id came with the list.
+            transient, saved = (
+                {handle.UUIDString() for handle in self._connection.listAllDomains(kind)}
+                for kind in (
+                    libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT,
+                    libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE,
                 )
-            }
-            active = {
-                handle.UUIDString()
-                for handle in self._connection.listAllDomains(
-                    libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
-                )
-            }
+            )
         found = [
             Domain(
                 name=handle.name(),
                 uuid=handle.UUIDString(),
-                persistent=handle.UUIDString() in persistent,
-                active=handle.UUIDString() in active,
+                persistent=handle.UUIDString() not in transient,
+                active=handle.ID() != -1,
                 handle=handle,
+                saved=handle.UUIDString() in saved,
             )
             for handle in handles
         ]

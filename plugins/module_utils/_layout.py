@@ -115,9 +115,14 @@ def plan_guests(
     """
     failed: dict[int, LayoutError] = {}
     drafts: dict[int, tuple[Layout, list[CoreDemand]]] = {}
+    # A fleet has few sizes, and guests of one size are planned alike until pins are exclusive.
+    sizes: dict[tuple[Guest, Policy], tuple[Layout, list[CoreDemand]]] = {}
     for index, (guest, policy) in enumerate(guests):
+        size = (replace(guest, name="", uuid="", vcpu_pins=()), policy)
         try:
-            drafts[index] = _plan_without_board(guest, host, policy)
+            if size not in sizes:
+                sizes[size] = _plan_without_board(guest, host, policy)
+            drafts[index] = sizes[size]
         except LayoutError as error:
             error.for_guest(guest.name)
             failed[index] = error

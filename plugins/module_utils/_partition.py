@@ -8,9 +8,10 @@ written before every guest of the call has been planned.
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,9 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._record import find_reco
 from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store
 from ansible_collections.kvm.vnuma.plugins.module_utils._xml import Element
 
+#: Guests that are defined at the same time; libvirtd takes five requests of a connection at once
+#: (max_client_requests, src/remote/libvirtd.conf.in).
+_AT_ONCE = 4
 _CHANGED_MEANWHILE = (
     "someone else changed its definition after it was planned; nothing was written, run again."
 )
@@ -155,17 +159,38 @@ def partition_guests(
             works.append(_read(hypervisor, domain, policy, topology))
     ready = _plan(hypervisor, domains, works, topology, outcome)
     writes = write and any(work.after is not work.before for work in ready)
+
+    def attempt(work: Work) -> VnumaError | None:
+        try:
+            _apply(hypervisor, work, topology, write, keeping)
+        except VnumaError as error:
+            return error
+        return None
+
     with keeping.store.locked() if writes else nullcontext():
-        for work in ready:
+        for work, error in zip(ready, _each(attempt, ready, at_once=_AT_ONCE if writes else 1)):
             with outcome.collecting(work.domain):
-                _apply(hypervisor, work, topology, write, keeping)
+                if error is not None:
+                    raise error
                 outcome.done.append(work)
     return outcome
 
 
+def _each(
+    step: Callable[[Work], VnumaError | None], works: Sequence[Work], at_once: int
+) -> list[VnumaError | None]:
+    """Take a step with each, and return what came of it once all have been taken."""
+    if at_once == 1:
+        return [step(work) for work in works]
+    # Most of the time goes into libvirt validating what it is given, and into the disk.
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(step, works))
+
+
 def fingerprint(definition: Definition) -> str:
     """Return a digest of a definition, its passwords left out of it."""
-    public = _PASSWORD.sub("", definition.text)
+    text = definition.text
+    public = _PASSWORD.sub("", text) if "passwd=" in text else text
     return hashlib.sha256(public.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -315,6 +340,8 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping:
 
 def _mind_saved_image(hypervisor: Hypervisor, work: Work, write: bool, keeping: Keeping) -> None:
     """See that no managed-save image brings an old layout back behind everyone's back."""
+    if not (work.changed or work.domain.saved):
+        return
     saved = hypervisor.saved_xml(work.domain)
     if saved is None or not needs_restart(read_definition(saved).root, work.after.root):
         return

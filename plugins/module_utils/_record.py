@@ -40,6 +40,12 @@ def recorded_policy(record: Element) -> dict[str, str]:
     return {} if policy is None else dict(policy.attrib)
 
 
+def states(record: Element, policy: Mapping[str, str]) -> bool:
+    """Tell whether a record states exactly this policy."""
+    element = record.find(_POLICY)
+    return element is not None and dict(element.attrib) == dict(policy)
+
+
 def original(record: Element) -> Element:
     """Return the element that holds what stood before the first partition.
 

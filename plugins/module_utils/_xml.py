@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
@@ -61,16 +62,10 @@ def parse_xml(text: str, root_tag: str, error: type[VnumaError], what: str) -> E
     """
     if _DOCTYPE.match(text):
         raise error(f"the {what} has a document type declaration; entities are not accepted.")
-    parser = etree.XMLParser(
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        huge_tree=False,
-        strip_cdata=False,
-        encoding="utf-8",
-    )
+    declaration = _DECLARATION.match(text)
+    document = text[declaration.end() :] if declaration else text
     try:
-        root = etree.fromstring(_DECLARATION.sub("", text).encode("utf-8", "strict"), parser)
+        root = etree.fromstring(document.encode("utf-8", "strict"), _parser())
     except (etree.XMLSyntaxError, UnicodeEncodeError) as problem:
         # libxml2 may quote the line it stumbled over, which can hold a password: only say where.
         line = getattr(problem, "lineno", None)
@@ -83,13 +78,24 @@ def parse_xml(text: str, root_tag: str, error: type[VnumaError], what: str) -> E
     return root
 
 
+@lru_cache(maxsize=1)
+def _parser() -> Any:
+    return etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        strip_cdata=False,
+        encoding="utf-8",
+    )
+
+
 def elements(parent: Element | None, *tags: str) -> Iterator[Element]:
-    """Yield the child elements, those with one of *tags* where given; comments are passed over."""
+    """Return the child elements, those with one of *tags* where given; comments are passed over."""
     if parent is None:
-        return
-    for child in parent:
-        if isinstance(child.tag, str) and (not tags or child.tag in tags):
-            yield child
+        return iter(())
+    found: Iterator[Element] = parent.iterchildren(*(tags or (etree.Element,)))
+    return found
 
 
 def insert_after(parent: Element, predecessors: Sequence[str], *new: Element) -> None:

@@ -89,7 +89,7 @@ def _linked() -> dict[str, str]:
     path = str(trees.link())
     return {
         "PYTHONPATH": path,
-        "MYPYPATH": f"{path}:tests/lab:tests/tools",
+        "MYPYPATH": f"{path}:tests/lab:tests/tools:tests/bench:tests/integration",
         "ANSIBLE_COLLECTIONS_PATH": path,
     }
 
@@ -97,7 +97,7 @@ def _linked() -> dict[str, str]:
 def _mypy() -> list[list[str]]:
     mypy = str(oldest() / "bin/mypy")
     package = "ansible_collections.kvm.vnuma.plugins.module_utils"
-    return [[mypy, "--package", package], [mypy, "tests/lab", "tests/tools"]]
+    return [[mypy, "--package", package], [mypy, "tests/lab", "tests/tools", "tests/bench"]]
 
 
 def _sanity(environment: Callable[[], Path]) -> Callable[[], list[list[str]]]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,14 @@ class FakeHypervisor:
     def domains(self) -> list[Domain]:
         """Every guest, by name."""
         return [
-            Domain(name, f"uuid-{name}", name not in self.transient, name in self.live, None)
+            Domain(
+                name,
+                f"uuid-{name}",
+                name not in self.transient,
+                name in self.live,
+                None,
+                saved=name in self.saved,
+            )
             for name in sorted(self.persistent)
         ]
 
@@ -142,13 +150,27 @@ def test_done_once(fake: FakeHypervisor, call: Call) -> None:
     assert [(work.domain.name, work.changed) for work in first.done] == [
         *(("anuma", True), ("db", True))
     ]
-    assert fake.calls == [("define", "anuma", True), ("define", "db", True)]
+    assert sorted(fake.calls) == [("define", "anuma", True), ("define", "db", True)]
     assert all(SECRET in xml for xml in fake.persistent.values())
     again = call()
     assert [work.changed for work in again.done] == [False, False]
     assert fake.calls == []
     call(state="absent")
     assert fake.persistent == {name: _xml(name) for name in ("anuma", "db")}
+
+
+def test_several_are_defined_at_once(fake: FakeHypervisor, call: Call) -> None:
+    """The second is begun before the first is done; results come by name all the same."""
+    both = threading.Barrier(2, timeout=60)
+
+    def wait(xml: str) -> str:
+        both.wait()
+        return xml
+
+    fake.spoil = wait
+    outcome = call()
+    assert [work.domain.name for work in outcome.done] == ["anuma", "db"]
+    assert not outcome.errors
 
 
 def test_check_mode_writes_nothing(fake: FakeHypervisor, call: Call, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import Field, fields, replace
 from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
@@ -18,6 +18,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     unmanaged,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._edit import (
+    _written,
     partitioned,
     restored,
 )
@@ -46,6 +47,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     Policy,
     policy_from_options,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._settled import is_settled
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -330,6 +332,41 @@ def test_editing(
     back = read_definition(restored(current))
     assert managed(back.root) == managed(original.root)
     assert unmanaged(back.root) == unmanaged(original.root)
+
+
+@EXAMPLES
+@given(hosts(), definitions(), policies(), policies(), st.sampled_from(fields(Policy)))
+def test_settled_means_that_an_edit_changes_nothing(
+    count_example: Callable[[], None],
+    host: Host,
+    text: str,
+    policy: Policy,
+    other: Policy,
+    option: Field[Any],
+) -> None:
+    """The short cut never says so where the edit would change something, nor misses the rest."""
+    count_example()
+    first, _layout = _edited(read_definition(text), host, policy)
+    changed = replace(policy, **{option.name: getattr(other, option.name)})
+    if not first.startswith("<domain"):
+        return
+    definition = read_definition(first)
+    now = managed(definition.root)
+    for asked in (policy, changed):
+        (layout,) = _planned(host, [(read_guest(definition, 2048), asked)])
+        if isinstance(layout, LayoutError):
+            continue
+        settled = is_settled(definition.root, now, layout, asked)
+        try:
+            written = _written(definition, now, layout, asked)
+        except VnumaError:
+            assert not settled
+            continue
+        assert (written == first) >= settled
+        if (asked.emulator_pinning, asked.iothread_pinning) == ("none", "none"):
+            # Helpers that are to be pinned, and cannot be, are left to the edit.
+            assert settled == (written == first)
+        event(f"settled: {settled}")
 
 
 @EXAMPLES

@@ -177,6 +177,19 @@ def test_insert_and_remove(text: str, after: str) -> None:
     assert etree.tostring(root, encoding="unicode") == after
     remove(new)
     assert etree.tostring(root, encoding="unicode") == text
+    several = [etree.Element("new") for _each in range(3)]
+    insert_after(root, ("b",), *several)
+    lines = after.split("\n")
+    at = lines.index("  <new/>")
+    assert etree.tostring(root, encoding="unicode").split("\n") == [
+        *lines[:at],
+        *("  <new/>", "  <new/>"),
+        *lines[at:],
+    ]
+    for one in several[::-1]:
+        remove(one)
+    insert_after(root, ("b",))
+    assert etree.tostring(root, encoding="unicode") == text
 
 
 def test_copies_belong_to_nobody() -> None:

@@ -1,0 +1,252 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A libvirt daemon with many guests, each of which can be put back to before or after at will."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from xml.etree import ElementTree
+
+import libvirt
+from fakehost import FakeHost
+from plays import Ansible, Task, bare
+from timing import BenchError, Contestant, Run, command
+from venvs import PROJECT
+
+sys.path.insert(0, str(PROJECT / "tests" / "integration"))
+from guests import anuma
+
+_READ = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+#: vCPUs and GiB of the guests, in turn: no two neighbours are alike.
+SHAPES = ((16, 64), (8, 32), (32, 128), (16, 24), (48, 96))
+# What guests usually have besides: libvirt has to read and write all of it.
+_DEVICES = """\
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2' discard='unmap'/>
+      <source file='/var/lib/libvirt/images/{name}.qcow2'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+    <disk type='file' device='cdrom'>
+      <target dev='sda' bus='sata'/>
+      <readonly/>
+    </disk>
+    <interface type='bridge'>
+      <source bridge='br0'/>
+      <model type='virtio'/>
+    </interface>
+    <console type='pty'/>
+    <channel type='unix'>
+      <target type='virtio' name='org.qemu.guest_agent.0'/>
+    </channel>
+    <graphics type='vnc' port='-1' autoport='yes' passwd='s3cr3tvn'/>
+    <video><model type='vga'/></video>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+  </devices>
+"""
+
+
+class Bed:
+    """The RFC's host with so many guests, none of which runs.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._host = FakeHost(
+            f"bench-{count}-{os.getpid()}", PROJECT / "tests/hosts/rfc-8n240c.json"
+        )
+        self.folder = Path(tempfile.mkdtemp(prefix="vnuma-bench-"))
+        self.ansible = Ansible(self.folder)
+        self.uri = self._host.uri
+
+    def __enter__(self) -> Bed:
+        """Start the daemon, define the guests, and learn what becomes of them."""
+        self._host.start()
+        self._connection: Any = libvirt.open(self.uri)
+        for number in range(self.count):
+            vcpus, memory_gib = SHAPES[number % len(SHAPES)]
+            name = f"guest-{number:03}"
+            xml = anuma(name, vcpus, memory_gib << 20)
+            self._connection.defineXML(xml.replace("  </devices>\n", _DEVICES.format(name=name)))
+        self._before = self._dump("before")
+        self.ansible.run(self.ansible.play("setup", [self.partition()]))
+        self._after = self._dump("after")
+        if any(text.count("<cell ") != 8 for text in self._after.values()):
+            raise BenchError("the guests have not been partitioned")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the daemon and remove everything."""
+        self._connection.close()
+        self._host.stop()
+        shutil.rmtree(self._host.root, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def names(self) -> list[str]:
+        """Return the guests' names."""
+        return sorted(self._before)
+
+    def partition(self, **options: Any) -> Task:
+        """Return the task that partitions every guest."""
+        return {
+            "kvm.vnuma.vnuma_partition": {
+                "uri": self.uri,
+                "state_dir": str(self.folder / "state"),
+                "guests": [{"name": "guest-*"}],
+                **options,
+            }
+        }
+
+    def undo(self) -> None:
+        """Put every guest back to before its first partition."""
+        self._define(self._before)
+        shutil.rmtree(self.folder / "state", ignore_errors=True)
+
+    def redo(self) -> None:
+        """Put every guest to where a partition leaves it."""
+        self._define(self._after)
+
+    def is_partitioned(self, _run: Run) -> None:
+        """Raise unless every guest is exactly as a partition leaves it."""
+        now = self._read()
+        wrong = [name for name in now if now[name] != self._after[name]]
+        if wrong:
+            raise BenchError(f"{wrong[0]} and {len(wrong) - 1} more are not as they should be")
+
+    def has_cells(self, _run: Run) -> None:
+        """Raise unless every guest has eight bound cells, however they are written."""
+        for name, text in self._read().items():
+            if text.count("<cell ") != 8 or text.count("<memnode ") != 8:
+                raise BenchError(f"{name} has not been partitioned")
+
+    # -- contestants --------------------------------------------------------------------------
+
+    def ours(self, *, first: bool) -> Contestant:
+        """One call of vnuma_partition for every guest, as a whole command."""
+        play = self.ansible.play("ours", [self.partition()])
+
+        def act() -> Run:
+            run = self.ansible.run(play)
+            wanted = f"changed={int(first)} "
+            if wanted not in run.output:
+                raise BenchError(f"{wanted}is not in: {run.output[-2000:]}")
+            return run
+
+        return Contestant(act, self.undo if first else self.redo, self.is_partitioned)
+
+    def ping(self) -> Contestant:
+        """A call of a module that does nothing, as a whole command."""
+        play = self.ansible.play("ping", [{"ansible.builtin.ping": {}}])
+        return Contestant(lambda: self.ansible.run(play))
+
+    def nothing(self) -> Contestant:
+        """A play without a task, as a whole command."""
+        play = self.ansible.play("nothing", [])
+        return Contestant(lambda: self.ansible.run(play))
+
+    def bare(self, *, first: bool) -> Contestant:
+        """The bare libvirt calls."""
+        if first:
+            return Contestant(
+                lambda: bare("define", self.uri, self.folder / "after"),
+                self.undo,
+                self.is_partitioned,
+            )
+        return Contestant(lambda: bare("read", self.uri), self.redo)
+
+    def virt_loop(self, *, first: bool) -> Contestant:
+        """A loop of community.libvirt.virt over definitions that were made elsewhere."""
+        task = {
+            "community.libvirt.virt": {
+                "uri": self.uri,
+                "command": "define",
+                "xml": "{{ lookup('ansible.builtin.file', folder + '/' + item + '.xml') }}",
+            },
+            "loop": self.names(),
+            "vars": {"folder": str(self.folder / "after")},
+        }
+        play = self.ansible.play("virt", [task])
+        return Contestant(
+            lambda: self.ansible.run(play), self.undo if first else self.redo, self.is_partitioned
+        )
+
+    def virt_xml_loop(self) -> Contestant:
+        """A shell loop of virt-xml, which takes one kind of change in a call: three a guest."""
+        script = self.folder / "virt-xml.sh"
+        lines = ["set -e", f"export LIBVIRT_DEFAULT_URI='{self.uri}'"]
+        for name in self.names():
+            for change in virt_xml_changes(self._after[name]):
+                lines.append(f"virt-xml {name} --edit {change}")
+        script.write_text("\n".join(lines) + "\n")
+        return Contestant(lambda: command(["bash", script]), self.undo, self.has_cells)
+
+    def task_seconds(self, turns: int) -> dict[str, list[float]]:
+        """Return what the tasks of one play took: ping and partition in turn, nothing to do."""
+        self.redo()
+        pair: list[Task] = [{"ansible.builtin.ping": {}}, self.partition()]
+        play = self.ansible.play("tasks", pair * turns)
+        found: dict[str, list[float]] = {}
+        for name, seconds in self.ansible.task_seconds(play):
+            found.setdefault(name.rpartition(".")[2], []).append(seconds)
+        return found
+
+    def _define(self, texts: dict[str, str]) -> None:
+        for text in texts.values():
+            self._connection.defineXML(text)
+
+    def _read(self) -> dict[str, str]:
+        return {
+            domain.name(): str(domain.XMLDesc(_READ))
+            for domain in self._connection.listAllDomains(0)
+        }
+
+    def _dump(self, folder: str) -> dict[str, str]:
+        texts = self._read()
+        (self.folder / folder).mkdir()
+        for name, text in texts.items():
+            (self.folder / folder / f"{name}.xml").write_text(text)
+        return texts
+
+
+def virt_xml_changes(text: str) -> list[str]:
+    """Return the options of virt-xml that make a guest's cells, pins and binding those of a text.
+
+    The CPU's own attributes stay as they are; the vCPUs are placed statically already.
+    """
+    root = ElementTree.fromstring(text)  # noqa: S314 - the text is libvirt's own
+    topology = root.find("cpu/topology")
+    assert topology is not None
+    cpu = [f"topology.{key}={topology.get(key)}" for key in ("sockets", "cores", "threads")]
+    for number, cell in enumerate(root.iterfind("cpu/numa/cell")):
+        key = f"numa.cell{number}"
+        cpu += [f"{key}.{name}={cell.get(name)}" for name in ("id", "memory", "unit")]
+        cpu.append(f'{key}.cpus="{cell.get("cpus")}"')
+        for at, sibling in enumerate(cell.iterfind("distances/sibling")):
+            inner = f"{key}.distances.sibling{at}"
+            cpu += [f"{inner}.{name}={sibling.get(name)}" for name in ("id", "value")]
+    tune = []
+    for number, pin in enumerate(root.iterfind("cputune/vcpupin")):
+        tune.append(f"vcpupin{number}.vcpu={pin.get('vcpu')}")
+        tune.append(f'vcpupin{number}.cpuset="{pin.get("cpuset")}"')
+    memory = root.find("numatune/memory")
+    assert memory is not None
+    numa = [f"memory.{key}={memory.get(key)}" for key in ("mode", "nodeset")]
+    for number, node in enumerate(root.iterfind("numatune/memnode")):
+        numa += [f"memnode{number}.{key}={node.get(key)}" for key in ("cellid", "mode", "nodeset")]
+    return [
+        f"{option} '{','.join(words)}'"
+        for option, words in (("--cpu", cpu), ("--cputune", tune), ("--numatune", numa))
+    ]

@@ -1,0 +1,178 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Converging the guests of one libvirt daemon, against loops and against the floor."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from bed import Bed
+from report import Part, Table, Target
+from timing import (
+    BenchError,
+    Contestant,
+    Run,
+    alternate,
+    cpu,
+    cpu_ratio,
+    ratio,
+    spread,
+    together,
+    wall,
+)
+
+_ROUNDS = 7
+_ROUNDS_OF_LOOPS = 2
+_TURNS_OF_TASKS = 6
+_NO_OP, _FIRST = "nothing to do", "first run"
+
+_FLOOR = "floor: ping, and bare libvirt"
+_COLUMNS = ("contestant", "wall", "own CPU", "to ping", "to the floor", "from-to")
+
+Runs = Mapping[str, Sequence[Run]]
+
+
+def measure() -> Part:
+    """Measure 100 guests, against everything."""
+    if shutil.which("virt-xml") is None:
+        raise BenchError("virt-xml is missing; run 'tests/tools/bootstrap.sh virtinst'")
+    part = Part("converge", "Converging 100 guests on one libvirt daemon")
+    with Bed(100) as bed:
+        for state in (_NO_OP, _FIRST):
+            first = state == _FIRST
+            runs = alternate(_side_by_side(bed, first=first), _ROUNDS)
+            part.tables.append(_whole(f"Whole commands, {state}", runs))
+            _keep(part, state, runs)
+            floor = together(runs["ping"], runs["bare libvirt"])
+            if first:
+                part.targets.append(
+                    Target("first run, to ping and bare defines", ratio(runs["ours"], floor), 1.3)
+                )
+            else:
+                part.targets.append(
+                    Target("no-op, to one ping", ratio(runs["ours"], runs["ping"]), 1.3)
+                )
+            loops = alternate(
+                {
+                    "ours": bed.ours(first=first),
+                    "loop of community.libvirt.virt": bed.virt_loop(first=first),
+                    **({"loop of virt-xml": bed.virt_xml_loop()} if first else {}),
+                },
+                _ROUNDS_OF_LOOPS,
+            )
+            part.tables.append(_against_loops(f"Against loops, {state}", loops))
+            _keep(part, f"loops, {state}", loops)
+            if not first:
+                part.targets.append(
+                    Target(
+                        "no-op, times faster than a loop of community.libvirt.virt",
+                        ratio(loops["loop of community.libvirt.virt"], loops["ours"]),
+                        25,
+                        at_most=False,
+                    )
+                )
+        part.tables.append(_tasks(part, bed))
+    return part
+
+
+def measure_scale() -> Part:
+    """Measure 10, 100 and 500 guests, against the floor."""
+    part = Part("scale", "Converging 10, 100 and 500 guests")
+    table = Table(
+        "Whole commands",
+        ("guests", "", "ping", "bare libvirt", "ours", "to ping", "to the floor"),
+    )
+    for count in (10, 100, 500):
+        with Bed(count) as bed:
+            for state in (_NO_OP, _FIRST):
+                runs = alternate(_side_by_side(bed, first=state == _FIRST), 3)
+                _keep(part, f"{count} guests, {state}", runs)
+                floor = together(runs["ping"], runs["bare libvirt"])
+                table.rows.append(
+                    (
+                        str(count),
+                        state,
+                        *(f"{wall(runs[one]):.2f} s" for one in ("ping", "bare libvirt", "ours")),
+                        f"{ratio(runs['ours'], runs['ping']):.2f}",
+                        f"{ratio(runs['ours'], floor):.2f}",
+                    )
+                )
+    part.tables.append(table)
+    return part
+
+
+def _side_by_side(bed: Bed, *, first: bool) -> dict[str, Contestant]:
+    return {
+        "no task": bed.nothing(),
+        "ping": bed.ping(),
+        "bare libvirt": bed.bare(first=first),
+        "ours": bed.ours(first=first),
+    }
+
+
+def _whole(title: str, runs: Runs) -> Table:
+    floor = together(runs["ping"], runs["bare libvirt"])
+    table = Table(title, _COLUMNS)
+    for name, ran in {**runs, _FLOOR: floor}.items():
+        low, high = spread(ran, floor)
+        table.rows.append(
+            (
+                name,
+                f"{wall(ran):.3f} s",
+                f"{cpu(ran):.3f} s",
+                f"{ratio(ran, runs['ping']):.2f}",
+                f"{ratio(ran, floor):.2f}",
+                f"{low:.2f}-{high:.2f}",
+            )
+        )
+    table.notes.append(
+        f"Medians of {len(floor)} turns, each of which runs every contestant once. In CPU seconds "
+        f"of its own, without the daemon's, ours is {cpu_ratio(runs['ours'], floor):.2f} times the "
+        f"floor and {cpu_ratio(runs['ours'], runs['ping']):.2f} times ping. 'ping' is "
+        "ansible-playbook with one task, ansible.builtin.ping; 'no task' has none, so that the "
+        "difference of the two is the module call alone. 'bare libvirt' is a Python process that "
+        "lists and reads every guest, and on a first run defines it, validated as ours does."
+    )
+    return table
+
+
+def _against_loops(title: str, runs: Runs) -> Table:
+    table = Table(title, ("contestant", "wall", "times as long as ours"))
+    for name, ran in runs.items():
+        table.rows.append((name, f"{wall(ran):.2f} s", f"{ratio(ran, runs['ours']):.1f}"))
+    table.notes.append(
+        f"Medians of {len(runs['ours'])} turns. community.libvirt.virt is given definitions that "
+        "are partitioned already; neither loop plans anything, or checks what libvirt made of it."
+    )
+    return table
+
+
+def _tasks(part: Part, bed: Bed) -> Table:
+    seconds = bed.task_seconds(_TURNS_OF_TASKS)
+    part.raw["tasks, nothing to do"] = seconds
+    # The first turn builds the modules' archives, which a run does once.
+    ping, ours = (seconds[name][1:] for name in ("ping", "vnuma_partition"))
+    table = Table("Tasks of one play, nothing to do", ("task", "first", "later", "to ping"))
+    for name, ran in (("ping", ping), ("vnuma_partition", ours)):
+        table.rows.append(
+            (
+                name,
+                f"{seconds[name][0]:.3f} s",
+                f"{median(ran):.3f} s",
+                f"{median(one / other for one, other in zip(ran, ping)):.2f}",
+            )
+        )
+    table.notes.append(
+        "The tasks alone, without the start of ansible-playbook; ours includes its bare libvirt "
+        "reads."
+    )
+    return table
+
+
+def _keep(part: Part, what: str, runs: Runs) -> None:
+    part.raw[what] = {
+        name: [{"wall_s": run.wall_s, "cpu_s": run.cpu_s} for run in ran]
+        for name, ran in runs.items()
+    }
