@@ -307,14 +307,19 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping:
     work.changed = work.after is not work.before
     if keeping.planned.get(domain.uuid, "") not in ("", fingerprint(work.before)):
         raise HypervisorError(_CHANGED_MEANWHILE)
-    live = None
+    live, outdated = None, False
     if domain.active:
         live = read_definition(hypervisor.public_xml(domain, live=True)).root
     else:
         work.restart_required = keeping.store.begun_restart(domain.uuid) is not None
-        _mind_saved_image(hypervisor, work, write, keeping)
+        outdated = _has_outdated_image(hypervisor, work, keeping)
     if work.changed and write:
         _define(hypervisor, work, live, keeping)
+    if outdated:
+        work.changed = True
+        if write:
+            # Last: what was saved is not to be lost for a definition that is refused.
+            hypervisor.drop_saved(domain)
     if live is None:
         return
     if find_record(live) is None and find_record(work.after.root) is None and not work.changed:
@@ -338,27 +343,23 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping:
             return
 
 
-def _mind_saved_image(hypervisor: Hypervisor, work: Work, write: bool, keeping: Keeping) -> None:
-    """See that no managed-save image brings an old layout back behind everyone's back."""
+def _has_outdated_image(hypervisor: Hypervisor, work: Work, keeping: Keeping) -> bool:
+    """Tell whether a managed-save image would bring an old layout back, and may be dropped."""
     if not (work.changed or work.domain.saved):
-        return
+        return False
     saved = hypervisor.saved_xml(work.domain)
     if saved is None or not needs_restart(read_definition(saved).root, work.after.root):
-        return
+        return False
     if not keeping.drop_saved:
         raise HypervisorError(
             "its managed-save image would bring its old layout back at the next start; start it "
             "and shut it down, or set managed_save to 'drop' to lose the state that was saved."
         )
-    work.changed = True
-    if write:
-        hypervisor.drop_saved(work.domain)
+    return True
 
 
 def _define(hypervisor: Hypervisor, work: Work, live: Element | None, keeping: Keeping) -> None:
     domain, before, after = work.domain, work.before, work.after
-    if after is before:
-        return
     # While a restart is due, what is kept already is what the guest runs with.
     due = live is not None and needs_restart(live, before.root)
     if not due or keeping.store.old(domain.uuid) is None:

@@ -375,6 +375,16 @@ def test_pins_that_cannot_change_live_wait(fake: FakeHypervisor, call: Call) -> 
     ]
 
 
+def test_a_saved_image_outlives_a_definition_that_is_refused(
+    fake: FakeHypervisor, call: Call
+) -> None:
+    """It is dropped once the new definition stands, and not before."""
+    fake.saved["anuma"] = _xml("anuma")
+    fake.refuse = "anuma"
+    assert _said(call([{"name": "anuma"}], drop_saved=True))
+    assert "anuma" in fake.saved
+
+
 def test_saved_images(fake: FakeHypervisor, call: Call) -> None:
     """An image with the old layout is refused, or dropped when told to; one that fits stays."""
     fake.saved["anuma"] = _xml("anuma")
