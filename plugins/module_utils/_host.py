@@ -88,6 +88,7 @@ class Host:
     hugepage_default_kib: int = FALLBACK_HUGEPAGE_KIB
     cpu_vendor: str = ""
     _by_id: Mapping[int, Node] = field(init=False, repr=False, compare=False, hash=False)
+    _cores: Mapping[int, tuple[int, ...]] = field(init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
         """Index the nodes; ids that appear twice are refused.
@@ -98,7 +99,9 @@ class Host:
         by_id = {node.id: node for node in self.nodes}
         if len(by_id) != len(self.nodes):
             raise HostError("the host topology lists a node id twice; gather it again.")
+        cores = {cpu: core for node in self.nodes for core in node.cores for cpu in core}
         object.__setattr__(self, "_by_id", by_id)
+        object.__setattr__(self, "_cores", cores)
 
     @property
     def eligible(self) -> tuple[Node, ...]:
@@ -113,6 +116,10 @@ class Host:
     def node(self, node_id: int) -> Node | None:
         """Return the node with this id, None where there is none."""
         return self._by_id.get(node_id)
+
+    def core(self, cpu: int) -> tuple[int, ...]:
+        """Return the online threads of the core that a pCPU belongs to, () for none."""
+        return self._cores.get(cpu, ())
 
 
 def host_to_facts(host: Host) -> dict[str, Any]:

@@ -8,7 +8,7 @@ is pinned where, how far cells are apart, and the CPU topology that goes with it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,6 +113,7 @@ def plan_guests(
     Returns:
         For each guest, in the order given, its layout or the error that names it.
     """
+    view = _HostView(host)
     failed: dict[int, LayoutError] = {}
     drafts: dict[int, tuple[Layout, list[CoreDemand]]] = {}
     # A fleet has few sizes, and guests of one size are planned alike until pins are exclusive.
@@ -121,28 +122,24 @@ def plan_guests(
         size = (replace(guest, name="", uuid="", vcpu_pins=()), policy)
         try:
             if size not in sizes:
-                sizes[size] = _plan_without_board(guest, host, policy)
+                sizes[size] = _plan_without_board(guest, view, policy)
             drafts[index] = sizes[size]
         except LayoutError as error:
             error.for_guest(guest.name)
             failed[index] = error
     exclusive = sorted((i for i in drafts if drafts[i][1]), key=lambda i: _order(guests[i][0]))
     placed: dict[int, Layout] = {}
-    while True:
-        # A guest without a plan stays where it is, so what it owns now is taken for the others.
-        owned = exclusive_cpus(
-            host, (pins for i in failed for _vcpu, pins in guests[i][0].vcpu_pins)
-        )
-        refused = _place(
-            [(i, *guests[i], *drafts[i]) for i in exclusive if i not in failed],
-            Pinboard(taken | owned),
-            placed,
-        )
-        if refused is None:
+    # A guest without a plan stays where it is, so what it owns now is taken for the others.
+    owned = {
+        i: exclusive_cpus(host, (pins for _vcpu, pins in guests[i][0].vcpu_pins))
+        for i in (*exclusive, *failed)
+        if exclusive
+    }
+    while exclusive:
+        board = Pinboard(taken.union(*(owned[i] for i in failed)))
+        waiting = [(i, *guests[i], *drafts[i]) for i in exclusive if i not in failed]
+        if _place(waiting, board, owned, placed, failed):
             break
-        index, reason = refused
-        reason.for_guest(guests[index][0].name)
-        failed[index] = reason
     return [
         failed[index] if index in failed else placed.get(index) or drafts[index][0]
         for index in range(len(guests))
@@ -152,17 +149,26 @@ def plan_guests(
 def _place(
     waiting: Sequence[tuple[int, Guest, Policy, Layout, list[CoreDemand]]],
     board: Pinboard,
+    owned: Mapping[int, frozenset[int]],
     placed: dict[int, Layout],
-) -> tuple[int, LayoutError] | None:
-    """Place guests with exclusive pins; return the first that does not fit, with why."""
+    failed: dict[int, LayoutError],
+) -> bool:
+    """Place guests with exclusive pins.
+
+    Returns:
+        False where one does not fit, and another was given what it owns: to be done over.
+    """
     for index, guest, policy, _layout, demands in waiting:
         board.keep(index, guest.vcpu_pins, demands, policy)
-    for index, _guest, policy, layout, demands in waiting:
+    for index, guest, policy, layout, demands in waiting:
         try:
             placed[index] = _pinned(layout, board.place(index, demands, policy))
         except LayoutError as error:
-            return index, error
-    return None
+            error.for_guest(guest.name)
+            failed[index] = error
+            if not board.leave(index, owned[index]):
+                return False
+    return True
 
 
 def layout_to_result(layout: Layout) -> dict[str, Any]:
@@ -207,14 +213,39 @@ def _order(guest: Guest) -> tuple[str, str]:
     return (guest.name, guest.uuid)
 
 
+class _HostView:
+    """A host, with what many of its guests have in common worked out once."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.eligible = host.eligible
+        self._open: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = {}
+        self._matrices: dict[tuple[int | None, ...], list[tuple[int, ...]]] = {}
+
+    def open_cpus(self, node: Node, reserved: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the online pCPUs of a node that are not reserved."""
+        if (node.id, reserved) not in self._open:
+            barred = frozenset(reserved)
+            self._open[node.id, reserved] = tuple(cpu for cpu in node.cpus if cpu not in barred)
+        return self._open[node.id, reserved]
+
+    def distances(self, backing: Sequence[Node | None]) -> list[tuple[int, ...]]:
+        """Return the distance matrix of cells that are backed so."""
+        key = tuple(None if node is None else node.id for node in backing)
+        if key not in self._matrices:
+            self._matrices[key] = distance_matrix(backing)
+        return self._matrices[key]
+
+
 def _plan_without_board(
-    guest: Guest, host: Host, policy: Policy
+    guest: Guest, view: _HostView, policy: Policy
 ) -> tuple[Layout, list[CoreDemand]]:
     """Plan all but exclusive pins, which need to know of the other guests."""
     warnings: list[str] = []
+    host = view.host
     arch = guest.arch or host.arch
     refuse_foreign(guest, arch, policy)
-    nodes = _chosen_nodes(host, policy, warnings)
+    nodes = _chosen_nodes(view, policy, warnings)
     count = _cell_count(guest, nodes, policy, warnings)
     backing: list[Node | None] = [
         nodes[cell % len(nodes)] if nodes else None for cell in range(count)
@@ -228,11 +259,8 @@ def _plan_without_board(
     warnings.extend(topology_warnings(guest, arch, host, policy, topology))
     warnings.extend(boot_warnings(guest, arch, dealt))
 
-    reserved = frozenset(policy.reserved_cpus)
     open_cpus = {
-        node.id: tuple(cpu for cpu in node.cpus if cpu not in reserved)
-        for node in backing
-        if node is not None
+        node.id: view.open_cpus(node, policy.reserved_cpus) for node in backing if node is not None
     }
     needs_cpus = policy.pinning != "none" or "nodes" in (
         policy.emulator_pinning,
@@ -244,7 +272,7 @@ def _plan_without_board(
                 f"reserved_cpus '{format_cpuset(policy.reserved_cpus)}' leaves no pCPU of host "
                 f"node {node_id} to pin to; reserve fewer, or leave the node out with nodes."
             )
-    matrix = distance_matrix(backing) if policy.distances == "host" else None
+    matrix = view.distances(backing) if policy.distances == "host" else None
     if matrix is not None:
         refuse_asymmetry(arch, matrix)
     to_node = policy.pinning == "node"
@@ -291,7 +319,8 @@ def _plan_without_board(
     return layout, demands
 
 
-def _chosen_nodes(host: Host, policy: Policy, warnings: list[str]) -> tuple[Node, ...]:
+def _chosen_nodes(view: _HostView, policy: Policy, warnings: list[str]) -> tuple[Node, ...]:
+    host, eligible = view.host, view.eligible
     if not host.nodes:
         if policy.nodes is not None:
             raise LayoutError(
@@ -303,23 +332,23 @@ def _chosen_nodes(host: Host, policy: Policy, warnings: list[str]) -> tuple[Node
             "without pins and without memory binding."
         )
         return ()
-    eligible = host.eligible
+    usable = {node.id for node in eligible}
     if policy.nodes is None:
         if not eligible:
             raise LayoutError("no host node has both pCPUs and memory; there is nothing to mirror.")
-        barred = [node for node in host.nodes if node not in eligible]
+        barred = [node for node in host.nodes if node.id not in usable]
         warnings.extend(f"host node {node.id} is left out: {_why_barred(node)}." for node in barred)
         return eligible
     chosen = []
     for node_id in policy.nodes:
         node = host.node(node_id)
-        there = format_cpuset(other.id for other in eligible) or "none"
+        there = format_cpuset(usable) or "none"
         if node is None:
             raise LayoutError(
                 f"host node {node_id} of nodes '{format_cpuset(policy.nodes)}' does not exist; "
                 f"the nodes that can be used are {there}."
             )
-        if node not in eligible:
+        if node.id not in usable:
             raise LayoutError(
                 f"host node {node_id} of nodes '{format_cpuset(policy.nodes)}' cannot be used: "
                 f"{_why_barred(node)}; the nodes that can be used are {there}."

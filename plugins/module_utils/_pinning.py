@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
@@ -36,10 +37,9 @@ def exclusive_cpus(host: Host, pins: Iterable[tuple[int, ...]]) -> frozenset[int
         host: whose cores they are.
         pins: the pCPUs of each pinned vCPU.
     """
-    core_of = {cpu: frozenset(core) for node in host.nodes for core in node.cores for cpu in core}
     taken: set[int] = set()
     for cpus in pins:
-        if cpus and (len(cpus) == 1 or core_of.get(cpus[0], frozenset()).issuperset(cpus)):
+        if cpus and (len(cpus) == 1 or set(cpus).issubset(host.core(cpus[0]))):
             taken.update(cpus)
     return frozenset(taken)
 
@@ -55,6 +55,10 @@ class Pinboard:
         self._taken = set(taken)
         self._cores: dict[int, dict[int, tuple[int, ...]]] = {}
         self._kept: dict[int, dict[tuple[int, ...], tuple[int, ...]]] = {}
+        self._holders: dict[int, int] = {}
+        # By node and reserved pCPUs: the first core that has one left. The others fill up from
+        # there, so that nobody has to look at all of them again.
+        self._first_open: dict[tuple[int, frozenset[int]], int] = {}
 
     def keep(
         self,
@@ -68,18 +72,20 @@ class Pinboard:
         Adding a guest to a host must not move, and so restart, the ones that are there.
         """
         now = dict(current)
+        reserved = frozenset(policy.reserved_cpus)
         kept = self._kept.setdefault(owner, {})
         for demand in demands:
             seat = tuple(now.get(vcpu, ()) for vcpu in demand.vcpus)
-            cpus = self._fits(seat, demand, policy)
+            cpus = self._fits(seat, demand, policy, reserved)
             if cpus and not self._taken.intersection(cpus):
                 self._taken.update(cpus)
+                self._holders.update(dict.fromkeys(cpus, owner))
                 kept[demand.vcpus] = cpus
 
     def place(
         self, owner: int, demands: Sequence[CoreDemand], policy: Policy
     ) -> dict[int, tuple[int, ...]]:
-        """Give every guest core of one guest its pCPUs.
+        """Give every guest core of one guest its pCPUs, or take none for it.
 
         Returns:
             The pCPUs of every vCPU.
@@ -89,48 +95,94 @@ class Pinboard:
         """
         kept = self._kept.get(owner, {})
         seats = dict(kept)
+        reserved = frozenset(policy.reserved_cpus)
+        given: list[int] = []
         by_node: dict[int, list[CoreDemand]] = {}
         for demand in demands:
             if demand.vcpus not in kept:
                 by_node.setdefault(demand.node.id, []).append(demand)
         for waiting in by_node.values():
             node, width = waiting[0].node, len(waiting[0].vcpus)
-            free = self._free_seats(node, width, policy)
+            free = list(islice(self._free_seats(node, width, policy, reserved), len(waiting)))
             if len(free) < len(waiting):
+                self._taken.difference_update(given)
                 raise LayoutError(self._too_few(node, width, demands, len(free), kept, policy))
             for demand, cpus in zip(waiting, free):
                 seats[demand.vcpus] = cpus
                 self._taken.update(cpus)
+                given += cpus
+        self._holders.update(dict.fromkeys(given, owner))
         return {
             vcpu: cpus if policy.pinning == "core" else (cpus[thread],)
             for vcpus, cpus in seats.items()
             for thread, vcpu in enumerate(vcpus)
         }
 
-    def _free_seats(self, node: Node, width: int, policy: Policy) -> list[tuple[int, ...]]:
-        """Return what a guest core of *width* threads could have on the node, best first."""
-        barred = self._taken.union(policy.reserved_cpus)
+    def leave(self, owner: int, owned: frozenset[int]) -> bool:
+        """Let a guest that has no place stay where it is.
+
+        Args:
+            owner: the guest.
+            owned: the pCPUs that it has for itself now.
+
+        Returns:
+            False where others were given some of these already.
+        """
+        if any(self._holders.get(cpu, owner) != owner for cpu in owned):
+            return False
+        self._taken.update(owned)
+        return True
+
+    def _free_seats(
+        self, node: Node, width: int, policy: Policy, reserved: frozenset[int]
+    ) -> Iterator[tuple[int, ...]]:
+        """Yield what a guest core of *width* threads could have on the node, best first."""
+        taken = self._taken
+        open_cores = self._open_cores(node, reserved)
         if policy.pinning == "core":
-            whole = [_open_threads(core, policy) for core in node.cores]
-            return [c for c in whole if len(c) >= width and not self._taken.intersection(c)]
-        threads = [tuple(cpu for cpu in core if cpu not in barred) for core in node.cores]
+            for core in open_cores:
+                usable = _open_threads(core, reserved)
+                if len(usable) >= width and taken.isdisjoint(usable):
+                    yield usable
+            return
+        threads = (
+            tuple(cpu for cpu in core if cpu not in taken and cpu not in reserved)
+            for core in open_cores
+        )
         if width > 1:
-            return [
-                core[start : start + width]
-                for core in threads
-                for start in range(0, len(core) - width + 1, width)
-            ]
+            for free in threads:
+                for start in range(0, len(free) - width + 1, width):
+                    yield free[start : start + width]
+            return
         # Cores of their own first: two vCPUs that the guest takes for cores share one last.
-        deepest = max((len(core) for core in threads), default=0)
-        return [(core[turn],) for turn in range(deepest) for core in threads if turn < len(core)]
+        free_threads = list(threads)
+        for turn in range(max((len(free) for free in free_threads), default=0)):
+            for free in free_threads:
+                if turn < len(free):
+                    yield (free[turn],)
+
+    def _open_cores(self, node: Node, reserved: frozenset[int]) -> Iterator[tuple[int, ...]]:
+        """Yield the node's cores, without those at the beginning that are full."""
+        key = (node.id, reserved)
+        first = self._first_open.get(key, 0)
+        while first < len(node.cores) and self._taken.issuperset(
+            _open_threads(node.cores[first], reserved)
+        ):
+            first += 1
+        self._first_open[key] = first
+        return (node.cores[number] for number in range(first, len(node.cores)))
 
     def _fits(
-        self, seat: tuple[tuple[int, ...], ...], demand: CoreDemand, policy: Policy
+        self,
+        seat: tuple[tuple[int, ...], ...],
+        demand: CoreDemand,
+        policy: Policy,
+        reserved: frozenset[int],
     ) -> tuple[int, ...]:
         """Return the pCPUs of a seat that is as the policy would have it, else ()."""
         if not seat[0]:
             return ()
-        usable = _open_threads(self._core(demand.node, seat[0][0]), policy)
+        usable = _open_threads(self._core(demand.node, seat[0][0]), reserved)
         if policy.pinning == "core":
             fits = len(usable) >= len(seat) and all(pins == usable for pins in seat)
             return usable if fits else ()
@@ -154,13 +206,14 @@ class Pinboard:
         policy: Policy,
     ) -> str:
         wanted = [demand for demand in demands if demand.node.id == node.id]
-        free += sum(1 for demand in wanted if demand.vcpus in kept)
+        own = [kept[demand.vcpus] for demand in wanted if demand.vcpus in kept]
+        free += len(own)
         unit = (
             f"cores with {width} free threads"
             if policy.pinning == "core" or width > 1
             else "pCPUs of their own"
         )
-        held = self._taken.union(policy.reserved_cpus).intersection(node.cpus)
+        held = self._taken.difference(*own).union(policy.reserved_cpus).intersection(node.cpus)
         return (
             f"pinning '{policy.pinning}' needs {len(wanted)} {unit} on host node {node.id}, which "
             f"has {free} left (pCPUs reserved or taken by other guests: "
@@ -169,5 +222,5 @@ class Pinboard:
         )
 
 
-def _open_threads(core: tuple[int, ...], policy: Policy) -> tuple[int, ...]:
-    return tuple(cpu for cpu in core if cpu not in policy.reserved_cpus)
+def _open_threads(core: tuple[int, ...], reserved: frozenset[int]) -> tuple[int, ...]:
+    return tuple(cpu for cpu in core if cpu not in reserved) if reserved else core
