@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from guests import PASSTHROUGH, anuma
+from guests import KIND, PASSTHROUGH, anuma
 
 GIB_KIB = 1 << 20
 Edit = tuple[str, str]
@@ -86,6 +86,7 @@ _MEMORY_KIB = 64 * GIB_KIB
 ONE_CELL = _cells(f"id='0' cpus='0-15' memory='{_MEMORY_KIB}'")
 SIXTEEN_CELLS = _cells(*(f"cpus='{vcpu}' memory='{4 * GIB_KIB}'" for vcpu in range(16)))
 SLOTS = ("<memory", f"<maxMemory slots='16' unit='KiB'>{256 * GIB_KIB}</maxMemory><memory")
+_QEMU = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
 _EIGHTH = "memory='8388608' unit='KiB'"
 
 RULES = (
@@ -171,6 +172,16 @@ RULES = (
         "of <page>, or cells.",
     ),
     Rule(
+        "hugepages for all the cells there were",
+        (
+            ONE_CELL,
+            _backing("<hugepages><page size='2048' unit='KiB' nodeset='0'/></hugepages>"),
+        ),
+        {"memory_mode": "none"},
+        refused="its hugepages are for cell 0, and cells 1-7 would have none; take nodeset out of "
+        "<page>, so that it is for every cell, or change cells.",
+    ),
+    Rule(
         "memoryBacking other than hugepages",
         (
             _backing(
@@ -202,6 +213,20 @@ RULES = (
         (_before_os("<numatune><memory mode='strict' nodeset='3'/></numatune>"),),
         {"memory_mode": "none"},
         drops=("<memory mode='strict' nodeset='3'/>", "<memnode "),
+    ),
+    Rule(
+        "more memory than the nodes have",
+        (
+            (
+                f"<memory unit='KiB'>{_MEMORY_KIB}</memory>\n  <currentMemory unit='KiB'>"
+                f"{_MEMORY_KIB}",
+                "<memory unit='KiB'>1099511627776</memory>\n  <currentMemory unit='KiB'>1048576",
+            ),
+        ),
+        {"nodes": "0"},
+        keeps=("<memory unit='KiB'>1099511627776</memory>",),
+        warns="1099511627776 KiB of its memory are bound to host node 0, which has 134217728 KiB "
+        "in all; give it less memory, more nodes, or memory_mode 'preferred'.",
     ),
     # vCPUs
     Rule(
@@ -328,6 +353,14 @@ RULES = (
         keeps=("<cache mode='passthrough'/>", "<feature policy='require' name='topoext'/>"),
     ),
     Rule(
+        "no ACPI",
+        (("<acpi/>", ""),),
+        keeps=("<apic/>",),
+        drops=("<acpi/>",),
+        warns="it has no ACPI, by which its kernel learns of distances, and of cells; add <acpi/> "
+        "to its <features>.",
+    ),
+    Rule(
         "cells by hand",
         (
             _cells(
@@ -410,5 +443,18 @@ RULES = (
         (("<memory", "<metadata><x:a xmlns:x='urn:x'>1</x:a></metadata><memory"),),
         keeps=('xmlns:x="urn:x"',),
         writes=("<vnuma:partition ",),
+    ),
+    Rule(
+        "`-numa` or `-smp` on QEMU's own command line",
+        (
+            (f"<domain type='{KIND}'", f"<domain type='{KIND}' {_QEMU}"),
+            (
+                "</domain>",
+                "<qemu:commandline><qemu:arg value='-numa'/><qemu:arg value='node'/>"
+                "</qemu:commandline></domain>",
+            ),
+        ),
+        refused="its <qemu:commandline> has '-numa', which would stand against its cells; take it "
+        "out, or leave the guest out.",
     ),
 )
