@@ -47,7 +47,7 @@ echo "VNUMA-END"
 
 if grep -q vnuma.agent /proc/cmdline; then
     for port in /dev/vport*; do
-        sleep 1000000 < "$port" &
+        sleep 1000000 3< "$port" &
     done
 fi
 if ! grep -q vnuma.ignore_acpi /proc/cmdline; then
