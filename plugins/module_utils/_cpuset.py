@@ -17,8 +17,6 @@ MAX_ID = 16383
 _REMEMBERED = 4096
 
 
-# A guest of thousands of vCPUs has a few different sets, each of which may have thousands of ids.
-@lru_cache(maxsize=1024)
 def parse_cpuset(text: str) -> tuple[int, ...]:
     """Read libvirt's bitmap syntax, such as ``0-3,^2,8``.
 
