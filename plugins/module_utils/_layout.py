@@ -19,7 +19,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._caveats import (
     refuse_foreign,
     topology_warnings,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset, show_cpuset
 from ansible_collections.kvm.vnuma.plugins.module_utils._dealing import (
     Topology,
     check_pools,
@@ -411,8 +411,8 @@ def _emulator_pins(
     if absent and host.nodes:
         raise LayoutError(
             f"emulator_pinning '{format_cpuset(policy.emulator_pinning)}' names pCPU "
-            f"{format_cpuset(absent)}, which the host does not have online; its pCPUs are "
-            f"{format_cpuset(online)}."
+            f"{show_cpuset(absent)}, which the host does not have online; its pCPUs are "
+            f"{show_cpuset(online)}."
         )
     return policy.emulator_pinning
 
