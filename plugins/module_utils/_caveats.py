@@ -120,7 +120,7 @@ def boot_warnings(guest: Guest, arch: str, dealt: Sequence[tuple[int, ...]]) -> 
 
 
 def memory_warnings(backing: Sequence[Node | None], memory_kib: Sequence[int]) -> Iterator[str]:
-    """Yield which nodes are bound to hold more than they have; Linux kills the guest for it."""
+    """Yield which nodes are bound to hold more than they have."""
     bound: dict[int, int] = {}
     nodes = {node.id: node for node in backing if node is not None}
     for node, size_kib in zip(backing, memory_kib):

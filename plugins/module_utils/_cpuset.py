@@ -13,12 +13,11 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import CpusetErr
 #: (src/conf/domain_conf.h); it also keeps ``0-4000000000`` from eating the memory.
 MAX_ID = 16383
 
+_SHOWN_RUNS = 16
 # A fleet's definitions say the same few sets and numbers thousands of times.
 _REMEMBERED = 4096
 
 
-# A guest of thousands of vCPUs has a few different sets, each of which may have thousands of ids.
-@lru_cache(maxsize=1024)
 def parse_cpuset(text: str) -> tuple[int, ...]:
     """Read libvirt's bitmap syntax, such as ``0-3,^2,8``.
 
@@ -82,6 +81,15 @@ def _formatted(ids: tuple[int, ...]) -> str:
     if start is not None:
         parts.append(str(start) if start == previous else f"{start}-{previous}")
     return ",".join(parts)
+
+
+def show_cpuset(ids: Iterable[int]) -> str:
+    """Write ids for a sentence: the first of many, and ``none`` for none."""
+    members = tuple(ids)
+    runs = format_cpuset(members).split(",")
+    shown = ",".join(runs[:_SHOWN_RUNS]) or "none"
+    more = len(set(members).difference(parse_cpuset(shown))) if members else 0
+    return f"{shown} and {more} more" if more else shown
 
 
 def whole_number(text: str) -> int | None:

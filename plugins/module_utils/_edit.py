@@ -62,14 +62,28 @@ def partitioned(definition: Definition, layout: Layout, policy: Policy) -> str:
     Raises:
         DomainError: when something in the definition cannot live with the new cells.
     """
+    refuse_unfit(definition, layout)
     root = definition.root
     try:
-        refuse_misfits(root, len(layout.cells))
-        refuse_split_cores(root, layout.topology.threads)
         before = managed(root)
         if not _has_rfc_switch(root) and is_settled(root, before, layout, policy):
             return definition.text
         return _written(definition, before, layout, policy)
+    except VnumaError as error:
+        raise error.for_guest(definition.name) from None
+
+
+def refuse_unfit(definition: Definition, layout: Layout) -> None:
+    """Refuse a definition that the layout cannot be written into, whatever its pins.
+
+    Raises:
+        DomainError: when something in the definition cannot live with the new cells.
+    """
+    root = definition.root
+    try:
+        refuse_misfits(root, len(layout.cells))
+        refuse_split_cores(root, layout.topology.threads)
+        carried_over(root)
     except VnumaError as error:
         raise error.for_guest(definition.name) from None
 

@@ -8,7 +8,7 @@ is pinned where, how far cells are apart, and the CPU topology that goes with it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._caveats import (
     refuse_foreign,
     topology_warnings,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset, show_cpuset
 from ansible_collections.kvm.vnuma.plugins.module_utils._dealing import (
     Topology,
     check_pools,
@@ -27,7 +27,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._dealing import (
     deal_vcpus,
     distance_matrix,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError, VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host, Node
 from ansible_collections.kvm.vnuma.plugins.module_utils._pinning import (
@@ -97,24 +97,34 @@ def plan(guest: Guest, host: Host, policy: Policy, taken: frozenset[int] = froze
         LayoutError: when the guest does not fit; the sentence has the figures and the way out.
     """
     (answer,) = plan_guests([(guest, policy)], host, taken)
-    if isinstance(answer, LayoutError):
+    if isinstance(answer, VnumaError):
         raise answer
     return answer
 
 
 def plan_guests(
-    guests: Sequence[tuple[Guest, Policy]], host: Host, taken: frozenset[int] = frozenset()
-) -> list[Layout | LayoutError]:
+    guests: Sequence[tuple[Guest, Policy]],
+    host: Host,
+    taken: frozenset[int] = frozenset(),
+    refuse: Callable[[int, Layout], None] | None = None,
+) -> list[Layout | VnumaError]:
     """Plan the guests of one host together, so that exclusive pins never collide.
 
     The answer does not depend on the order of the guests: whoever sits well on pCPUs of its own
     stays there, then the others are placed by name.
 
+    Args:
+        guests: the guests, and how each is to be planned.
+        host: the topology to mirror.
+        taken: pCPUs that other guests own.
+        refuse: raises what stands against a layout that lacks only its exclusive pins, given by
+            the number of the guest: it stays where it is then, and its pCPUs are not given away.
+
     Returns:
         For each guest, in the order given, its layout or the error that names it.
     """
     view = _HostView(host)
-    failed: dict[int, LayoutError] = {}
+    failed: dict[int, VnumaError] = {}
     drafts: dict[int, tuple[Layout, list[CoreDemand]]] = {}
     # A fleet has few sizes, and guests of one size are planned alike until pins are exclusive.
     sizes: dict[tuple[Guest, Policy], tuple[Layout, list[CoreDemand]]] = {}
@@ -124,10 +134,14 @@ def plan_guests(
             if size not in sizes:
                 sizes[size] = _plan_without_board(guest, view, policy)
             drafts[index] = sizes[size]
-        except LayoutError as error:
+            if refuse is not None:
+                refuse(index, drafts[index][0])
+        except VnumaError as error:
             error.for_guest(guest.name)
             failed[index] = error
-    exclusive = sorted((i for i in drafts if drafts[i][1]), key=lambda i: _order(guests[i][0]))
+    exclusive = sorted(
+        (i for i in drafts if drafts[i][1] and i not in failed), key=lambda i: _order(guests[i][0])
+    )
     placed: dict[int, Layout] = {}
     # A guest without a plan stays where it is, so what it owns now is taken for the others.
     owned = {
@@ -151,7 +165,7 @@ def _place(
     board: Pinboard,
     owned: Mapping[int, frozenset[int]],
     placed: dict[int, Layout],
-    failed: dict[int, LayoutError],
+    failed: dict[int, VnumaError],
 ) -> bool:
     """Place guests with exclusive pins.
 
@@ -397,8 +411,8 @@ def _emulator_pins(
     if absent and host.nodes:
         raise LayoutError(
             f"emulator_pinning '{format_cpuset(policy.emulator_pinning)}' names pCPU "
-            f"{format_cpuset(absent)}, which the host does not have online; its pCPUs are "
-            f"{format_cpuset(online)}."
+            f"{show_cpuset(absent)}, which the host does not have online; its pCPUs are "
+            f"{show_cpuset(online)}."
         )
     return policy.emulator_pinning
 

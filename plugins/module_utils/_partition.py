@@ -27,7 +27,11 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     unmanaged,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._drift import live_pins, needs_restart
-from ansible_collections.kvm.vnuma.plugins.module_utils._edit import partitioned, restored
+from ansible_collections.kvm.vnuma.plugins.module_utils._edit import (
+    partitioned,
+    refuse_unfit,
+    restored,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
     DomainError,
     HypervisorError,
@@ -264,9 +268,15 @@ def _plan(
                 ready.append(work)
     pairs = [(work, work.guest) for work in works if work.guest is not None]
     taken: frozenset[int] = frozenset()
+    refuse = None
     if any(work.policy.pinning in ("core", "cpu") for work, _guest in pairs):
         taken = exclusive_cpus(host, _pins_of_others(hypervisor, domains, works))
-    answers = plan_guests([(guest, work.policy) for work, guest in pairs], host, taken)
+
+        def refuse(index: int, layout: Layout) -> None:
+            refuse_unfit(pairs[index][0].before, layout)
+
+    planned = [(guest, work.policy) for work, guest in pairs]
+    answers = plan_guests(planned, host, taken, refuse)
     for (work, _guest), answer in zip(pairs, answers):
         with outcome.collecting(work.domain):
             if isinstance(answer, VnumaError):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import show_cpuset
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host, Node
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import Policy
@@ -217,7 +217,7 @@ class Pinboard:
         return (
             f"pinning '{policy.pinning}' needs {len(wanted)} {unit} on host node {node.id}, which "
             f"has {free} left (pCPUs reserved or taken by other guests: "
-            f"{format_cpuset(held) or 'none'}); give the guest fewer vCPUs, use more nodes, "
+            f"{show_cpuset(held)}); give the guest fewer vCPUs, use more nodes, "
             "or set pinning to 'node'."
         )
 

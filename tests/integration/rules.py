@@ -162,6 +162,19 @@ RULES = (
         keeps=("<page size='2048' unit='KiB' nodeset='0-7'/>",),
     ),
     Rule(
+        "hugepages for the only cell by number",
+        (_backing("<hugepages><page size='1' unit='GiB' nodeset='0'/></hugepages>"),),
+        {"memory_mode": "none"},
+        refused="its hugepages are for cell 0, and cells 1-7 would have none; take nodeset out of "
+        "<page>, so that it is for every cell, or change cells.",
+    ),
+    Rule(
+        "the ordinary page, named",
+        (_backing("<hugepages><page size='4' unit='KiB'/></hugepages>"),),
+        keeps=("<page size='4' unit='KiB'/>",),
+        writes=(f"<cell id='0' cpus='0-1' {_EIGHTH}>",),
+    ),
+    Rule(
         "hugepages for cells that would vanish",
         (
             SIXTEEN_CELLS,
@@ -437,6 +450,26 @@ RULES = (
             ),
         ),
         keeps=("<hostdev mode='subsystem' type='pci' managed='yes'>",),
+    ),
+    Rule(
+        "no ACPI",
+        (("<acpi/>", ""),),
+        keeps=("<apic/>",),
+        warns="it has no ACPI, by which its kernel learns of distances, and of cells; add <acpi/> "
+        "to its <features>.",
+    ),
+    Rule(
+        "`-smp` or `-numa` in `qemu:commandline`",
+        (
+            ("<domain ", "<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0' "),
+            (
+                "</domain>",
+                "<qemu:commandline><qemu:arg value='-smp'/><qemu:arg value='16,sockets=1'/>"
+                "</qemu:commandline></domain>",
+            ),
+        ),
+        refused="its <qemu:commandline> has '-smp', which would stand against its cells; take it "
+        "out, or leave the guest out.",
     ),
     Rule(
         "metadata of others",

@@ -110,7 +110,7 @@ def test_guests_without_acpi(
 def test_cells_larger_than_their_node(
     host: HostOf, guest: GuestOf, memory_kib: int, options: dict[str, Any], nodes: list[int]
 ) -> None:
-    """A guest that is bound to more than there is starts, and is killed when it uses it."""
+    """What is bound comes from that node or not at all."""
     roomy = host("asymmetric-4n16c")
     assert {node.memory_kib for node in roomy.nodes} == {8 << 20}
     warnings = [

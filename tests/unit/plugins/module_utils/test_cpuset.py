@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import (
     format_cpuset,
     parse_cpuset,
+    show_cpuset,
     whole_number,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import CpusetError
@@ -86,6 +89,24 @@ def test_refuses(text: str, sentence: str) -> None:
 def test_writes(ids: tuple[int, ...], text: str) -> None:
     """As libvirt does: runs joined, ascending."""
     assert format_cpuset(ids) == text
+
+
+@pytest.mark.parametrize(
+    ("ids", "text"),
+    [
+        ((), "none"),
+        (range(240), "0-239"),
+        (range(0, 16, 2), "0,2,4,6,8,10,12,14"),
+        (range(0, 512, 2), "0,2,4,6,8,10,12,14,16,18,20,22,24,26,28,30 and 240 more"),
+        (
+            (*range(100), *range(200, 400, 2)),
+            f"0-99,{','.join(map(str, range(200, 230, 2)))} and 85 more",
+        ),
+    ],
+)
+def test_shows(ids: Iterable[int], text: str) -> None:
+    """In a sentence the first of many are enough."""
+    assert show_cpuset(ids) == text
 
 
 @pytest.mark.parametrize("text", ["0", "0-1", "0,2", "0-14,120-134", "0,2,4-5,7", "16383"])

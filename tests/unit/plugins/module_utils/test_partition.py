@@ -402,6 +402,29 @@ def test_saved_images(fake: FakeHypervisor, call: Call) -> None:
     assert "anuma" in fake.saved
 
 
+@pytest.mark.parametrize("name", ["anuma", "zora"])
+def test_who_cannot_be_edited_keeps_its_pcpus(fake: FakeHypervisor, call: Call, name: str) -> None:
+    """A guest with a plan that does not fit its definition stays where it is, and alone there."""
+    pins = "".join(f"<vcpupin vcpu='{vcpu}' cpuset='{vcpu // 2}'/>" for vcpu in range(4))
+    cells = "".join(
+        f"<cell cpus='{cpus}' memory='8388608' memAccess='{access}'/>"
+        for cpus, access in (("0-7", "shared"), ("8-15", "private"))
+    )
+    stuck = _xml(name).replace(
+        "  <os>",
+        f"  <cputune>{pins}</cputune>\n  <cpu><numa>{cells}</numa></cpu>\n  <os>",
+    )
+    fake.persistent = {name: stuck, "db": _xml("db")}
+    outcome = call(pinning="core", nodes="0")
+    assert _said(outcome) == [
+        f"guest {name}: its cells differ in memAccess, and new cells cannot; give every cell the "
+        "same."
+    ]
+    assert fake.persistent[name] == stuck
+    assert "<vcpupin vcpu='0' cpuset='2,122'/>" in fake.persistent["db"]
+    assert not call(pinning="core", nodes="0").done[0].changed
+
+
 def test_a_begun_restart_is_remembered(fake: FakeHypervisor, call: Call, tmp_path: Path) -> None:
     """A guest that is off because a restart was cut short is still waiting for it."""
     Store(str(tmp_path), "host").begin_restart("uuid-anuma", "anuma")
