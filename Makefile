@@ -24,6 +24,11 @@ test: bootstrap ## Everything: lint, types, sanity, unit and integration tests (
 check: bootstrap ## Lint, types and unit tests (under two minutes)
 	@$(RUN) check
 
+.PHONY: bench
+bench: ## Measure against loops and the floor, all or PARTS="plan ..."; results in build/bench.md
+	@tests/tools/bootstrap.sh virtinst
+	@$(PYTHON) tests/bench/bench.py $(PARTS)
+
 .PHONY: docs
 docs: bootstrap ## The documentation site, in build/docs/html
 	@$(RUN) docs

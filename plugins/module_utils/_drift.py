@@ -10,7 +10,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._dealing import (
     GRANULE_KIB,
     GRANULE_PPC64_KIB,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain import managed
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain import Definition, managed
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._record import (
     find_record,
@@ -32,7 +32,17 @@ def needs_restart(live: Element, persistent: Element) -> bool:
         live: ``<domain>`` of the running guest.
         persistent: ``<domain>`` it would be started with.
     """
-    return _fixed_at_start(live) != _fixed_at_start(persistent)
+    return _fixed_at_start(live, managed(live)) != _fixed_at_start(persistent, managed(persistent))
+
+
+def pins_to_set(
+    live: Definition, persistent: Definition, host: Host
+) -> list[tuple[str, int, tuple[int, ...]]] | None:
+    """Return what `live_pins` does, None where the guest needs a restart."""
+    fixed = (_fixed_at_start(one.root, one.managed) for one in (live, persistent))
+    if next(fixed) != next(fixed):
+        return None
+    return _pins(live.root, persistent.root, live.managed, persistent.managed, host)
 
 
 def live_pins(
@@ -44,8 +54,13 @@ def live_pins(
         (element, number, pCPUs): ``vcpupin``, ``emulatorpin`` or ``iothreadpin``, which vCPU or
         iothread, and where it belongs. What the definition leaves free belongs on every pCPU.
     """
+    return _pins(live, persistent, managed(live), managed(persistent), host)
+
+
+def _pins(
+    live: Element, persistent: Element, now: dict[str, Any], then: dict[str, Any], host: Host
+) -> list[tuple[str, int, tuple[int, ...]]]:
     everywhere = tuple(sorted({cpu for node in host.nodes for cpu in node.cpus}))
-    now, then = managed(live), managed(persistent)
     options: set[str] = set()
     for record in (find_record(live), find_record(persistent)):
         options.update(() if record is None else recorded_policy(record))
@@ -60,9 +75,8 @@ def live_pins(
     return changes
 
 
-def _fixed_at_start(root: Element) -> dict[str, Any]:
+def _fixed_at_start(root: Element, meaning: dict[str, Any]) -> dict[str, Any]:
     """Return what a process keeps for its life, as the definition would read once started."""
-    meaning = managed(root)
     kind = root.find("os/type")
     arch = "" if kind is None else kind.get("arch", "")
     # libvirt rounds cells up when it starts the guest, and shows the rounded size from then on.

@@ -26,7 +26,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     secrets,
     unmanaged,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._drift import live_pins, needs_restart
+from ansible_collections.kvm.vnuma.plugins.module_utils._drift import needs_restart, pins_to_set
 from ansible_collections.kvm.vnuma.plugins.module_utils._edit import (
     partitioned,
     refuse_unfit,
@@ -319,12 +319,12 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping:
         raise HypervisorError(_CHANGED_MEANWHILE)
     live, outdated = None, False
     if domain.active:
-        live = read_definition(hypervisor.public_xml(domain, live=True)).root
+        live = read_definition(hypervisor.public_xml(domain, live=True))
     else:
         work.restart_required = keeping.store.begun_restart(domain.uuid) is not None
         outdated = _has_outdated_image(hypervisor, work, keeping)
     if work.changed and write:
-        _define(hypervisor, work, live, keeping)
+        _define(hypervisor, work, None if live is None else live.root, keeping)
     if outdated:
         work.changed = True
         if write:
@@ -332,17 +332,17 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping:
             hypervisor.drop_saved(domain)
     if live is None:
         return
-    if find_record(live) is None and find_record(work.after.root) is None and not work.changed:
+    if find_record(live.root) is None and find_record(work.after.root) is None and not work.changed:
         # Never partitioned, or restored and restarted: not ours to compare.
         keeping.store.end_restart(domain.uuid)
         return
-    work.restart_required = needs_restart(live, work.after.root)
-    if work.restart_required:
+    pins = pins_to_set(live, work.after, host)
+    work.restart_required = pins is None
+    if pins is None:
         return
     # Whoever began to restart it, it runs as it should: were the note to stay, a guest that is shut
     # down for good one day would be taken for one that has to run again.
     keeping.store.end_restart(domain.uuid)
-    pins = live_pins(live, work.after.root, host)
     work.changed = work.changed or bool(pins)
     for what, number, cpus in pins if write else ():
         try:

@@ -1,13 +1,15 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A libvirt daemon with many guests, each of which can be put back to before or after at will."""
+"""Libvirt daemons with many guests, which can be put to before and after a partition at will."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +17,8 @@ from xml.etree import ElementTree
 
 import libvirt
 from fakehost import FakeHost
-from plays import Ansible, Task, bare
+from fleet import Fleet
+from plays import SYSTEM_PYTHON, Ansible, Task
 from timing import BenchError, Contestant, Run, command
 from venvs import PROJECT
 
@@ -23,6 +26,8 @@ sys.path.insert(0, str(PROJECT / "tests" / "integration"))
 from guests import anuma
 
 _READ = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+_SPEC = PROJECT / "tests/hosts/rfc-8n240c.json"
+_NETWORK = "10.78.0"
 #: vCPUs and GiB of the guests, in turn: no two neighbours are alike.
 SHAPES = ((16, 64), (8, 32), (32, 128), (16, 24), (48, 96))
 # What guests usually have besides: libvirt has to read and write all of it.
@@ -52,34 +57,41 @@ _DEVICES = """\
 
 
 class Bed:
-    """The RFC's host with so many guests, none of which runs.
+    """Hosts like the RFC's, each with so many guests, none of which runs.
 
     Args:
-        count: how many.
+        count: guests of each host.
+        hosts: how many hosts behind real ssh; 0 for one that is reached by its socket.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, hosts: int = 0) -> None:
         self.count = count
-        self._host = FakeHost(
-            f"bench-{count}-{os.getpid()}", PROJECT / "tests/hosts/rfc-8n240c.json"
-        )
+        name = f"bench-{os.getpid()}"
+        self._fleet = Fleet(name, _NETWORK) if hosts else None
+        self._hosts = [FakeHost(name, _SPEC)]
+        if self._fleet is not None:
+            self._hosts = [self._fleet.host(f"host{number:02}") for number in range(hosts)]
         self.folder = Path(tempfile.mkdtemp(prefix="vnuma-bench-"))
-        self.ansible = Ansible(self.folder)
-        self.uri = self._host.uri
 
     def __enter__(self) -> Bed:
-        """Start the daemon, define the guests, and learn what becomes of them."""
-        self._host.start()
-        self._connection: Any = libvirt.open(self.uri)
-        for number in range(self.count):
-            vcpus, memory_gib = SHAPES[number % len(SHAPES)]
-            name = f"guest-{number:03}"
-            xml = anuma(name, vcpus, memory_gib << 20)
-            self._connection.defineXML(xml.replace("  </devices>\n", _DEVICES.format(name=name)))
-        self._before = self._dump("before")
+        """Start the daemons, define the guests, and learn what becomes of them."""
+        if self._fleet is None:
+            self._hosts[0].start()
+        else:
+            names = [host.name.rpartition("-")[2] for host in self._hosts]
+            self._fleet.up(dict.fromkeys(names, _SPEC))
+        self.ansible = Ansible(self.folder, self._fleet.inventory if self._fleet else None)
+        self._connections: list[Any] = [libvirt.open(host.uri) for host in self._hosts]
+        for connection in self._connections:
+            for number in range(self.count):
+                vcpus, memory_gib = SHAPES[number % len(SHAPES)]
+                name = f"guest-{number:03}"
+                xml = anuma(name, vcpus, memory_gib << 20)
+                connection.defineXML(xml.replace("  </devices>\n", _DEVICES.format(name=name)))
+        self._before = [self._dump(connection, "before") for connection in self._connections]
         self.ansible.run(self.ansible.play("setup", [self.partition()]))
-        self._after = self._dump("after")
-        if any(text.count("<cell ") != 8 for text in self._after.values()):
+        self._after = [self._dump(connection, "after") for connection in self._connections]
+        if any(text.count("<cell ") != 8 for one in self._after for text in one.values()):
             raise BenchError("the guests have not been partitioned")
         return self
 
@@ -89,31 +101,47 @@ class Bed:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the daemon and remove everything."""
-        self._connection.close()
-        self._host.stop()
-        shutil.rmtree(self._host.root, ignore_errors=True)
+        """End the daemons and remove everything."""
+        for connection in self._connections:
+            connection.close()
+        if self._fleet is not None:
+            self._fleet.down()
+        else:
+            self._hosts[0].stop()
+            shutil.rmtree(self._hosts[0].root, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def uri(self) -> str:
+        """The daemon's URI, for the modules."""
+        return "qemu:///system" if self._fleet else self._hosts[0].uri
 
     def names(self) -> list[str]:
         """Return the guests' names."""
-        return sorted(self._before)
+        return sorted(self._before[0])
 
     def partition(self, **options: Any) -> Task:
         """Return the task that partitions every guest."""
         return {
             "kvm.vnuma.vnuma_partition": {
                 "uri": self.uri,
-                "state_dir": str(self.folder / "state"),
+                **self.state_dir(),
                 "guests": [{"name": "guest-*"}],
                 **options,
             }
         }
 
+    def state_dir(self) -> dict[str, str]:
+        """Return the folder for what outlives a run: a fake host has the usual one of its own."""
+        return {} if self._fleet else {"state_dir": str(self.folder / "state")}
+
     def undo(self) -> None:
         """Put every guest back to before its first partition."""
         self._define(self._before)
-        shutil.rmtree(self.folder / "state", ignore_errors=True)
+        # In a fake host it is mounted, and emptied.
+        for kept in (self.folder, *(host.root for host in self._hosts if self._fleet)):
+            for folder in (kept / "state").glob("*"):
+                shutil.rmtree(folder)
 
     def redo(self) -> None:
         """Put every guest to where a partition leaves it."""
@@ -121,29 +149,40 @@ class Bed:
 
     def is_partitioned(self, _run: Run) -> None:
         """Raise unless every guest is exactly as a partition leaves it."""
-        now = self._read()
-        wrong = [name for name in now if now[name] != self._after[name]]
-        if wrong:
-            raise BenchError(f"{wrong[0]} and {len(wrong) - 1} more are not as they should be")
+        for connection, after in zip(self._connections, self._after):
+            now = self._read(connection)
+            wrong = [name for name in now if now[name] != after[name]]
+            if wrong:
+                raise BenchError(f"{wrong[0]} and {len(wrong) - 1} more are not as they should be")
 
     def has_cells(self, _run: Run) -> None:
         """Raise unless every guest has eight bound cells, however they are written."""
-        for name, text in self._read().items():
-            if text.count("<cell ") != 8 or text.count("<memnode ") != 8:
-                raise BenchError(f"{name} has not been partitioned")
+        for connection in self._connections:
+            for name, text in self._read(connection).items():
+                if text.count("<cell ") != 8 or text.count("<memnode ") != 8:
+                    raise BenchError(f"{name} has not been partitioned")
 
     # -- contestants --------------------------------------------------------------------------
 
     def ours(self, *, first: bool) -> Contestant:
         """One call of vnuma_partition for every guest, as a whole command."""
         play = self.ansible.play("ours", [self.partition()])
+        return self._converging(lambda: self.ansible.run(play), first=first)
 
+    def role(self, *, first: bool) -> Contestant:
+        """The playbook with the role, on all hosts at a time as far as Ansible's forks go."""
+        variables = {"vnuma_guests": [{"name": "guest-*"}], "vnuma_serial": "100%"}
+        return self._converging(
+            lambda: self.ansible.run("kvm.vnuma.converge", variables), first=first
+        )
+
+    def _converging(self, run: Callable[[], Run], *, first: bool) -> Contestant:
         def act() -> Run:
-            run = self.ansible.run(play)
-            wanted = f"changed={int(first)} "
-            if wanted not in run.output:
-                raise BenchError(f"{wanted}is not in: {run.output[-2000:]}")
-            return run
+            found = run()
+            changed = [int(one) > 0 for one in re.findall(r" changed=(\d+) ", found.output)]
+            if changed != [first] * len(self._hosts):
+                raise BenchError(f"changed is not {first} everywhere: {found.output[-2000:]}")
+            return found
 
         return Contestant(act, self.undo if first else self.redo, self.is_partitioned)
 
@@ -159,13 +198,15 @@ class Bed:
 
     def bare(self, *, first: bool) -> Contestant:
         """The bare libvirt calls."""
-        if first:
-            return Contestant(
-                lambda: bare("define", self.uri, self.folder / "after"),
-                self.undo,
-                self.is_partitioned,
-            )
-        return Contestant(lambda: bare("read", self.uri), self.redo)
+        argv: list[str | Path] = [SYSTEM_PYTHON, Path(__file__).with_name("bare.py")]
+        argv += ["define" if first else "read", self.uri]
+        argv += [self.folder / "after"] if first else []
+        if self._fleet is not None:
+            (host,) = self._fleet.hosts()
+            argv = [self._fleet.folder / "ssh", host, *argv]
+        return Contestant(
+            lambda: command(argv), self.undo if first else self.redo, self.is_partitioned
+        )
 
     def virt_loop(self, *, first: bool) -> Contestant:
         """A loop of community.libvirt.virt over definitions that were made elsewhere."""
@@ -188,7 +229,7 @@ class Bed:
         script = self.folder / "virt-xml.sh"
         lines = ["set -e", f"export LIBVIRT_DEFAULT_URI='{self.uri}'"]
         for name in self.names():
-            for change in virt_xml_changes(self._after[name]):
+            for change in virt_xml_changes(self._after[0][name]):
                 lines.append(f"virt-xml {name} --edit {change}")
         script.write_text("\n".join(lines) + "\n")
         return Contestant(lambda: command(["bash", script]), self.undo, self.has_cells)
@@ -203,19 +244,19 @@ class Bed:
             found.setdefault(name.rpartition(".")[2], []).append(seconds)
         return found
 
-    def _define(self, texts: dict[str, str]) -> None:
-        for text in texts.values():
-            self._connection.defineXML(text)
+    def _define(self, texts: list[dict[str, str]]) -> None:
+        for connection, one in zip(self._connections, texts):
+            for text in one.values():
+                connection.defineXML(text)
 
-    def _read(self) -> dict[str, str]:
+    def _read(self, connection: Any) -> dict[str, str]:
         return {
-            domain.name(): str(domain.XMLDesc(_READ))
-            for domain in self._connection.listAllDomains(0)
+            domain.name(): str(domain.XMLDesc(_READ)) for domain in connection.listAllDomains(0)
         }
 
-    def _dump(self, folder: str) -> dict[str, str]:
-        texts = self._read()
-        (self.folder / folder).mkdir()
+    def _dump(self, connection: Any, folder: str) -> dict[str, str]:
+        texts = self._read(connection)
+        (self.folder / folder).mkdir(exist_ok=True)
         for name, text in texts.items():
             (self.folder / folder / f"{name}.xml").write_text(text)
         return texts

@@ -23,6 +23,8 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent / "lab"), str(_HERE.parent / "tools")]
 
 import part_converge
+import part_downtime
+import part_fleet
 import part_plan
 import report
 import trees
@@ -34,6 +36,8 @@ PARTS: dict[str, Callable[[], report.Part]] = {
     "plan": part_plan.measure,
     "converge": part_converge.measure,
     "scale": part_converge.measure_scale,
+    "fleet": part_fleet.measure,
+    "downtime": part_downtime.measure,
 }
 
 

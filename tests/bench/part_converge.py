@@ -23,11 +23,13 @@ from timing import (
     wall,
 )
 
+_GUESTS = 100
 _ROUNDS = 7
 _ROUNDS_OF_LOOPS = 2
 _TURNS_OF_TASKS = 6
 _NO_OP, _FIRST = "nothing to do", "first run"
 
+_VIRT = "loop of community.libvirt.virt"
 _FLOOR = "floor: ping, and bare libvirt"
 _COLUMNS = ("contestant", "wall", "own CPU", "to ping", "to the floor", "from-to")
 
@@ -38,42 +40,18 @@ def measure() -> Part:
     """Measure 100 guests, against everything."""
     if shutil.which("virt-xml") is None:
         raise BenchError("virt-xml is missing; run 'tests/tools/bootstrap.sh virtinst'")
-    part = Part("converge", "Converging 100 guests on one libvirt daemon")
-    with Bed(100) as bed:
-        for state in (_NO_OP, _FIRST):
-            first = state == _FIRST
-            runs = alternate(_side_by_side(bed, first=first), _ROUNDS)
-            part.tables.append(_whole(f"Whole commands, {state}", runs))
-            _keep(part, state, runs)
-            floor = together(runs["ping"], runs["bare libvirt"])
-            if first:
-                part.targets.append(
-                    Target("first run, to ping and bare defines", ratio(runs["ours"], floor), 1.3)
-                )
-            else:
-                part.targets.append(
-                    Target("no-op, to one ping", ratio(runs["ours"], runs["ping"]), 1.3)
-                )
-            loops = alternate(
-                {
-                    "ours": bed.ours(first=first),
-                    "loop of community.libvirt.virt": bed.virt_loop(first=first),
-                    **({"loop of virt-xml": bed.virt_xml_loop()} if first else {}),
-                },
-                _ROUNDS_OF_LOOPS,
-            )
-            part.tables.append(_against_loops(f"Against loops, {state}", loops))
-            _keep(part, f"loops, {state}", loops)
-            if not first:
-                part.targets.append(
-                    Target(
-                        "no-op, times faster than a loop of community.libvirt.virt",
-                        ratio(loops["loop of community.libvirt.virt"], loops["ours"]),
-                        25,
-                        at_most=False,
-                    )
-                )
-        part.tables.append(_tasks(part, bed))
+    part = Part("converge", f"Converging {_GUESTS} guests on one libvirt daemon")
+    for where, hosts in (("on this machine", 0), ("over ssh", 1)):
+        with Bed(_GUESTS, hosts) as bed:
+            for state in (_NO_OP, _FIRST):
+                runs = alternate(_side_by_side(bed, first=state == _FIRST), _ROUNDS)
+                part.tables.append(_whole(f"Whole commands {where}, {state}", runs))
+                _keep(part, f"{where}, {state}", runs)
+                _promise(part, where, state, runs)
+            if not hosts:
+                part.tables.append(_tasks(part, bed))
+                for state in (_NO_OP, _FIRST):
+                    part.tables.append(_loops(part, bed, state))
     return part
 
 
@@ -138,13 +116,36 @@ def _whole(title: str, runs: Runs) -> Table:
     return table
 
 
-def _against_loops(title: str, runs: Runs) -> Table:
-    table = Table(title, ("contestant", "wall", "times as long as ours"))
+def _promise(part: Part, where: str, state: str, runs: Runs) -> None:
+    ours, ping = runs["ours"], runs["ping"]
+    if state == _NO_OP:
+        part.targets.append(Target(f"{state}, {where}: to one ping", ratio(ours, ping), 1.3))
+    floor = together(ping, runs["bare libvirt"])
+    what = f"{state}, {where}: to one ping and bare libvirt"
+    part.targets.append(Target(what, ratio(ours, floor), 1.3))
+
+
+def _loops(part: Part, bed: Bed, state: str) -> Table:
+    first = state == _FIRST
+    contestants = {"ours": bed.ours(first=first), _VIRT: bed.virt_loop(first=first)}
+    if first:
+        # It changes the definition whatever stands there, and has no other kind of run.
+        contestants["loop of virt-xml"] = bed.virt_xml_loop()
+    runs = alternate(contestants, _ROUNDS_OF_LOOPS)
+    _keep(part, f"loops, {state}", runs)
+    if not first:
+        what = f"{state}: times as fast as a {_VIRT}"
+        figure = ratio(runs[_VIRT], runs["ours"])
+        part.targets.append(Target(what, figure, 25, at_most=False))
+    table = Table(
+        f"Against loops on this machine, {state}", ("contestant", "wall", "times as long as ours")
+    )
     for name, ran in runs.items():
         table.rows.append((name, f"{wall(ran):.2f} s", f"{ratio(ran, runs['ours']):.1f}"))
     table.notes.append(
-        f"Medians of {len(runs['ours'])} turns. community.libvirt.virt is given definitions that "
-        "are partitioned already; neither loop plans anything, or checks what libvirt made of it."
+        f"Medians of {_ROUNDS_OF_LOOPS} turns. community.libvirt.virt is given definitions that "
+        "are partitioned already. Neither loop plans anything, looks whether there is something "
+        "to do, or checks what libvirt made of it."
     )
     return table
 

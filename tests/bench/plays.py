@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -31,34 +30,43 @@ def environment() -> Path:
 
 
 class Ansible:
-    """Plays against this machine, by a local connection.
+    """Plays against the hosts of an inventory.
 
     Args:
         folder: where plays and Ansible's own files are put.
+        inventory: the hosts; None for this machine, by a local connection.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, inventory: Path | None = None) -> None:
         self._folder = folder
+        self._inventory = inventory or folder / "inventory.json"
+        if inventory is None:
+            host = {
+                "ansible_connection": "local",
+                "ansible_python_interpreter": SYSTEM_PYTHON,
+            }
+            self._inventory.write_text(json.dumps({"all": {"hosts": {"here": host}}}))
         self._settings = {
             "ANSIBLE_COLLECTIONS_PATH": str(trees.INSTALLED),
             "ANSIBLE_HOME": str(folder / "ansible"),
-            "ANSIBLE_LOCALHOST_WARNING": "false",
-            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
             "ANSIBLE_NOCOLOR": "true",
         }
 
     def play(self, name: str, tasks: Sequence[Task]) -> Path:
         """Write a play of these tasks."""
         path = self._folder / f"{name}.yml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        head = {"hosts": "localhost", "connection": "local", "gather_facts": False}
+        head = {"hosts": "all", "gather_facts": False}
         path.write_text(json.dumps([{**head, "tasks": list(tasks)}], indent=1))
         return path
 
-    def run(self, play: Path, **settings: str) -> Run:
-        """Run a play and return what the whole command took."""
+    def run(
+        self, play: Path | str, variables: Mapping[str, Any] | None = None, **settings: str
+    ) -> Run:
+        """Run a play, or a playbook of the collection, and return what the whole command took."""
         argv: list[str | Path] = [environment() / "bin/ansible-playbook", play]
-        argv += ["--extra-vars", f"ansible_python_interpreter={SYSTEM_PYTHON}"]
+        argv += ["--inventory", self._inventory]
+        if variables:
+            argv += ["--extra-vars", json.dumps(variables)]
         return command(argv, {**self._settings, **settings}, self._folder)
 
     def task_seconds(self, play: Path) -> list[tuple[str, float]]:
@@ -77,9 +85,3 @@ class Ansible:
             )
             seconds.append((str(task["task"]["name"]), (end - begin).total_seconds()))
         return seconds
-
-
-def bare(action: str, uri: str, *folders: Path) -> Run:
-    """Run the floor in a process of its own and return what it took."""
-    script = Path(__file__).resolve().parent / "bare.py"
-    return command([sys.executable, script, action, uri, *folders])

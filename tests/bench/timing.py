@@ -82,12 +82,14 @@ def command(
 def alternate(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[Run]]:
     """Let the contestants take turns, A B C A B C, and return the runs of each."""
     runs: dict[str, list[Run]] = {name: [] for name in contestants}
-    for _round in range(rounds):
+    for turn in range(rounds):
         for name, contestant in contestants.items():
             contestant.prepare()
             run = contestant.act()
             contestant.verify(run)
             runs[name].append(run)
+        seen = ", ".join(f"{name} {ran[-1].wall_s:.2f} s" for name, ran in runs.items())
+        print(f"bench:   turn {turn + 1} of {rounds}: {seen}", flush=True)
     return runs
 
 

@@ -185,16 +185,6 @@ RULES = (
         "of <page>, or cells.",
     ),
     Rule(
-        "hugepages for all the cells there were",
-        (
-            ONE_CELL,
-            _backing("<hugepages><page size='2048' unit='KiB' nodeset='0'/></hugepages>"),
-        ),
-        {"memory_mode": "none"},
-        refused="its hugepages are for cell 0, and cells 1-7 would have none; take nodeset out of "
-        "<page>, so that it is for every cell, or change cells.",
-    ),
-    Rule(
         "memoryBacking other than hugepages",
         (
             _backing(
@@ -452,13 +442,6 @@ RULES = (
         keeps=("<hostdev mode='subsystem' type='pci' managed='yes'>",),
     ),
     Rule(
-        "no ACPI",
-        (("<acpi/>", ""),),
-        keeps=("<apic/>",),
-        warns="it has no ACPI, by which its kernel learns of distances, and of cells; add <acpi/> "
-        "to its <features>.",
-    ),
-    Rule(
         "`-smp` or `-numa` in `qemu:commandline`",
         (
             ("<domain ", "<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0' "),
@@ -476,18 +459,5 @@ RULES = (
         (("<memory", "<metadata><x:a xmlns:x='urn:x'>1</x:a></metadata><memory"),),
         keeps=('xmlns:x="urn:x"',),
         writes=("<vnuma:partition ",),
-    ),
-    Rule(
-        "`-numa` or `-smp` on QEMU's own command line",
-        (
-            (f"<domain type='{KIND}'", f"<domain type='{KIND}' {_QEMU}"),
-            (
-                "</domain>",
-                "<qemu:commandline><qemu:arg value='-numa'/><qemu:arg value='node'/>"
-                "</qemu:commandline></domain>",
-            ),
-        ),
-        refused="its <qemu:commandline> has '-numa', which would stand against its cells; take it "
-        "out, or leave the guest out.",
     ),
 )

@@ -4,12 +4,14 @@
 #
 # Installs what the project needs on Debian or Ubuntu, and is done at once where it is there.
 # The machine's services are left as they are: nothing is started by the installation.
+#
+# Usage: bootstrap.sh [PACKAGE...], for packages that are needed besides.
 set -euo pipefail
 
 packages=(
     busybox-static cpio gcc git iproute2 libc6-dev libvirt-clients libvirt-daemon-driver-qemu
     libvirt-daemon-system make openssh-client openssh-server procps python3 python3-libvirt
-    python3-lxml python3-venv shellcheck qemu-system-x86 qemu-utils util-linux
+    python3-lxml python3-venv shellcheck qemu-system-x86 qemu-utils util-linux "$@"
 )
 
 if ! command -v dpkg-query > /dev/null; then

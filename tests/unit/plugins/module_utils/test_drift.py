@@ -8,7 +8,11 @@ from collections.abc import Callable
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import read_definition
-from ansible_collections.kvm.vnuma.plugins.module_utils._drift import live_pins, needs_restart
+from ansible_collections.kvm.vnuma.plugins.module_utils._drift import (
+    live_pins,
+    needs_restart,
+    pins_to_set,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
 
 CELLS = "<numa><cell id='0' cpus='0-1' memory='{}' unit='KiB'/></numa>"
@@ -58,10 +62,15 @@ def _domain(inside: str = "", arch: str = "x86_64", vcpu: str = "<vcpu>2</vcpu>"
         ("<cputune><shares>1</shares></cputune>", "", "x86_64", False),
     ],
 )
-def test_needs_restart(live: str, persistent: str, arch: str, needed: bool) -> None:
+def test_needs_restart(
+    host: Callable[[str], Host], live: str, persistent: str, arch: str, needed: bool
+) -> None:
     """Cells, topology and bindings do; pins, and what libvirt only writes differently, do not."""
-    roots = [read_definition(_domain(text, arch)).root for text in (live, persistent)]
+    both = [read_definition(_domain(text, arch)) for text in (live, persistent)]
+    roots = [one.root for one in both]
+    rfc = host("rfc-8n240c")
     assert needs_restart(*roots) is needed
+    assert pins_to_set(*both, rfc) == (None if needed else live_pins(*roots, rfc))
 
 
 def test_placement_alone_needs_no_restart() -> None:
