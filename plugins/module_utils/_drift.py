@@ -32,7 +32,7 @@ def needs_restart(live: Element, persistent: Element) -> bool:
         live: ``<domain>`` of the running guest.
         persistent: ``<domain>`` it would be started with.
     """
-    return _fixed_at_start(live) != _fixed_at_start(persistent)
+    return fixed_at_start(live) != fixed_at_start(persistent)
 
 
 def live_pins(
@@ -60,8 +60,15 @@ def live_pins(
     return changes
 
 
-def _fixed_at_start(root: Element) -> dict[str, Any]:
-    """Return what a process keeps for its life, as the definition would read once started."""
+def fixed_at_start(root: Element) -> dict[str, Any]:
+    """Return what a process keeps for its life, as the definition would read once started.
+
+    Args:
+        root: ``<domain>``, running or not.
+
+    Returns:
+        The part of `managed` in _domain that no change of a running guest reaches.
+    """
     meaning = managed(root)
     kind = root.find("os/type")
     arch = "" if kind is None else kind.get("arch", "")

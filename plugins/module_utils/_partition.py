@@ -157,7 +157,7 @@ def partition_guests(
     for domain, policy in wanted:
         with outcome.collecting(domain):
             works.append(_read(hypervisor, domain, policy, topology))
-    ready = _plan(hypervisor, domains, works, topology, outcome)
+    ready = plan_works(hypervisor, domains, works, topology, outcome)
     writes = write and any(work.after is not work.before for work in ready)
 
     def attempt(work: Work) -> VnumaError | None:
@@ -248,14 +248,22 @@ def _read(hypervisor: Hypervisor, domain: Domain, policy: Policy, host: Host) ->
     return Work(domain, policy, before, before, guest)
 
 
-def _plan(
+def plan_works(
     hypervisor: Hypervisor,
     domains: Sequence[Domain],
     works: Sequence[Work],
     host: Host,
     outcome: Outcome,
 ) -> list[Work]:
-    """Fill in layouts and definitions to be; return the works that can be."""
+    """Fill in layouts and definitions to be; return the works that can be, by name.
+
+    Args:
+        hypervisor: where the guests are.
+        domains: every guest of the host: what others own is not given away.
+        works: guests that are planned together.
+        host: topology to plan for.
+        outcome: takes the errors, each about one guest.
+    """
     ready = []
     for work in works:
         if work.guest is None:
