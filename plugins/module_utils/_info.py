@@ -255,7 +255,13 @@ def _compare(report: Report, host: Host, hypervisor: Hypervisor, store: Store) -
         return
     live = report.live.root
     ours = find_record(live) is not None or report.record is not None
-    restart = "run vnuma_restart" if ours else "shut it down and start it"
+    if not ours:
+        restart = "shut it down and start it"
+    elif any(one.between == "planned-persistent" for one in report.drift):
+        # Restarting at once would bring the wrong definition into effect.
+        restart = "run vnuma_partition, and vnuma_restart if it still waits then"
+    else:
+        restart = "run vnuma_restart"
     running = "in the running guest"
     report.restart_required = needs_restart(live, persistent)
     report.drift += _fixed_drifts("persistent-live", (live, running), persistent, restart)

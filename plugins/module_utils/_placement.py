@@ -228,9 +228,10 @@ def _is_named(file: str, cell: int | None) -> bool:
     """Tell whether a file is that of a cell.
 
     libvirt names it ``ram-node0`` itself, or leaves it to QEMU in a folder of hugepages:
-    ``qemu_back_mem._objects_ram-node0.AbCdEf`` (file_ram_alloc, softmmu/physmem.c).
+    ``qemu_back_mem._objects_ram-node0.AbCdEf``, or ``qemu_back_mem.ram-node0.AbCdEf``
+    (file_ram_alloc, softmmu/physmem.c).
     """
-    return re.search(rf"[/_]ram-node{cell}(?![0-9])", file) is not None
+    return re.search(rf"[/_.]ram-node{cell}(?![0-9])", file) is not None
 
 
 def _matched(
