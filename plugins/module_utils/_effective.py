@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._dealing import (
+    DISTANCE_LOCAL,
+    DISTANCE_REMOTE,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     Definition,
     managed,
     read_guest,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
-from ansible_collections.kvm.vnuma.plugins.module_utils._layout import (
-    DISTANCE_LOCAL,
-    DISTANCE_REMOTE,
-)
 
 
 @dataclass(frozen=True)
@@ -53,22 +53,7 @@ def rooms(definition: Definition, host: Host) -> list[Room]:
     Raises:
         DomainError: when the definition cannot be read.
     """
-    meaning = managed(definition.root)
-    node_of = {cpu: node.id for node in host.nodes for cpu in node.cpus}
-    cells = [(cell["id"], cell["cpus"], cell["memory_kib"]) for cell in meaning["cells"]]
-    if not cells:
-        guest = read_guest(definition, host.hugepage_default_kib)
-        cells = [(None, tuple(range(guest.vcpus)), guest.memory_kib)]
-    found = []
-    for cell, vcpus, memory_kib in cells:
-        mode, _placement, bound = (
-            meaning["memnode"].get(cell) or meaning["memory"] or ("none", "", ())
-        )
-        pins = [meaning["vcpupin"].get(vcpu, ()) for vcpu in vcpus]
-        pinned = {node_of[cpu] for cpus in pins for cpu in cpus if cpu in node_of}
-        home = bound or (tuple(sorted(pinned)) if pins and all(pins) else ())
-        found.append(Room(cell, vcpus, memory_kib, mode, bound, home))
-    return found
+    return _rooms(managed(definition.root), definition, host)
 
 
 def effective_layout(definition: Definition, host: Host) -> dict[str, Any]:
@@ -81,7 +66,7 @@ def effective_layout(definition: Definition, host: Host) -> dict[str, Any]:
         DomainError: when the definition cannot be read.
     """
     meaning = managed(definition.root)
-    found = rooms(definition, host)
+    found = _rooms(meaning, definition, host)
     pins, topology = meaning["vcpupin"], meaning["topology"]
     iothreads = meaning["iothreadpin"]
     modes = {room.mode for room in found}
@@ -113,6 +98,24 @@ def effective_layout(definition: Definition, host: Host) -> dict[str, Any]:
         if iothreads
         else None,
     }
+
+
+def _rooms(meaning: Mapping[str, Any], definition: Definition, host: Host) -> list[Room]:
+    node_of = {cpu: node.id for node in host.nodes for cpu in node.cpus}
+    cells = [(cell["id"], cell["cpus"], cell["memory_kib"]) for cell in meaning["cells"]]
+    if not cells:
+        guest = read_guest(definition, host.hugepage_default_kib)
+        cells = [(None, tuple(range(guest.vcpus)), guest.memory_kib)]
+    found = []
+    for cell, vcpus, memory_kib in cells:
+        mode, _placement, bound = (
+            meaning["memnode"].get(cell) or meaning["memory"] or ("none", "", ())
+        )
+        pins = [meaning["vcpupin"].get(vcpu, ()) for vcpu in vcpus]
+        pinned = {node_of[cpu] for cpus in pins for cpu in cpus if cpu in node_of}
+        home = bound or (tuple(sorted(pinned)) if pins and all(pins) else ())
+        found.append(Room(cell, vcpus, memory_kib, mode, bound, home))
+    return found
 
 
 def _distances(given: Mapping[int, int], cell: int, count: int) -> list[int]:

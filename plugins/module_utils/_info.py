@@ -224,6 +224,8 @@ def _plan(hypervisor: Hypervisor, domains: Sequence[Domain], findings: Findings)
         elif name in works:
             work = works[name]
             report.planned = work.layout
+            if work.after is work.before:
+                continue
             way_out = _TRANSIENT if report.persistent is None else _PLAN_AGAIN
             report.drift += _drifts(
                 between,
@@ -237,49 +239,54 @@ def _compare(report: Report, host: Host, hypervisor: Hypervisor, store: Store) -
     """Compare what a guest is defined with to what it runs with, or would come back with."""
     if report.persistent is None:
         return
-    persistent = report.persistent.root
-    domain = report.domain
     if report.live is None:
-        if store.begun_restart(domain.uuid) is not None:
-            report.restart_required = True
-            message = "a restart of it has begun and it is off; run vnuma_restart to start it."
-            report.drift.append(Drift("persistent-live", "restart", message))
-        saved = hypervisor.saved_xml(domain)
-        if saved is not None:
-            report.drift += _fixed_drifts(
-                "persistent-saved",
-                (read_definition(saved).root, "in its managed-save image"),
-                persistent,
-                "start it and shut it down, or run vnuma_partition with managed_save 'drop'",
-            )
-        return
-    live = report.live.root
+        _compare_off(report, report.persistent.root, hypervisor, store)
+    else:
+        _compare_running(report, report.live.root, report.persistent.root, host)
+
+
+def _compare_off(report: Report, persistent: Element, hypervisor: Hypervisor, store: Store) -> None:
+    domain = report.domain
+    if store.begun_restart(domain.uuid) is not None:
+        report.restart_required = True
+        message = "a restart of it has begun and it is off; run vnuma_restart to start it."
+        report.drift.append(Drift("persistent-live", "restart", message))
+    saved = hypervisor.saved_xml(domain) if domain.saved else None
+    if saved is not None:
+        report.drift += _fixed_drifts(
+            "persistent-saved",
+            (read_definition(saved).root, "in its managed-save image"),
+            persistent,
+            "start it and shut it down, or run vnuma_partition with managed_save 'drop'",
+        )
+
+
+def _compare_running(report: Report, live: Element, persistent: Element, host: Host) -> None:
     ours = find_record(live) is not None or report.record is not None
-    if not ours:
-        restart = "shut it down and start it"
-    elif any(one.between == "planned-persistent" for one in report.drift):
-        # Restarting at once would bring the wrong definition into effect.
-        restart = "run vnuma_partition, and vnuma_restart if it still waits then"
-    else:
-        restart = "run vnuma_restart"
     running = "in the running guest"
-    report.restart_required = needs_restart(live, persistent)
-    report.drift += _fixed_drifts("persistent-live", (live, running), persistent, restart)
-    if report.restart_required:
-        pin = restart
-    else:
-        pin = "run vnuma_partition, which pins it while it runs" if ours else "use 'virsh vcpupin'"
+    way_out = "run vnuma_partition, which pins it while it runs" if ours else "use 'virsh vcpupin'"
+    if needs_restart(live, persistent):
+        report.restart_required = True
+        if not ours:
+            way_out = "shut it down and start it"
+        elif any(one.between == "planned-persistent" for one in report.drift):
+            # Restarting at once would bring the wrong definition into effect.
+            way_out = "run vnuma_partition, and vnuma_restart if it still waits then"
+        else:
+            way_out = "run vnuma_restart"
+        report.drift += _fixed_drifts("persistent-live", (live, running), persistent, way_out)
     changed: dict[str, set[int]] = {}
     for kind, number, _cpus in live_pins(live, persistent, host):
         changed.setdefault(kind, set()).add(number)
-    now, then = (
-        {
-            kind: {number: pins for number, pins in meaning[kind].items() if number in numbers}
-            for kind, numbers in changed.items()
-        }
-        for meaning in (managed(live), managed(persistent))
-    )
-    report.drift += _drifts("persistent-live", (now, running), (then, "as defined"), pin)
+    if changed:
+        now, then = (
+            {
+                kind: {number: pins for number, pins in meaning[kind].items() if number in numbers}
+                for kind, numbers in changed.items()
+            }
+            for meaning in (managed(live), managed(persistent))
+        )
+        report.drift += _drifts("persistent-live", (now, running), (then, "as defined"), way_out)
 
 
 def _fixed_drifts(

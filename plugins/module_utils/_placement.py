@@ -24,6 +24,14 @@ _PID_FOLDERS = ("/run/libvirt/qemu", "/run/user/{uid}/libvirt/qemu/run")
 _POLICY = re.compile(
     r"[0-9a-f]+ (?:bind|prefer(?: \(many\))?|(?:weighted )?interleave)(?:=[a-z|]+)?:([0-9,-]+)"
 )
+# File names have blanks and equal signs escaped (seq_path), so none of these matches inside one.
+_PAGES = re.compile(r" N(\d+)=(\d+)")
+_PAGE = re.compile(r" kernelpagesize_kB=(\d+)")
+_NAME = "ram-node"
+# libvirt names a cell's file itself, ``ram-node0``, or leaves it to QEMU in a folder of hugepages:
+# ``qemu_back_mem._objects_ram-node0.AbCdEf``, or ``qemu_back_mem.ram-node0.AbCdEf``
+# (file_ram_alloc, softmmu/physmem.c).
+_CELL_FILE = re.compile(rf" file=\S*[/_.]{_NAME}(\d+)(?=[. \\]|$)")
 #: How processes that run guests are called: qemu-system-*, qemu-kvm, kvm, or qemu:NAME.
 _PROGRAMS = ("qemu", "kvm")
 
@@ -40,14 +48,14 @@ class Mapping:
         start: its address.
         size_kib: its size in KiB.
         nodes: host nodes that its memory policy names; empty where it names none.
-        file: the file that backs it, '' for ordinary memory.
+        named: cells that the name of its file is about; empty for ordinary memory.
         kib_by_node: KiB that are there now, by host node.
     """
 
     start: int
     size_kib: int
     nodes: tuple[int, ...] = ()
-    file: str = ""
+    named: tuple[int, ...] = ()
     kib_by_node: dict[int, int] = field(default_factory=dict)
 
 
@@ -75,23 +83,16 @@ class AddressSpace:
     """
 
     def __init__(self, maps: str, numa_maps: str) -> None:
-        sizes: dict[int, int] = {}
-        heap = 0
+        self._sizes_kib: dict[str, int] = {}
+        self._heap = 0
         for line in maps.splitlines():
             span, access = line.split(maxsplit=2)[:2]
-            first, _dash, last = span.partition("-")
-            start = int(first, 16)
+            start, _dash, end = span.partition("-")
             if line.endswith("[heap]"):
-                heap = start
+                self._heap = int(start, 16)
             if access.startswith("rw"):
-                sizes[start] = (int(last, 16) - start) // 1024
-        self._mappings = [
-            mapping
-            for line in numa_maps.splitlines()
-            for mapping in [_mapping(line, sizes)]
-            if mapping is not None
-        ]
-        self._heap = heap
+                self._sizes_kib[start] = (int(end, 16) - int(start, 16)) // 1024
+        self._numa_maps = numa_maps.splitlines()
 
     def locate(
         self, cells: Sequence[CellMemory], others_kib: Iterable[int] = ()
@@ -101,31 +102,40 @@ class AddressSpace:
         QEMU maps the memory of each cell on its own, in one piece of exactly its size. It is found
         by the name of its file, where it has one that says which cell it is for; else by its size
         and by the nodes that it is bound to; else by its size and by the order of addresses: QEMU
-        makes the cells in order (object_create_initial in softmmu/vl.c), and Linux hands out
+        makes the cells in order (object_option_foreach_add, softmmu/vl.c), and Linux hands out
         addresses downwards, or upwards with the legacy layout, which lies below the heap.
 
         Args:
             cells: by id.
             others_kib: sizes of the guest's memory devices, which QEMU makes after the cells.
         """
+        sizes_kib = {cell.size_kib for cell in cells}
+        mappings = self._candidates(sizes_kib)
         found: dict[int | None, Mapping] = {}
         for cell in cells:
-            named = [m for m in self._mappings if m.file and _is_named(m.file, cell.id)]
+            named = [mapping for mapping in mappings if cell.id in mapping.named]
             if len(named) == 1:
                 found[cell.id] = named[0]
         others = Counter(others_kib)
-        waiting: dict[int, list[CellMemory]] = {}
-        for cell in cells:
-            if cell.id not in found:
-                waiting.setdefault(cell.size_kib, []).append(cell)
-        for size_kib, group in waiting.items():
-            fitting = [m for m in self._mappings if m.size_kib == size_kib]
-            fitting = [m for m in self._in_order(fitting) if m not in found.values()]
+        for size_kib in sizes_kib:
+            group = [one for one in cells if one.size_kib == size_kib and one.id not in found]
+            fitting = [
+                mapping
+                for mapping in mappings
+                if mapping.size_kib == size_kib and mapping not in found.values()
+            ]
             found.update(_matched(group, fitting, others[size_kib]))
         return [found.get(cell.id) for cell in cells]
 
-    def _in_order(self, mappings: Iterable[Mapping]) -> list[Mapping]:
-        return sorted(mappings, key=lambda one: one.start if one.start < self._heap else -one.start)
+    def _candidates(self, sizes_kib: set[int]) -> list[Mapping]:
+        """Return what may be a cell, in the order of its making."""
+        mappings = []
+        for line in self._numa_maps:
+            start = line.partition(" ")[0]
+            size_kib = self._sizes_kib.get(start)
+            if size_kib is not None and (size_kib in sizes_kib or _NAME in line):
+                mappings.append(_mapping(line, size_kib))
+        return sorted(mappings, key=lambda m: m.start if m.start < self._heap else -m.start)
 
 
 class Processes:
@@ -202,36 +212,18 @@ def local_processes(uid: int) -> Processes:
     return Processes(Path("/proc"), folders)
 
 
-def _mapping(line: str, sizes: dict[int, int]) -> Mapping | None:
+def _mapping(line: str, size_kib: int) -> Mapping:
     """Read a line such as ``7f9e93e00000 bind:0 anon=3 dirty=3 N0=3 kernelpagesize_kB=4``."""
-    address, *words = line.split(" ")
-    start = int(address, 16)
-    if start not in sizes:
-        return None
-    values = dict(word.split("=", 1) for word in words if "=" in word)
-    page_kib = int(values.get("kernelpagesize_kB", "4"))
     policy = _POLICY.match(line)
+    page = _PAGE.search(line)
+    page_kib = int(page.group(1)) if page else 4
     return Mapping(
-        start=start,
-        size_kib=sizes[start],
+        start=int(line.partition(" ")[0], 16),
+        size_kib=size_kib,
         nodes=parse_cpuset(policy.group(1)) if policy else (),
-        file=values.get("file", ""),
-        kib_by_node={
-            int(key[1:]): int(pages) * page_kib
-            for key, pages in values.items()
-            if re.fullmatch(r"N\d+", key)
-        },
+        named=tuple(int(cell) for cell in _CELL_FILE.findall(line)),
+        kib_by_node={int(node): int(pages) * page_kib for node, pages in _PAGES.findall(line)},
     )
-
-
-def _is_named(file: str, cell: int | None) -> bool:
-    """Tell whether a file is that of a cell.
-
-    libvirt names it ``ram-node0`` itself, or leaves it to QEMU in a folder of hugepages:
-    ``qemu_back_mem._objects_ram-node0.AbCdEf``, or ``qemu_back_mem.ram-node0.AbCdEf``
-    (file_ram_alloc, softmmu/physmem.c).
-    """
-    return re.search(rf"[/_.]ram-node{cell}(?![0-9])", file) is not None
 
 
 def _matched(

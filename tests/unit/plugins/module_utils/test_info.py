@@ -63,7 +63,14 @@ class FakeHypervisor:
         self.listed += 1
         names = {*self.persistent, *self.live} - (self.vanishing if self.listed > 1 else set())
         return [
-            Domain(name, f"uuid-{name}", name in self.persistent, name in self.live, None)
+            Domain(
+                name,
+                f"uuid-{name}",
+                name in self.persistent,
+                name in self.live,
+                None,
+                saved=name in self.saved,
+            )
             for name in sorted(names)
         ]
 
