@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import parse_cpuset, whole_number
@@ -64,6 +65,15 @@ class Definition:
     def name(self) -> str:
         """Name of the guest, '' for a definition without."""
         return (self.root.findtext("name") or "").strip()
+
+    @cached_property
+    def meaning(self) -> dict[str, Any]:
+        """What `managed` says of it, found out once.
+
+        Raises:
+            DomainError: when something that is managed is malformed.
+        """
+        return managed(self.root)
 
 
 def read_definition(text: str) -> Definition:

@@ -66,7 +66,7 @@ def partitioned(definition: Definition, layout: Layout, policy: Policy) -> str:
     try:
         refuse_misfits(root, len(layout.cells))
         refuse_split_cores(root, layout.topology.threads)
-        before = managed(root)
+        before = definition.meaning
         if not _has_rfc_switch(root) and is_settled(root, before, layout, policy):
             return definition.text
         return _written(definition, before, layout, policy)

@@ -15,7 +15,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._dealing import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     Definition,
-    managed,
     read_guest,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
@@ -53,7 +52,7 @@ def rooms(definition: Definition, host: Host) -> list[Room]:
     Raises:
         DomainError: when the definition cannot be read.
     """
-    return _rooms(managed(definition.root), definition, host)
+    return _rooms(definition.meaning, definition, host)
 
 
 def effective_layout(definition: Definition, host: Host) -> dict[str, Any]:
@@ -65,7 +64,7 @@ def effective_layout(definition: Definition, host: Host) -> dict[str, Any]:
     Raises:
         DomainError: when the definition cannot be read.
     """
-    meaning = managed(definition.root)
+    meaning = definition.meaning
     found = _rooms(meaning, definition, host)
     pins, topology = meaning["vcpupin"], meaning["topology"]
     iothreads = meaning["iothreadpin"]

@@ -19,7 +19,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._difference import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     Definition,
-    managed,
     read_definition,
     read_guest,
 )
@@ -229,8 +228,8 @@ def _plan(hypervisor: Hypervisor, domains: Sequence[Domain], findings: Findings)
             way_out = _TRANSIENT if report.persistent is None else _PLAN_AGAIN
             report.drift += _drifts(
                 between,
-                (managed(work.before.root), "as defined"),
-                (managed(work.after.root), "as planned"),
+                (work.before.meaning, "as defined"),
+                (work.after.meaning, "as planned"),
                 way_out,
             )
 
@@ -240,12 +239,14 @@ def _compare(report: Report, host: Host, hypervisor: Hypervisor, store: Store) -
     if report.persistent is None:
         return
     if report.live is None:
-        _compare_off(report, report.persistent.root, hypervisor, store)
+        _compare_off(report, report.persistent, hypervisor, store)
     else:
-        _compare_running(report, report.live.root, report.persistent.root, host)
+        _compare_running(report, report.live, report.persistent, host)
 
 
-def _compare_off(report: Report, persistent: Element, hypervisor: Hypervisor, store: Store) -> None:
+def _compare_off(
+    report: Report, persistent: Definition, hypervisor: Hypervisor, store: Store
+) -> None:
     domain = report.domain
     if store.begun_restart(domain.uuid) is not None:
         report.restart_required = True
@@ -255,17 +256,17 @@ def _compare_off(report: Report, persistent: Element, hypervisor: Hypervisor, st
     if saved is not None:
         report.drift += _fixed_drifts(
             "persistent-saved",
-            (read_definition(saved).root, "in its managed-save image"),
+            (read_definition(saved), "in its managed-save image"),
             persistent,
             "start it and shut it down, or run vnuma_partition with managed_save 'drop'",
         )
 
 
-def _compare_running(report: Report, live: Element, persistent: Element, host: Host) -> None:
-    ours = find_record(live) is not None or report.record is not None
+def _compare_running(report: Report, live: Definition, persistent: Definition, host: Host) -> None:
+    ours = find_record(live.root) is not None or report.record is not None
     running = "in the running guest"
     way_out = "run vnuma_partition, which pins it while it runs" if ours else "use 'virsh vcpupin'"
-    if needs_restart(live, persistent):
+    if needs_restart(live.root, persistent.root):
         report.restart_required = True
         if not ours:
             way_out = "shut it down and start it"
@@ -276,7 +277,7 @@ def _compare_running(report: Report, live: Element, persistent: Element, host: H
             way_out = "run vnuma_restart"
         report.drift += _fixed_drifts("persistent-live", (live, running), persistent, way_out)
     changed: dict[str, set[int]] = {}
-    for kind, number, _cpus in live_pins(live, persistent, host):
+    for kind, number, _cpus in live_pins(live.root, persistent.root, host):
         changed.setdefault(kind, set()).add(number)
     if changed:
         now, then = (
@@ -284,20 +285,20 @@ def _compare_running(report: Report, live: Element, persistent: Element, host: H
                 kind: {number: pins for number, pins in meaning[kind].items() if number in numbers}
                 for kind, numbers in changed.items()
             }
-            for meaning in (managed(live), managed(persistent))
+            for meaning in (live.meaning, persistent.meaning)
         )
         report.drift += _drifts("persistent-live", (now, running), (then, "as defined"), way_out)
 
 
 def _fixed_drifts(
-    between: str, first: tuple[Element, str], persistent: Element, way_out: str
+    between: str, first: tuple[Definition, str], persistent: Definition, way_out: str
 ) -> list[Drift]:
     """Return what only a cold start can change."""
-    root, where = first
-    now, then = fixed_at_start(root), fixed_at_start(persistent)
+    other, where = first
+    now, then = fixed_at_start(other.root), fixed_at_start(persistent.root)
     if now.get("cpu_mode") != then.get("cpu_mode"):
         # One of the two may be a mode that is compared with no other of its kind.
-        now["cpu_mode"], then["cpu_mode"] = (managed(one)["cpu_mode"] for one in (root, persistent))
+        now["cpu_mode"], then["cpu_mode"] = (one.meaning["cpu_mode"] for one in (other, persistent))
     return _drifts(between, (now, where), (then, "as defined"), way_out)
 
 

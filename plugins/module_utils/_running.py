@@ -19,7 +19,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._difference import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     Definition,
-    managed,
     memory_kib,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._effective import Room, rooms
@@ -157,7 +156,7 @@ def _stray_threads(
     """Return the vCPUs whose threads the kernel lets run elsewhere than the guest has them."""
     online = {cpu for node in host.nodes for cpu in node.cpus}
     alike: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-    for vcpu, pins in managed(live.root)["vcpupin"].items():
+    for vcpu, pins in live.meaning["vcpupin"].items():
         # The kernel's answer lacks pCPUs that are offline, a pin may name them.
         wanted = tuple(cpu for cpu in pins if cpu in online) or pins
         actual = affinities.get(vcpu)
