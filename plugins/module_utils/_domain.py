@@ -67,8 +67,12 @@ class Definition:
         return (self.root.findtext("name") or "").strip()
 
     @cached_property
-    def managed(self) -> dict[str, Any]:
-        """What is managed in it, see `managed`; not to be changed."""
+    def meaning(self) -> dict[str, Any]:
+        """What `managed` says of it, found out once; not to be changed.
+
+        Raises:
+            DomainError: when something that is managed is malformed.
+        """
         return managed(self.root)
 
 

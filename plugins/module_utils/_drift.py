@@ -10,43 +10,32 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._dealing import (
     GRANULE_KIB,
     GRANULE_PPC64_KIB,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain import Definition, managed
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain import Definition
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._record import (
     find_record,
     recorded_policy,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._xml import Element
 
 _PIN_KINDS = ("vcpupin", "emulatorpin", "iothreadpin")
 #: Pins that are managed only while the policy has this option.
 _OPTIONAL = {"emulatorpin": "emulator_pinning", "iothreadpin": "iothread_pinning"}
 
 
-def needs_restart(live: Element, persistent: Element) -> bool:
+def needs_restart(live: Definition, persistent: Definition) -> bool:
     """Tell whether only a cold start can make the running guest equal to the definition.
 
     Pins are left out: they can be changed while it runs, see `live_pins`.
 
     Args:
-        live: ``<domain>`` of the running guest.
-        persistent: ``<domain>`` it would be started with.
+        live: of the running guest.
+        persistent: what it would be started with.
     """
-    return _fixed_at_start(live, managed(live)) != _fixed_at_start(persistent, managed(persistent))
-
-
-def pins_to_set(
-    live: Definition, persistent: Definition, host: Host
-) -> list[tuple[str, int, tuple[int, ...]]] | None:
-    """Return what `live_pins` does, None where the guest needs a restart."""
-    fixed = (_fixed_at_start(one.root, one.managed) for one in (live, persistent))
-    if next(fixed) != next(fixed):
-        return None
-    return _pins(live.root, persistent.root, live.managed, persistent.managed, host)
+    return fixed_at_start(live) != fixed_at_start(persistent)
 
 
 def live_pins(
-    live: Element, persistent: Element, host: Host
+    live: Definition, persistent: Definition, host: Host
 ) -> list[tuple[str, int, tuple[int, ...]]]:
     """Return the pins to set so that the running guest has those of the definition.
 
@@ -54,15 +43,10 @@ def live_pins(
         (element, number, pCPUs): ``vcpupin``, ``emulatorpin`` or ``iothreadpin``, which vCPU or
         iothread, and where it belongs. What the definition leaves free belongs on every pCPU.
     """
-    return _pins(live, persistent, managed(live), managed(persistent), host)
-
-
-def _pins(
-    live: Element, persistent: Element, now: dict[str, Any], then: dict[str, Any], host: Host
-) -> list[tuple[str, int, tuple[int, ...]]]:
     everywhere = tuple(sorted({cpu for node in host.nodes for cpu in node.cpus}))
+    now, then = live.meaning, persistent.meaning
     options: set[str] = set()
-    for record in (find_record(live), find_record(persistent)):
+    for record in (find_record(live.root), find_record(persistent.root)):
         options.update(() if record is None else recorded_policy(record))
     changes = []
     for kind in _PIN_KINDS:
@@ -75,8 +59,16 @@ def _pins(
     return changes
 
 
-def _fixed_at_start(root: Element, meaning: dict[str, Any]) -> dict[str, Any]:
-    """Return what a process keeps for its life, as the definition would read once started."""
+def fixed_at_start(definition: Definition) -> dict[str, Any]:
+    """Return what a process keeps for its life, as the definition would read once started.
+
+    Args:
+        definition: of a guest, running or not.
+
+    Returns:
+        The part of its meaning that no change of a running guest reaches.
+    """
+    meaning, root = definition.meaning, definition.root
     kind = root.find("os/type")
     arch = "" if kind is None else kind.get("arch", "")
     # libvirt rounds cells up when it starts the guest, and shows the rounded size from then on.

@@ -65,7 +65,7 @@ def partitioned(definition: Definition, layout: Layout, policy: Policy) -> str:
     refuse_unfit(definition, layout)
     root = definition.root
     try:
-        before = definition.managed
+        before = definition.meaning
         if not _has_rfc_switch(root) and is_settled(root, before, layout, policy):
             return definition.text
         return _written(definition, before, layout, policy)

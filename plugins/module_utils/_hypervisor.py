@@ -28,6 +28,16 @@ except ImportError as error:  # the caller says which package is missing, in one
     LIBVIRT_IMPORT_ERROR = str(error)
 
 _DAEMON_PATIENCE_S = 60.0
+#: By the numbers of virDomainState, so that they are there without the bindings too.
+_STATES = {
+    1: "running",
+    2: "running",
+    3: "paused",
+    4: "shutting_down",
+    5: "off",
+    6: "crashed",
+    7: "suspended",
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ class Hypervisor:
             with_free: ask for each node's free memory and free hugepages too.
         """
         host = parse_capabilities(self._capabilities())
-        default_kib = _local_hugepage_kib() if self._is_local() else None
+        default_kib = _local_hugepage_kib() if self.is_local() else None
         nodes = tuple(self._with_free(node) for node in host.nodes) if with_free else host.nodes
         return replace(
             host,
@@ -184,6 +194,31 @@ class Hypervisor:
         """Tell whether a guest is alive now."""
         with self._errors("look whether it runs", domain.name):
             return bool(self._patiently(lambda: self._handle(domain).isActive()))
+
+    def is_local(self) -> bool:
+        """Tell whether the URI names no other host."""
+        with suppress(libvirt.libvirtError):
+            return re.match(r"[^:]+:///", self._connection.getURI()) is not None
+        return False
+
+    def state(self, domain: Domain) -> str:
+        """Return a guest's state in one word, ``running`` or ``off`` for most."""
+        with self._errors("look at its state", domain.name):
+            return _STATES.get(domain.handle.state()[0], "unknown")
+
+    def affinities(self, domain: Domain) -> dict[int, tuple[int, ...]] | None:
+        """Return the pCPUs that the thread of each vCPU may run on, None where none can tell.
+
+        This is no echo of the definition: the daemon asks the kernel, by sched_getaffinity
+        (qemuDomainHelperGetVcpus, src/qemu/qemu_driver.c), whoever pinned the thread.
+        """
+        with suppress(libvirt.libvirtError):
+            threads, masks = domain.handle.vcpus()
+            return {
+                thread[0]: tuple(cpu for cpu, allowed in enumerate(mask) if allowed)
+                for thread, mask in zip(threads, masks)
+            }
+        return None
 
     def hindrance(self, domain: Domain) -> str | None:
         """Say why a live guest must not be shut down now, None where nothing hinders it."""
@@ -329,11 +364,6 @@ class Hypervisor:
             number = int(ask())
             return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
         return ""
-
-    def _is_local(self) -> bool:
-        with suppress(libvirt.libvirtError):
-            return re.match(r"[^:]+:///", self._connection.getURI()) is not None
-        return False
 
     @contextmanager
     def _errors(

@@ -116,9 +116,9 @@ def _decide(hypervisor: Hypervisor, restart: Restart, store: Store) -> Any:
             return None
         restart.action = "started"
         return _finish_begun
-    live = read_definition(hypervisor.public_xml(domain, live=True)).root
-    persistent = read_definition(hypervisor.public_xml(domain, live=False)).root
-    ours = find_record(live) is not None or find_record(persistent) is not None
+    live = read_definition(hypervisor.public_xml(domain, live=True))
+    persistent = read_definition(hypervisor.public_xml(domain, live=False))
+    ours = find_record(live.root) is not None or find_record(persistent.root) is not None
     if not needs_restart(live, persistent) or not (ours or restart.by_name):
         if store.begun_restart(domain.uuid) is not None and not needs_restart(live, persistent):
             # A restart that was cut short after its start: nothing is left to do.
@@ -166,9 +166,9 @@ def _is_what_runs(kept: str | None, running: str) -> bool:
     """
     if kept is None:
         return False
-    old, live = read_definition(kept).root, read_definition(running).root
+    old, live = read_definition(kept), read_definition(running)
     return not needs_restart(live, old) and all(
-        (old.findtext(tag) or "").strip() == (live.findtext(tag) or "").strip()
+        (old.root.findtext(tag) or "").strip() == (live.root.findtext(tag) or "").strip()
         for tag in ("vcpu", "memory")
     )
 
@@ -210,8 +210,8 @@ def _start(
     if stopped_at is not None:
         restart.downtime_s = round(time.monotonic() - stopped_at, 1)
     store.end_restart(domain.uuid)
-    live = read_definition(hypervisor.public_xml(domain, live=True)).root
-    persistent = read_definition(hypervisor.public_xml(domain, live=False)).root
+    live = read_definition(hypervisor.public_xml(domain, live=True))
+    persistent = read_definition(hypervisor.public_xml(domain, live=False))
     if needs_restart(live, persistent):
         raise HypervisorError(
             "it was started, and yet does not run with the layout it is defined with; see whether "

@@ -19,14 +19,13 @@ from typing import Any
 from ansible_collections.kvm.vnuma.plugins.module_utils._choice import choose
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
     Definition,
-    managed,
     managed_text,
     read_definition,
     read_guest,
     secrets,
     unmanaged,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._drift import needs_restart, pins_to_set
+from ansible_collections.kvm.vnuma.plugins.module_utils._drift import live_pins, needs_restart
 from ansible_collections.kvm.vnuma.plugins.module_utils._edit import (
     partitioned,
     refuse_unfit,
@@ -49,7 +48,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._pinning import exclusiv
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import Policy, policy_from_options
 from ansible_collections.kvm.vnuma.plugins.module_utils._record import find_record
 from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store
-from ansible_collections.kvm.vnuma.plugins.module_utils._xml import Element
 
 #: Guests that are defined at the same time; libvirtd takes five requests of a connection at once
 #: (max_client_requests, src/remote/libvirtd.conf.in).
@@ -161,7 +159,7 @@ def partition_guests(
     for domain, policy in wanted:
         with outcome.collecting(domain):
             works.append(_read(hypervisor, domain, policy, topology))
-    ready = _plan(hypervisor, domains, works, topology, outcome)
+    ready = plan_works(hypervisor, domains, works, topology, outcome)
     writes = write and any(work.after is not work.before for work in ready)
 
     def attempt(work: Work) -> VnumaError | None:
@@ -252,14 +250,22 @@ def _read(hypervisor: Hypervisor, domain: Domain, policy: Policy, host: Host) ->
     return Work(domain, policy, before, before, guest)
 
 
-def _plan(
+def plan_works(
     hypervisor: Hypervisor,
     domains: Sequence[Domain],
     works: Sequence[Work],
     host: Host,
     outcome: Outcome,
 ) -> list[Work]:
-    """Fill in layouts and definitions to be; return the works that can be."""
+    """Fill in layouts and definitions to be; return the works that can be, by name.
+
+    Args:
+        hypervisor: where the guests are.
+        domains: every guest of the host: what others own is not given away.
+        works: guests that are planned together.
+        host: topology to plan for.
+        outcome: takes the errors, each about one guest.
+    """
     ready = []
     for work in works:
         if work.guest is None:
@@ -308,7 +314,7 @@ def _pins_of_others(
             definitions.append(read_definition(hypervisor.public_xml(domain, live=True)))
         for definition in definitions:
             if definition is not None:
-                yield from managed(definition.root)["vcpupin"].values()
+                yield from definition.meaning["vcpupin"].values()
 
 
 def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping: Keeping) -> None:
@@ -324,7 +330,7 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping:
         work.restart_required = keeping.store.begun_restart(domain.uuid) is not None
         outdated = _has_outdated_image(hypervisor, work, keeping)
     if work.changed and write:
-        _define(hypervisor, work, None if live is None else live.root, keeping)
+        _define(hypervisor, work, live, keeping)
     if outdated:
         work.changed = True
         if write:
@@ -336,13 +342,13 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping:
         # Never partitioned, or restored and restarted: not ours to compare.
         keeping.store.end_restart(domain.uuid)
         return
-    pins = pins_to_set(live, work.after, host)
-    work.restart_required = pins is None
-    if pins is None:
+    work.restart_required = needs_restart(live, work.after)
+    if work.restart_required:
         return
     # Whoever began to restart it, it runs as it should: were the note to stay, a guest that is shut
     # down for good one day would be taken for one that has to run again.
     keeping.store.end_restart(domain.uuid)
+    pins = live_pins(live, work.after, host)
     work.changed = work.changed or bool(pins)
     for what, number, cpus in pins if write else ():
         try:
@@ -358,7 +364,7 @@ def _has_outdated_image(hypervisor: Hypervisor, work: Work, keeping: Keeping) ->
     if not (work.changed or work.domain.saved):
         return False
     saved = hypervisor.saved_xml(work.domain)
-    if saved is None or not needs_restart(read_definition(saved).root, work.after.root):
+    if saved is None or not needs_restart(read_definition(saved), work.after):
         return False
     if not keeping.drop_saved:
         raise HypervisorError(
@@ -368,19 +374,19 @@ def _has_outdated_image(hypervisor: Hypervisor, work: Work, keeping: Keeping) ->
     return True
 
 
-def _define(hypervisor: Hypervisor, work: Work, live: Element | None, keeping: Keeping) -> None:
+def _define(hypervisor: Hypervisor, work: Work, live: Definition | None, keeping: Keeping) -> None:
     domain, before, after = work.domain, work.before, work.after
     # While a restart is due, what is kept already is what the guest runs with.
-    due = live is not None and needs_restart(live, before.root)
+    due = live is not None and needs_restart(live, before)
     if not due or keeping.store.old(domain.uuid) is None:
         keeping.store.keep_old(domain.uuid, before.text)
     if hypervisor.persistent_xml(domain) != before.text:
         raise HypervisorError(_CHANGED_MEANWHILE)
     hidden = secrets(after.root)
     hypervisor.define(domain.name, after.text, hidden)
-    stored = read_definition(hypervisor.persistent_xml(domain)).root
-    lost = unmanaged(before.root) - unmanaged(stored)
-    if managed(stored) == managed(after.root) and not lost:
+    stored = read_definition(hypervisor.persistent_xml(domain))
+    lost = unmanaged(before.root) - unmanaged(stored.root)
+    if stored.meaning == after.meaning and not lost:
         return
     hypervisor.define(domain.name, before.text, hidden, validate=False)
     what = f"dropped {min(lost)[0]}" if lost else "kept another layout than the one it was given"

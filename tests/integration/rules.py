@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from guests import KIND, PASSTHROUGH, anuma
+from guests import PASSTHROUGH, anuma
 
 GIB_KIB = 1 << 20
 Edit = tuple[str, str]

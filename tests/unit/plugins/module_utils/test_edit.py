@@ -541,10 +541,10 @@ def test_meaning_not_text(host: HostOf) -> None:
 def test_restart_and_live_pins(host: HostOf) -> None:
     """Cells need a cold start, pins do not; memory is compared as it is once started."""
     rfc = host("rfc-8n240c")
-    before = read_definition(DOMAIN).root
-    strict = read_definition(_edit(DOMAIN, rfc)).root
-    core = read_definition(_edit(DOMAIN, rfc, pinning="core")).root
-    free = read_definition(_edit(DOMAIN, rfc, pinning="none")).root
+    before = read_definition(DOMAIN)
+    strict = read_definition(_edit(DOMAIN, rfc))
+    core = read_definition(_edit(DOMAIN, rfc, pinning="core"))
+    free = read_definition(_edit(DOMAIN, rfc, pinning="none"))
     assert needs_restart(before, strict)
     assert not needs_restart(strict, strict)
     assert not needs_restart(strict, core)
@@ -554,14 +554,14 @@ def test_restart_and_live_pins(host: HostOf) -> None:
     assert live_pins(strict, free, rfc)[3] == ("vcpupin", 3, tuple(range(240)))
     assert live_pins(strict, strict, rfc) == []
     odd = DOMAIN.replace(">16777216<", ">16777217<")
-    defined = read_definition(_edit(odd, rfc)).root
+    defined = read_definition(_edit(odd, rfc))
     started = _edit(odd, rfc).replace("memory='2097153'", "memory='2098176'")
-    assert not needs_restart(read_definition(started).root, defined)
-    emulator = read_definition(_edit(DOMAIN, rfc, emulator_pinning="3")).root
+    assert not needs_restart(read_definition(started), defined)
+    emulator = read_definition(_edit(DOMAIN, rfc, emulator_pinning="3"))
     assert ("emulatorpin", 0, (3,)) in live_pins(strict, emulator, rfc)
     by_hand = read_definition(
         _edit(DOMAIN, rfc).replace("<emulatorpin cpuset='0-1'/>", "<emulatorpin cpuset='8'/>")
-    ).root
+    )
     assert live_pins(by_hand, strict, rfc) == []
-    passing = read_definition(_edit(DOMAIN, rfc, cpu_mode="host-passthrough")).root
+    passing = read_definition(_edit(DOMAIN, rfc, cpu_mode="host-passthrough"))
     assert needs_restart(strict, passing)

@@ -1,0 +1,283 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Tell what is really in effect for the guests of a host, and what has drifted."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vnuma_info
+short_description: Tell where libvirt guests really are, and what has drifted
+version_added: 1.0.0
+author:
+  - The kvm.vnuma authors (@kvm-vnuma)
+description:
+  - For each guest of a host, returns the layout that was planned for it, the one that it is defined
+    with, the one that it runs with, the pCPUs that its vCPUs may really run on, and the host nodes
+    that its memory really lies on.
+  - Compares them, and says in one sentence for each difference what differs and what to do about
+    it.
+  - One call handles every guest of a host, partitioned or not, persistent or transient. Nothing is
+    changed, and a read-only connection will do.
+extends_documentation_fragment:
+  - kvm.vnuma.attributes
+  - kvm.vnuma.attributes.action_group
+  - kvm.vnuma.connection
+  - kvm.vnuma.state
+attributes:
+  check_mode:
+    support: full
+    details: [Never changes anything.]
+  diff_mode:
+    support: none
+    details: [Never changes anything.]
+options:
+  guests:
+    description:
+      - Names, UUIDs or shell patterns such as V(db*). By default every guest of the host.
+      - A name that matches nothing is an error, a pattern that matches nothing a warning.
+    type: list
+    elements: str
+  memory:
+    description:
+      - Whether to look where the memory of running guests lies. The kernel walks through every
+        page that a guest has touched for it, which takes about 15 ms for each GiB of ordinary
+        pages, and next to nothing for hugepages.
+    type: bool
+    default: true
+notes:
+  - Where the memory lies can only be told on the hypervisor host itself, by a user who may read
+    C(/proc/PID/numa_maps) of its QEMU processes, which is root for C(qemu:///system). Otherwise it
+    is null and RV(guests[].notes) says why. Everything else is there over a remote O(uri) too.
+seealso:
+  - module: kvm.vnuma.vnuma_partition
+  - module: kvm.vnuma.vnuma_restart
+  - name: numa_maps
+    description: What the kernel tells of a process's memory by node.
+    link: https://man7.org/linux/man-pages/man5/proc_pid_numa_maps.5.html
+"""
+
+EXAMPLES = r"""
+- name: Look at every guest of the host
+  kvm.vnuma.vnuma_info:
+  register: vnuma
+
+- name: Fail where anything has drifted
+  ansible.builtin.assert:
+    that: vnuma.drifted | length == 0
+    fail_msg: >-
+      {{ vnuma.guests | selectattr('drift') | items2dict('name', 'drift') | to_nice_yaml }}
+
+- name: Look at the databases, without walking through their memory
+  kvm.vnuma.vnuma_info:
+    guests: [db*]
+    memory: false
+"""
+
+RETURN = r"""
+guests:
+  description: One entry for every guest that was looked at, by name.
+  returned: always, unless nothing could be found out at all
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the guest.
+      type: str
+      sample: anuma
+    uuid:
+      description: UUID of the guest.
+      type: str
+      sample: 3f439f5f-1156-4d48-9491-945a2c0abc6d
+    state:
+      description: V(running), V(paused), V(suspended), V(shutting_down), V(crashed) or V(off).
+      type: str
+      sample: running
+    transient:
+      description: Whether it has no persistent definition.
+      type: bool
+    partitioned:
+      description: Whether this collection partitioned it, by the record in its definition.
+      type: bool
+    policy:
+      description:
+        - The options of its last partition that differ from their defaults, as text; null if it
+          was never partitioned.
+      type: dict
+      sample: {"pinning": "core"}
+    planned:
+      description:
+        - The layout that RV(guests[].policy) gives on the host as it is now, in the shape of
+          RV(kvm.vnuma.vnuma_partition#module:guests[].layout); null if it was never partitioned,
+          or if there is no such layout any more.
+      type: dict
+    persistent:
+      description:
+        - The layout of its persistent definition, in the same shape; null for a transient guest.
+        - What a definition leaves open is null here, C(topology) and the C(host_node) of a cell
+          whose memory and vCPUs are not held to a single node among it. C(memory_mode) is V(mixed)
+          if the cells differ in it.
+      type: dict
+    live:
+      description: The layout that it runs with, in the same shape; null while it is off.
+      type: dict
+    placement:
+      description: Where it really is; null while it is off.
+      type: dict
+      contains:
+        pid:
+          description: Its QEMU process; null if that is not on the machine that the module runs on.
+          type: int
+        vcpus:
+          description:
+            - The pCPUs that the kernel lets the thread of each vCPU run on, as a cpuset by vCPU.
+              Null if the hypervisor's driver does not tell.
+          type: dict
+          sample: {"0": "0-14,120-134", "1": "0-14,120-134"}
+        cells:
+          description:
+            - Where the memory of each cell lies; null if that cannot be told, or O(memory=false).
+            - A guest without cells has one entry, for all of its memory.
+          type: list
+          elements: dict
+          contains:
+            id:
+              description: The cell's id; null for a guest without cells.
+              type: int
+            nodes:
+              description:
+                - Host nodes where its memory is local, as a nodeset. They are those that it is
+                  bound to; if it is not bound, those that its vCPUs are pinned to; empty if they
+                  are not pinned.
+              type: str
+              sample: "0"
+            kib_by_node:
+              description:
+                - KiB on each host node, by its id. Memory that the guest has never touched is on
+                  none. Null if the cell's memory cannot be told from the rest of the process.
+              type: dict
+              sample: {"0": 8388608}
+            resident_kib:
+              description: The sum of RV(guests[].placement.cells[].kib_by_node).
+              type: int
+            local_share:
+              description:
+                - The part of it that is local, from V(0) to V(1), rounded down to four digits. Null
+                  if nothing is resident, or no host node is local to it.
+              type: float
+              sample: 1.0
+    drift:
+      description: What differs, one entry for each difference; empty if all is as planned.
+      type: list
+      elements: dict
+      contains:
+        between:
+          description:
+            - V(planned-persistent) if it is not defined as planned (V(planned-live) for a transient
+              guest), V(persistent-live) if it does not run as defined, V(persistent-saved) if its
+              managed-save image would bring back another layout, V(live-actual) if the kernel has
+              its threads or its memory elsewhere than it runs with.
+          type: str
+          sample: live-actual
+        what:
+          description:
+            - V(cells), V(topology), V(distances), V(vcpu_pins), V(emulator_pins),
+              V(iothread_pins), V(memory_binding), V(cpu_mode), V(placement); V(memory) for pages on
+              the wrong host node, V(plan) if there is no plan any more, V(restart) if a restart was
+              cut short.
+          type: str
+          sample: vcpu_pins
+        msg:
+          description: What differs, and the way out.
+          type: str
+          sample: vCPU 3 is pinned to 0-15 in the running guest and pinned to 0-3 as defined; run
+            vnuma_partition, which pins it while it runs.
+    restart_required:
+      description:
+        - Whether it runs with another layout than it is defined with, or is off in the middle of a
+          restart.
+      type: bool
+    notes:
+      description: Sentences about what could not be told, and why.
+      type: list
+      elements: str
+drifted:
+  description: Names of the guests with any RV(guests[].drift).
+  returned: always, unless nothing could be found out at all
+  type: list
+  elements: str
+  sample: [anuma]
+restart_required:
+  description: Names of the guests that wait for a restart.
+  returned: always, unless nothing could be found out at all
+  type: list
+  elements: str
+  sample: [anuma]
+errors:
+  description: What could not be found out, guest by guest.
+  returned: failure, unless nothing could be found out at all
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the guest, or the name that was given.
+      type: str
+    msg:
+      description: What is wrong, and the way out.
+      type: str
+"""
+
+import os
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import Hypervisor
+from ansible_collections.kvm.vnuma.plugins.module_utils._info import find_out, report_to_result
+from ansible_collections.kvm.vnuma.plugins.module_utils._module import (
+    errors_to_result,
+    run,
+    warn_once,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._placement import local_processes
+from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store, default_folder
+
+
+def info(module: AnsibleModule) -> dict[str, Any]:
+    """Find out about the guests and return it."""
+    hypervisor = Hypervisor(module.params["uri"])
+    try:
+        findings = find_out(
+            hypervisor,
+            module.params["guests"],
+            Store(module.params["state_dir"] or default_folder(), hypervisor.host_uuid()),
+            local_processes(os.geteuid()) if hypervisor.is_local() else None,
+            with_memory=module.params["memory"],
+        )
+    finally:
+        hypervisor.close()
+    warn_once(module, findings.warnings, ())
+    return {
+        "changed": False,
+        "guests": [report_to_result(report, findings.host) for report in findings.reports],
+        "drifted": [report.domain.name for report in findings.reports if report.drift],
+        "restart_required": [
+            report.domain.name for report in findings.reports if report.restart_required
+        ],
+        **errors_to_result(findings.errors),
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    spec: dict[str, Any] = {
+        "uri": {"type": "str", "default": "qemu:///system"},
+        "guests": {"type": "list", "elements": "str"},
+        "memory": {"type": "bool", "default": True},
+        "state_dir": {"type": "path"},
+    }
+    run(AnsibleModule(argument_spec=spec, supports_check_mode=True), info)
+
+
+if __name__ == "__main__":
+    main()
