@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import parse_cpuset, whole_number
@@ -132,7 +132,7 @@ def managed(root: Element) -> dict[str, Any]:
             name: _integer(topology.get(name, "1"), f"topology {name}")
             for name in ("sockets", "dies", "clusters", "cores", "threads")
         },
-        "cells": [_cell(cell, index) for index, cell in enumerate(_cells(root))],
+        "cells": _cells(root),
         "record": None if record is None else record_meaning(record),
     }
 
@@ -205,7 +205,7 @@ def _guest(root: Element, hugepage_default_kib: int) -> Guest:
         raise DomainError(f"<vcpu> is {vcpus}; a guest needs at least one.")
     if vcpus > MAX_VCPUS:
         raise DomainError(f"<vcpu> is {vcpus}, over {MAX_VCPUS}, the most that libvirt takes.")
-    cells = [memory_kib_of_cell(cell) for cell in _cells(root)]
+    cells = [cell["memory_kib"] for cell in _cells(root)]
     # libvirt counts memory devices into <memory>, and lets cells override it
     # (virDomainDefPostParseMemory, src/conf/domain_postparse.c).
     devices = sum(memory_kib(size) for size in root.iterfind("devices/memory/target/size"))
@@ -260,12 +260,20 @@ def _cpu_mode(root: Element) -> str:
     return "" if cpu is None else str(cpu.get("mode", ""))
 
 
-def _cells(root: Element) -> list[Element]:
+def _cells(root: Element) -> list[dict[str, Any]]:
+    numa = root.find("cpu/numa")
+    return [] if numa is None else list(_cells_of(etree.tostring(numa, with_tail=False)))
+
+
+@lru_cache(maxsize=256)
+def _cells_of(numa: bytes) -> tuple[dict[str, Any], ...]:
+    # By its text: a fleet has few sizes, and distances are most of what there is to read.
     numbered = [
         (_integer(cell.get("id") or str(index), "cell id"), index, cell)
-        for index, cell in enumerate(elements(root.find("cpu/numa"), "cell"))
+        for index, cell in enumerate(elements(etree.fromstring(numa), "cell"))
     ]
-    return [cell for _number, _index, cell in sorted(numbered, key=lambda entry: entry[:2])]
+    ordered = [cell for _number, _index, cell in sorted(numbered, key=lambda entry: entry[:2])]
+    return tuple(_cell(cell, index) for index, cell in enumerate(ordered))
 
 
 def _hugepages(root: Element, default_kib: int) -> tuple[HugepageUse, ...]:

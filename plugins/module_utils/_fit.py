@@ -39,7 +39,8 @@ def carried_over(root: Element) -> dict[str, str]:
 def refuse_misfits(root: Element, count: int) -> None:
     """Refuse a definition with something that names a cell which would not be there."""
     present = f"its cells will be 0 to {count - 1}" if count > 1 else "its only cell will be 0"
-    for device in root.iterfind("devices/memory"):
+    devices = root.find("devices")
+    for device in elements(devices, "memory"):
         node = (device.findtext("target/node") or "").strip()
         if node and not _is_below(node, count):
             raise DomainError(
@@ -54,8 +55,8 @@ def refuse_misfits(root: Element, count: int) -> None:
                 "<page>, or cells."
             )
     _refuse_lost_hugepages(root, count)
-    for target in root.iterfind("devices/controller/target"):
-        node = (target.findtext("node") or "").strip()
+    for controller in elements(devices, "controller"):
+        node = (controller.findtext("target/node") or "").strip()
         if node and not _is_below(node, count):
             raise DomainError(
                 f"a PCI expander bus sits in cell {node}, and {present}; move it, or change cells."

@@ -56,7 +56,7 @@ _CHANGED_MEANWHILE = (
     "someone else changed its definition after it was planned; nothing was written, run again."
 )
 # A digest of a short password could be guessed from its surroundings.
-_PASSWORD = re.compile(r"""\spasswd=("[^"]*"|'[^']*')""")
+_PASSWORD = re.compile(r"""passwd=("[^"]*"|'[^']*')""")
 
 
 @dataclass
@@ -191,8 +191,7 @@ def _each(
 
 def fingerprint(definition: Definition) -> str:
     """Return a digest of a definition, its passwords left out of it."""
-    text = definition.text
-    public = _PASSWORD.sub("", text) if "passwd=" in text else text
+    public = _PASSWORD.sub("", definition.text)
     return hashlib.sha256(public.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -321,7 +320,8 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping:
     """Define what was edited, verify what libvirt made of it, and look at the running guest."""
     domain = work.domain
     work.changed = work.after is not work.before
-    if keeping.planned.get(domain.uuid, "") not in ("", fingerprint(work.before)):
+    planned = keeping.planned.get(domain.uuid)
+    if planned and planned != fingerprint(work.before):
         raise HypervisorError(_CHANGED_MEANWHILE)
     live, outdated = None, False
     if domain.active:
