@@ -86,7 +86,6 @@ _MEMORY_KIB = 64 * GIB_KIB
 ONE_CELL = _cells(f"id='0' cpus='0-15' memory='{_MEMORY_KIB}'")
 SIXTEEN_CELLS = _cells(*(f"cpus='{vcpu}' memory='{4 * GIB_KIB}'" for vcpu in range(16)))
 SLOTS = ("<memory", f"<maxMemory slots='16' unit='KiB'>{256 * GIB_KIB}</maxMemory><memory")
-_QEMU = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
 _EIGHTH = "memory='8388608' unit='KiB'"
 
 RULES = (

@@ -191,6 +191,19 @@ def test_gitops(hosts: dict[str, Libvirt], play: Play, tmp_path: Path) -> None:
     assert _changed(play(book)) == 0
 
 
+def test_drift(hosts: dict[str, Libvirt], play: Play) -> None:
+    """Nothing has drifted, until someone edits a definition."""
+    play(EXAMPLES / "fleet.yml")
+    play(EXAMPLES / "drift.yml")
+    kvm2 = hosts["kvm2"]
+    kvm2.define(
+        kvm2.dump("web").replace("<vcpupin vcpu='0' cpuset='", "<vcpupin vcpu='0' cpuset='15,")
+    )
+    output = play(EXAMPLES / "drift.yml", fails=True)
+    assert "vCPU 0 is pinned to" in output
+    assert _recap(output)["kvm1"]["failed"] == 0
+
+
 def test_every_playbook_is_run() -> None:
     """Whoever adds an example adds it here."""
     run = set(re.findall(r"[\w/-]+\.yml", Path(__file__).read_text()))
