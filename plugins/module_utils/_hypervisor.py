@@ -322,6 +322,9 @@ class Hypervisor:
 
     def _handle(self, domain: Domain) -> Any:
         """Return libvirt's object for a guest on the connection of this moment."""
+        handle = domain.handle
+        if handle.connect() is self._connection:
+            return handle
         return self._connection.lookupByUUIDString(domain.uuid)
 
     def _patiently(self, ask: Callable[[], Any]) -> Any:

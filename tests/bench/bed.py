@@ -28,6 +28,7 @@ from guests import anuma
 _READ = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 _SPEC = PROJECT / "tests/hosts/rfc-8n240c.json"
 _NETWORK = "10.78.0"
+_EMULATED = {"kind": "qemu", "cpu": "<cpu mode='custom' check='none'><model>kvm64</model></cpu>"}
 #: vCPUs and GiB of the guests, in turn: no two neighbours are alike.
 SHAPES = ((16, 64), (8, 32), (32, 128), (16, 24), (48, 96))
 # What guests usually have besides: libvirt has to read and write all of it.
@@ -57,18 +58,20 @@ _DEVICES = """\
 
 
 class Bed:
-    """Hosts like the RFC's, each with so many guests, none of which runs.
+    """Hosts like the RFC's, each with so many guests.
 
     Args:
         count: guests of each host.
         hosts: how many hosts behind real ssh; 0 for one that is reached by its socket.
+        running: whether the guests run, paused, with the layout that a partition gives them.
     """
 
-    def __init__(self, count: int, hosts: int = 0) -> None:
+    def __init__(self, count: int, hosts: int = 0, *, running: bool = False) -> None:
         self.count = count
+        self._running = running
         name = f"bench-{os.getpid()}"
         self._fleet = Fleet(name, _NETWORK) if hosts else None
-        self._hosts = [FakeHost(name, _SPEC)]
+        self._hosts = [FakeHost(name, _SPEC, shim=running)]
         if self._fleet is not None:
             self._hosts = [self._fleet.host(f"host{number:02}") for number in range(hosts)]
         self.folder = Path(tempfile.mkdtemp(prefix="vnuma-bench-"))
@@ -86,13 +89,16 @@ class Bed:
             for number in range(self.count):
                 vcpus, memory_gib = SHAPES[number % len(SHAPES)]
                 name = f"guest-{number:03}"
-                xml = anuma(name, vcpus, memory_gib << 20)
+                xml = anuma(name, vcpus, memory_gib << 20, **(_EMULATED if self._running else {}))
                 connection.defineXML(xml.replace("  </devices>\n", _DEVICES.format(name=name)))
         self._before = [self._dump(connection, "before") for connection in self._connections]
         self.ansible.run(self.ansible.play("setup", [self.partition()]))
         self._after = [self._dump(connection, "after") for connection in self._connections]
         if any(text.count("<cell ") != 8 for one in self._after for text in one.values()):
             raise BenchError("the guests have not been partitioned")
+        for connection in self._connections if self._running else ():
+            for domain in connection.listAllDomains(0):
+                domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
         return self
 
     def __exit__(
