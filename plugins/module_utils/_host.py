@@ -154,8 +154,8 @@ def host_to_facts(host: Host) -> dict[str, Any]:
 def host_from_facts(facts: object) -> Host:
     """Read what `host_to_facts` wrote, or the same shape written by hand.
 
-    Only ``nodes[].id``, ``cpus`` and ``memory_kib`` are needed; without ``cores`` each pCPU is a
-    core of its own. ``threads_per_core`` is an answer, not an input: it follows from ``cores``.
+    Only ``nodes[].id``, ``cpus`` and ``memory_kib`` are needed; a pCPU that no core names is a core
+    of its own. ``threads_per_core`` is an answer, not an input: it follows from ``cores``.
 
     Raises:
         HostError: when it is not that shape; the sentence names the key and the value.
@@ -206,11 +206,10 @@ def _node_from_facts(raw: object) -> Node:
     where = f"host node {node_id}"
     cpus = _cpus(raw.get("cpus"), f"{where}: cpus")
     raw_cores = raw.get("cores")
-    cores = (
-        tuple((cpu,) for cpu in cpus)
-        if raw_cores is None
-        else tuple(_cpus(core, f"{where}: cores") for core in _list(raw_cores, f"{where}: cores"))
-    )
+    cores = [
+        _cpus(core, f"{where}: cores")
+        for core in _list(() if raw_cores is None else raw_cores, f"{where}: cores")
+    ]
     stray = sorted({cpu for core in cores for cpu in core}.difference(cpus))
     if stray:
         raise HostError(
@@ -226,6 +225,7 @@ def _node_from_facts(raw: object) -> Node:
                 "a pCPU is a thread of one core; gather the facts again."
             )
         seen.update(core)
+    alone = ((cpu,) for cpu in cpus if cpu not in seen)
     distances = raw.get("distances") or {}
     if not isinstance(distances, Mapping):
         raise HostError(f"{where}: distances is {_shown(distances)}; give a dictionary by node id.")
@@ -253,7 +253,7 @@ def _node_from_facts(raw: object) -> Node:
                 for key, value in distances.items()
             )
         ),
-        cores=cores,
+        cores=tuple(sorted((*filter(None, cores), *alone))),
         socket_ids=tuple(
             _integer(socket, f"{where}: socket_ids")
             for socket in _list(raw.get("socket_ids") or (), f"{where}: socket_ids")

@@ -161,11 +161,17 @@ RULES = (
         keeps=("<page size='2048' unit='KiB' nodeset='0-7'/>",),
     ),
     Rule(
-        "hugepages for the only cell by number",
-        (_backing("<hugepages><page size='1' unit='GiB' nodeset='0'/></hugepages>"),),
+        "hugepages for every cell by number",
+        (
+            _cells(
+                f"cpus='0-7' memory='{32 * GIB_KIB}'",
+                f"cpus='8-15' memory='{32 * GIB_KIB}'",
+            ),
+            _backing("<hugepages><page size='1' unit='GiB' nodeset='0-1'/></hugepages>"),
+        ),
         {"memory_mode": "none"},
-        refused="its hugepages are for cell 0, and cells 1-7 would have none; take nodeset out of "
-        "<page>, so that it is for every cell, or change cells.",
+        refused="its hugepages are for cells 0-1, and cells 2-7 would have none; take nodeset out "
+        "of <page>, so that it is for every cell, or change cells.",
     ),
     Rule(
         "the ordinary page, named",

@@ -120,6 +120,21 @@ def test_facts_by_hand_need_little() -> None:
     assert made.nodes[1].cores == ((4,), (5,), (6,), (7,))
 
 
+@pytest.mark.parametrize(
+    ("cores", "read"),
+    [
+        (["2-3", "0-1"], ((0, 1), (2, 3))),
+        (["2-3"], ((0,), (1,), (2, 3))),
+        ([], ((0,), (1,), (2,), (3,))),
+        (["", "1,3"], ((0,), (1, 3), (2,))),
+    ],
+)
+def test_every_pcpu_is_in_a_core(cores: list[str], read: Any) -> None:
+    """What facts by hand leave out is a core of its own, so that it can be pinned to."""
+    (node,) = host_from_facts({"nodes": [{"id": 0, "cpus": "0-3", "cores": cores}]}).nodes
+    assert node.cores == read
+
+
 def test_facts_in_any_order(host: Callable[[str], Host]) -> None:
     """Neither the order of nodes nor that of keys, nor keys as numbers, make another host."""
     facts = json.loads(json.dumps(host_to_facts(host("asymmetric-4n16c"))))
