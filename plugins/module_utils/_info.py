@@ -28,7 +28,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._drift import (
     needs_restart,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._effective import effective_layout
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError, VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import Domain, Hypervisor
 from ansible_collections.kvm.vnuma.plugins.module_utils._layout import Layout, layout_to_result
@@ -62,6 +62,7 @@ class Report:
     Attributes:
         domain: as libvirt lists it.
         state: ``running``, ``off`` and so on.
+        definition: the one to plan from: the persistent one, or a transient guest's only one.
         persistent: its persistent definition, None for a transient guest.
         live: the definition it runs with, None while it is off.
         planned: its layout under the recorded policy, None where there is none.
@@ -72,19 +73,13 @@ class Report:
 
     domain: Domain
     state: str
+    definition: Definition
     persistent: Definition | None
     live: Definition | None
     planned: Layout | None = None
     placement: Placement | None = None
     drift: list[Drift] = field(default_factory=list)
     restart_required: bool = False
-
-    @property
-    def definition(self) -> Definition:
-        """The one to plan from: the persistent one, or a transient guest's only one."""
-        definition = self.persistent or self.live
-        assert definition is not None
-        return definition
 
     @property
     def record(self) -> Element | None:
@@ -181,14 +176,7 @@ def _read(hypervisor: Hypervisor, choice: Choice, findings: Findings) -> None:
     for pick in choice.picks:
         domain = pick.domain
         try:
-            live = hypervisor.public_xml(domain, live=True) if domain.active else None
-            kept = hypervisor.public_xml(domain, live=False) if domain.persistent else None
-            report = Report(
-                domain,
-                state=hypervisor.state(domain) if domain.active else "off",
-                persistent=None if kept is None else read_definition(kept),
-                live=None if live is None else read_definition(live),
-            )
+            findings.reports.append(_report(hypervisor, domain))
         except VnumaError as error:
             if gone is None:
                 there = {one.uuid for one in hypervisor.domains()}
@@ -196,8 +184,20 @@ def _read(hypervisor: Hypervisor, choice: Choice, findings: Findings) -> None:
             # A pattern does not mean guests that ended since it was matched.
             if pick.by_name or domain.uuid not in gone:
                 findings.errors.append(error.for_guest(domain.name))
-        else:
-            findings.reports.append(report)
+
+
+def _report(hypervisor: Hypervisor, domain: Domain) -> Report:
+    live = persistent = None
+    if domain.active:
+        live = read_definition(hypervisor.public_xml(domain, live=True))
+    if domain.persistent:
+        persistent = read_definition(hypervisor.public_xml(domain, live=False))
+    definition = persistent or live
+    if definition is None:
+        # A transient guest that ended while the guests were listed.
+        raise HypervisorError("it has ended, and it had no persistent definition.")
+    state = hypervisor.state(domain) if domain.active else "off"
+    return Report(domain, state, definition, persistent, live)
 
 
 def _plan(hypervisor: Hypervisor, domains: Sequence[Domain], findings: Findings) -> None:

@@ -80,7 +80,9 @@ def test_a_guest_listed_twice(rfc: Libvirt, call: Call) -> None:
     assert rfc.dump("anuma") == before
 
 
-@pytest.mark.parametrize("module", ["vnuma_facts", "vnuma_partition", "vnuma_restart"])
+@pytest.mark.parametrize(
+    "module", ["vnuma_facts", "vnuma_info", "vnuma_partition", "vnuma_restart"]
+)
 def test_no_daemon(rfc: Libvirt, call: Call, module: str) -> None:
     """A libvirtd that does not run is named with the way to get it running."""
     arguments: dict[str, Any] = {"uri": rfc.uri}

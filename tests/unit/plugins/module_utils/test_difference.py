@@ -141,9 +141,10 @@ def test_each_difference(first: str, second: str, expected: list[tuple[str, ...]
     assert found == [Difference(*one) for one in expected]
 
 
-def test_bindings_of_cells_that_only_one_has() -> None:
-    """The number of cells says it; their bindings are not told one by one."""
+def test_cells_that_only_one_has() -> None:
+    """The number of cells says it; their bindings and distances are not told one by one."""
     fewer = _TWO_CELLS.replace("<cell id='1' cpus='2-3' memory='1024' memAccess='shared'/>", "")
+    fewer = fewer.replace("<sibling id='1' value='21'/>", "")
     one_bound = _BOUND.replace("<memnode cellid='1' mode='preferred' nodeset='1'/>", "")
     found = differences(_meaning(_TWO_CELLS + _BOUND), _meaning(fewer + one_bound))
     assert [(one.subject, one.first, one.second) for one in found] == [

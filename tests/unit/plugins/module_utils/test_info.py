@@ -50,6 +50,7 @@ class FakeHypervisor:
     live: dict[str, str] = field(default_factory=dict)
     saved: dict[str, str] = field(default_factory=dict)
     vanishing: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     uri: str = "qemu+ssh://kvm7/system"
     listed: int = 0
@@ -67,7 +68,7 @@ class FakeHypervisor:
                 name,
                 f"uuid-{name}",
                 name in self.persistent,
-                name in self.live,
+                name in self.live and name not in self.ended,
                 None,
                 saved=name in self.saved,
             )
@@ -402,6 +403,17 @@ def test_guests_that_end_meanwhile(bench: Bench) -> None:
     findings = bench.find_out()
     assert [error.guest for error in findings.errors] == ["gone"]
     assert [report.domain.name for report in findings.reports] == ["anuma"]
+
+
+def test_a_transient_guest_that_ended_while_guests_were_listed(bench: Bench) -> None:
+    """It is neither alive nor defined: only who asks for it by name hears of it."""
+    bench.fake.live["gone"] = _xml("gone")
+    bench.fake.ended = bench.fake.vanishing = {"gone"}
+    assert bench.find_out().errors == []
+    bench.fake.listed = 0
+    assert [str(error) for error in bench.find_out("gone").errors] == [
+        "guest gone: it has ended, and it had no persistent definition."
+    ]
 
 
 def test_state_that_cannot_be_read(bench: Bench) -> None:
