@@ -64,7 +64,7 @@ def hosts(draw: st.DrawFn) -> Host:
     """Hosts with sparse ids, odd cores, missing memory, pCPUs and distances."""
     count = draw(st.sampled_from([0, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 6, 8, 8]))
     ids = sorted(draw(st.sets(st.integers(0, 90), min_size=count, max_size=count)))
-    smt = draw(st.sampled_from([1, 1, 2, 2, 4, 8]))
+    smt = draw(st.sampled_from([1, 1, 2, 2, 3, 4, 8]))
     nodes, next_cpu = [], 0
     for node_id in ids:
         cores = []
@@ -89,6 +89,14 @@ def hosts(draw: st.DrawFn) -> Host:
                 socket_ids=(0,),
             )
         )
+    if len(nodes) > 1 and nodes[0].cores and not draw(st.integers(0, 7)):
+        # A core that two nodes claim, whole or in part: kernels are told such things.
+        claimed = nodes[0].cores[-1][: draw(st.integers(1, smt))]
+        nodes[1] = replace(
+            nodes[1],
+            cpus=tuple(sorted((*nodes[1].cpus, *claimed))),
+            cores=tuple(sorted((*nodes[1].cores, claimed))),
+        )
     return Host(tuple(nodes), arch="x86_64", cpu_vendor=draw(st.sampled_from(["AMD", ""])))
 
 
@@ -106,12 +114,16 @@ def guests(draw: st.DrawFn, name: str = "anuma") -> Guest:
     return Guest(
         name=name,
         uuid="",
-        arch=draw(st.sampled_from(["x86_64", "x86_64", "ppc64le"])),
+        arch=draw(st.sampled_from(["x86_64", "x86_64", "", "aarch64", "ppc64le"])),
         vcpus=vcpus,
         memory_kib=memory_kib,
         hugepages=hugepages,
         iothread_ids=tuple(range(1, draw(st.integers(0, 3)) + 1)),
         vcpu_pins=tuple((vcpu, (cpu,)) for vcpu, cpu in sorted(pins.items())),
+        kind=draw(st.sampled_from(["", "kvm", "qemu"])),
+        cpu_mode=draw(st.sampled_from(["", "host-passthrough", "host-model", "custom"])),
+        has_acpi=bool(draw(st.integers(0, 5))),
+        online_vcpus=draw(st.sampled_from([None, None, (0,), tuple(range(vcpus))])),
     )
 
 
@@ -264,11 +276,21 @@ def _xml(draw: st.DrawFn) -> str:
     memory = draw(st.sampled_from([1 << 22, 1 << 23, 1000001]))
     parts = {
         "metadata": ["", "<metadata><a:b xmlns:a='urn:a'>x</a:b></metadata>"],
+        "memoryBacking": [
+            *(
+                "",
+                "",
+                "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>",
+            ),
+            "<memoryBacking><hugepages><page size='4'/></hugepages></memoryBacking>",
+            "<memoryBacking><hugepages><page size='2048' nodeset='0'/></hugepages></memoryBacking>",
+        ],
         "iothreads": ["", "<iothreads>2</iothreads>"],
         "cputune": [
             "",
             "<cputune><shares>5</shares></cputune>",
             "<cputune><vcpupin vcpu='0' cpuset='1'/><emulatorpin cpuset='2-3'/></cputune>",
+            "<cputune><!-- mine --><vcpusched vcpus='0' scheduler='batch'/></cputune>",
         ],
         "numatune": [
             "",
@@ -282,12 +304,17 @@ def _xml(draw: st.DrawFn) -> str:
             "threads='1'/><feature name='vmx' policy='disable'/></cpu>",
             f"<cpu><numa><cell id='0' cpus='0-{vcpus - 1}' memory='{memory}' unit='KiB'/></numa>"
             "</cpu>",
+            f"<cpu><numa><cell cpus='0' memory='{memory // 2}' memAccess='shared'/><cell "
+            f"memory='{memory - memory // 2}' memAccess='shared'/></numa></cpu>",
         ],
     }
     chosen = {name: draw(st.sampled_from(texts)) for name, texts in parts.items()}
-    placement = draw(st.sampled_from(["", " placement='static'", " placement='auto'"]))
+    placement = draw(
+        st.sampled_from(["", " placement='static'", " placement='auto'", " current='1'"])
+    )
     return (
         f"<domain type='kvm'><name>anuma</name>{chosen['metadata']}<memory>{memory}</memory>"
+        f"{chosen['memoryBacking']}"
         f"<vcpu{placement}>{vcpus}</vcpu>{chosen['iothreads']}{chosen['cputune']}"
         f"{chosen['numatune']}<os><type arch='x86_64'>hvm</type></os>{chosen['cpu']}"
         "<devices><graphics type='vnc' passwd='x'/></devices></domain>"
