@@ -28,10 +28,11 @@ from guests import anuma
 _READ = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 _SPEC = PROJECT / "tests/hosts/rfc-8n240c.json"
 _NETWORK = "10.78.0"
-_EMULATED = {"kind": "qemu", "cpu": "<cpu mode='custom' check='none'><model>kvm64</model></cpu>"}
+_EMULATED = "<cpu mode='custom' check='none'><model>kvm64</model></cpu>"
 #: vCPUs and GiB of the guests, in turn: no two neighbours are alike.
 SHAPES = ((16, 64), (8, 32), (32, 128), (16, 24), (48, 96))
-# What guests usually have besides: libvirt has to read and write all of it.
+# What guests usually have besides: libvirt has to read and write all of it. None of it is there,
+# so that guests that are to run go without.
 _DEVICES = """\
     <disk type='file' device='disk'>
       <driver name='qemu' type='qcow2' discard='unmap'/>
@@ -74,23 +75,36 @@ class Bed:
         self._hosts = [FakeHost(name, _SPEC, shim=running)]
         if self._fleet is not None:
             self._hosts = [self._fleet.host(f"host{number:02}") for number in range(hosts)]
+        self._connections: list[Any] = []
         self.folder = Path(tempfile.mkdtemp(prefix="vnuma-bench-"))
 
     def __enter__(self) -> Bed:
         """Start the daemons, define the guests, and learn what becomes of them."""
+        try:
+            self._make()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _make(self) -> None:
         if self._fleet is None:
             self._hosts[0].start()
         else:
             names = [host.name.rpartition("-")[2] for host in self._hosts]
             self._fleet.up(dict.fromkeys(names, _SPEC))
         self.ansible = Ansible(self.folder, self._fleet.inventory if self._fleet else None)
-        self._connections: list[Any] = [libvirt.open(host.uri) for host in self._hosts]
+        self._connections = [libvirt.open(host.uri) for host in self._hosts]
         for connection in self._connections:
             for number in range(self.count):
                 vcpus, memory_gib = SHAPES[number % len(SHAPES)]
                 name = f"guest-{number:03}"
-                xml = anuma(name, vcpus, memory_gib << 20, **(_EMULATED if self._running else {}))
-                connection.defineXML(xml.replace("  </devices>\n", _DEVICES.format(name=name)))
+                if self._running:
+                    xml = anuma(name, vcpus, memory_gib << 20, kind="qemu", cpu=_EMULATED)
+                else:
+                    devices = _DEVICES.format(name=name)
+                    xml = anuma(name, vcpus, memory_gib << 20).replace("  </devices>\n", devices)
+                connection.defineXML(xml)
         self._before = [self._dump(connection, "before") for connection in self._connections]
         self.ansible.run(self.ansible.play("setup", [self.partition()]))
         self._after = [self._dump(connection, "after") for connection in self._connections]
@@ -99,7 +113,6 @@ class Bed:
         for connection in self._connections if self._running else ():
             for domain in connection.listAllDomains(0):
                 domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
-        return self
 
     def __exit__(
         self,

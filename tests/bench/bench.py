@@ -22,6 +22,7 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent / "lab"), str(_HERE.parent / "tools")]
 
+import libvirt
 import part_converge
 import part_downtime
 import part_fleet
@@ -67,7 +68,7 @@ def main(names: list[str]) -> int:
         before = machine()
         try:
             part = PARTS[name]()
-        except (BenchError, LabError, ToolError) as error:
+        except (BenchError, LabError, ToolError, libvirt.libvirtError) as error:
             broken.append(f"{name}: {error}")
             print(f"bench: {name} could not be measured: {error}", flush=True)
             continue
