@@ -11,6 +11,7 @@ from typing import Any
 import guestboot
 import pytest
 from conftest import Libvirt, Run
+from guests import anuma
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +73,22 @@ def test_round_robin_with_threads_is_complained_about(
     assert [cell["vcpus"] for cell in layout["cells"]][:2] == ["0,8", "1,9"]
     assert any("smt-sibling" in line for line in report.complaints)
     assert any("not on the same node" in line for line in layout["warnings"])
+
+
+def test_sockets_that_an_xapic_can_number(lab: Callable[..., Libvirt], call: Call) -> None:
+    """255 vCPUs in five cells still start: sockets of a whole cell would need ids over 254."""
+    libvirt = lab("rfc-8n240c", shim=True)
+    libvirt.clear()
+    emulated = "<cpu mode='maximum' check='none'/>"
+    libvirt.define(anuma("many", 255, 4 << 20, kind="qemu", cpu=emulated))
+    options = {"cells": 5, "threads": 1}
+    run = call("vnuma_partition", {"uri": libvirt.uri, "guests": [{"name": "many"}], **options})
+    assert not run.failed, run.msg
+    (guest,) = run.result["guests"]
+    assert [cell["vcpus"] for cell in guest["layout"]["cells"]][1] == "51-101"
+    assert not any("APIC" in line for line in guest["warnings"])
+    libvirt.virsh("start", "--paused", "many")
+    libvirt.clear()
 
 
 def _boot(
