@@ -60,8 +60,8 @@ options:
   memory_mode:
     description:
       - Mode of the memory binding of every cell to its host node; V(none) for no binding.
-      - With V(strict) a guest whose node is full does not start; with V(preferred) its memory goes
-        elsewhere then.
+      - With V(strict) memory comes from that node or not at all. A guest whose hugepages, or locked
+        memory, do not fit there does not start. With V(preferred) its memory goes elsewhere then.
     type: str
     choices: [strict, preferred, restrictive, interleave, none]
     default: strict
