@@ -48,7 +48,7 @@ def refuse_misfits(root: Element, count: int) -> None:
             )
     for page in root.iterfind("memoryBacking/hugepages/page"):
         nodeset = page.get("nodeset")
-        # On a guest without cells libvirt keeps a nodeset of 0 only.
+        # On a guest without cells libvirt takes a nodeset of 0 only, and drops it.
         if nodeset is not None and max(parse_cpuset(nodeset)) >= count:
             raise DomainError(
                 f"its hugepages name cells '{nodeset}', and {present}; change the nodeset of "
@@ -67,7 +67,6 @@ def refuse_misfits(root: Element, count: int) -> None:
                 f"its cells have <{extra.rsplit('/', 1)[-1]}> (HMAT), which new cells would lose; "
                 "take it out with 'virsh edit', or leave the guest out."
             )
-
     for argument in root.iterfind(f"{_QEMU}commandline/{_QEMU}arg"):
         option = argument.get("value", "")
         if option.lstrip("-") in ("numa", "smp") and option.startswith("-"):
