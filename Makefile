@@ -20,6 +20,10 @@ demo: bootstrap ## Partition the RFC's guest on a private libvirt that has the R
 test: bootstrap ## Everything: lint, types, sanity, unit and integration tests (under 30 minutes)
 	@$(RUN) test
 
+.PHONY: test-kvm
+test-kvm: bootstrap ## Real placement on emulated 8-node and 4-node KVM hosts, and its evidence
+	@$(RUN) molecule-kvm
+
 .PHONY: check
 check: bootstrap ## Lint, types and unit tests (under two minutes)
 	@$(RUN) check

@@ -212,7 +212,7 @@ class FakeHost:
             return
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + _PATIENCE_S
-        while not _is_gone(pid) and time.monotonic() < deadline:
+        while not is_gone(pid) and time.monotonic() < deadline:
             time.sleep(0.02)
         (self.root / "pid").unlink(missing_ok=True)
 
@@ -273,7 +273,7 @@ class FakeHost:
         self.stop()
 
 
-def _is_gone(pid: int) -> bool:
+def is_gone(pid: int) -> bool:
     """Tell whether a process has ended; one that nobody has waited for counts as ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

@@ -7,6 +7,7 @@
 #                      vnuma.crash_on_power  crashes when it is asked to shut down
 #                      vnuma.agent        holds the agent's channel open, as an agent would
 #                      vnuma.fill=MIB     fills so much memory on each of its nodes
+#                      vnuma.fill_per_cpu=MIB  each of its CPUs fills so much, on its own node
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
@@ -17,7 +18,10 @@ while read -r module; do
     insmod "/modules/$module"
 done < /modules/order
 
-fill=$(sed -n 's/.*vnuma\.fill=\([0-9]*\).*/\1/p' /proc/cmdline)
+given() {
+    sed -n "s/.*vnuma\.$1=\([0-9]*\).*/\1/p" /proc/cmdline
+}
+fill=$(given fill)
 if [ -n "$fill" ]; then
     for node in /sys/devices/system/node/node[0-9]*; do
         id=${node##*node}
@@ -27,19 +31,44 @@ if [ -n "$fill" ]; then
         dd if=/dev/zero of="/fill/$id/full" bs=1M count="$fill" 2> /dev/null
     done
 fi
+share=$(given fill_per_cpu)
+if [ -n "$share" ]; then
+    # All at once, as a load that uses every CPU would.
+    for cpu in /sys/devices/system/node/node[0-9]*/cpu[0-9]*; do
+        id=${cpu%/*} id=${id##*node} cpu=${cpu##*cpu}
+        if [ ! -d "/fill/$id" ]; then
+            mkdir -p "/fill/$id"
+            mount -t tmpfs -o "size=100%,mpol=bind:$id" tmpfs "/fill/$id"
+        fi
+        taskset "$(printf '%x' $((1 << cpu)))" \
+            dd if=/dev/zero of="/fill/$id/$cpu" bs=1M count="$share" 2> /dev/null &
+    done
+    wait
+fi
 
 echo
 echo "VNUMA-BEGIN"
-for node in /sys/devices/system/node/node[0-9]*; do
-    echo "VNUMA node=${node##*node} cpus=$(cat "$node/cpulist")" \
-        "distances=$(tr ' ' ',' < "$node/distance")" \
-        "memory_kib=$(awk '/MemTotal/ { print $4 }' "$node/meminfo")" \
-        "filled_mib=$(du -m "/fill/${node##*node}/full" 2> /dev/null | cut -f1)"
-done
-for cpu in /sys/devices/system/cpu/cpu[0-9]*; do
-    echo "VNUMA cpu=${cpu##*cpu} siblings=$(cat "$cpu/topology/thread_siblings_list")" \
-        "package=$(cat "$cpu/topology/physical_package_id")"
-done
+du -sm /fill/* > /filled 2> /dev/null
+# One process for all of it: each takes half a second where virtualization itself is emulated.
+awk '
+    FILENAME == "/filled" { sub(".*/", "", $2); filled[$2] = $1; next }
+    { split(FILENAME, path, "/"); id = path[6]; sub(/^[a-z]+/, "", id) }
+    FILENAME ~ /cpulist$/ { cpus[id] = $1 }
+    FILENAME ~ /distance$/ { gsub(" ", ","); distances[id] = $0 }
+    FILENAME ~ /meminfo$/ && /MemTotal/ { memory[id] = $4 }
+    FILENAME ~ /siblings_list$/ { siblings[id] = $1 }
+    FILENAME ~ /package_id$/ { package[id] = $1 }
+    END {
+        for (id in distances)
+            print "VNUMA node=" id " cpus=" cpus[id] " distances=" distances[id] \
+                " memory_kib=" memory[id] " filled_mib=" filled[id]
+        for (id in siblings)
+            print "VNUMA cpu=" id " siblings=" siblings[id] " package=" package[id]
+    }
+' /filled /sys/devices/system/node/node[0-9]*/cpulist \
+    /sys/devices/system/node/node[0-9]*/distance /sys/devices/system/node/node[0-9]*/meminfo \
+    /sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list \
+    /sys/devices/system/cpu/cpu[0-9]*/topology/physical_package_id
 dmesg > /tmp.log
 echo "VNUMA lines=$(wc -l < /tmp.log)"
 grep "not on the same node" /tmp.log | sed 's/^/VNUMA-COMPLAINT /'

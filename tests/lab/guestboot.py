@@ -4,6 +4,9 @@
 
 python tests/lab/guestboot.py boot URI NAME VCPUS MEMORY_MIB CONSOLE [--cmdline WORDS]
 python tests/lab/guestboot.py report CONSOLE [--boots COUNT]
+python tests/lab/guestboot.py files FOLDER
+python tests/lab/guestboot.py domain NAME VCPUS MEMORY_MIB CONSOLE --files FOLDER
+    [--cmdline WORDS]
 """
 
 from __future__ import annotations
@@ -61,6 +64,8 @@ _AGENT = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.
 # AMD models hide SMT threads without topoext; this one has an Intel vendor under emulation too.
 _EMULATED = "<cpu mode='custom' match='exact' check='none'><model>kvm64</model></cpu>"
 _PASSTHROUGH = "<cpu mode='host-passthrough' check='none'/>"
+# Half the time of a boot where virtualization is emulated; such a guest has no device on PCI.
+_HURRY = "pci=off cryptomgr.notests rcupdate.rcu_expedited=1"
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,39 @@ def domain_xml(
     )
 
 
+def nested_domain_xml(
+    name: str, vcpus: int, memory_mib: int, console: Path, *, files: Path, cmdline: str
+) -> str:
+    """Return the definition of a guest without NUMA for KVM on an emulated host.
+
+    Args:
+        name: its name.
+        vcpus: its vCPUs.
+        memory_mib: its memory in MiB.
+        console: file on the host that its console is written to.
+        files: folder on the host with what put_files puts there.
+        cmdline: more of the kernel's command line, see guest_init.sh.
+    """
+    return domain_xml(
+        name,
+        vcpus,
+        memory_mib,
+        console,
+        kind="kvm",
+        cmdline=f"{_HURRY} {cmdline}",
+        kernel_path=files / "vmlinuz",
+        initrd_path=files / "initrd",
+    )
+
+
+def put_files(folder: Path) -> None:
+    """Put a kernel and its file system into a folder, as ``vmlinuz`` and ``initrd``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image = kernel()
+    for name, source in (("vmlinuz", image), ("initrd", initramfs(image))):
+        shutil.copyfile(source, folder / name)
+
+
 def boots(console: Path) -> int:
     """Return how many times a guest has come up, by its console."""
     return _read(console).count("VNUMA-READY")
@@ -217,9 +255,9 @@ def read_report(console: Path) -> GuestReport:
             siblings[int(words["cpu"])] = words["siblings"]
             packages[int(words["cpu"])] = int(words["package"])
     return GuestReport(
-        nodes=nodes,
-        siblings=siblings,
-        packages=packages,
+        nodes=dict(sorted(nodes.items())),
+        siblings=dict(sorted(siblings.items())),
+        packages=dict(sorted(packages.items())),
         complaints=tuple(re.findall(r"^VNUMA-COMPLAINT (.*)$", last, re.MULTILINE)),
         log_lines=int(re.findall(r"^VNUMA lines=(\d+)", last, re.MULTILINE)[-1]),
     )
@@ -261,6 +299,15 @@ def main() -> int:
     boot.add_argument("memory_mib", type=int)
     boot.add_argument("console", type=Path)
     boot.add_argument("--cmdline", default="")
+    files = commands.add_parser("files", help="put a kernel and its file system into a folder")
+    files.add_argument("folder", type=Path)
+    domain = commands.add_parser("domain", help="print the definition of a KVM guest without NUMA")
+    domain.add_argument("name")
+    domain.add_argument("vcpus", type=int)
+    domain.add_argument("memory_mib", type=int)
+    domain.add_argument("console", type=Path)
+    domain.add_argument("--files", type=Path, required=True, help="the folder, where it will run")
+    domain.add_argument("--cmdline", default="")
     report = commands.add_parser("report", help="print as JSON what a guest saw when it came up")
     report.add_argument("console", type=Path)
     report.add_argument("--boots", type=int, default=1, help="wait until it came up so many times")
@@ -268,6 +315,19 @@ def main() -> int:
     try:
         if options.command == "boot":
             _boot(options)
+        elif options.command == "files":
+            put_files(options.folder)
+        elif options.command == "domain":
+            print(
+                nested_domain_xml(
+                    options.name,
+                    options.vcpus,
+                    options.memory_mib,
+                    options.console,
+                    files=options.files,
+                    cmdline=options.cmdline,
+                )
+            )
         else:
             wait_for_boots(options.console, options.boots)
             answer = {**asdict(read_report(options.console)), "boots": boots(options.console)}

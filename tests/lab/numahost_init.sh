@@ -1,0 +1,41 @@
+#!/bin/sh
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# The first process of an emulated KVM host: what its image needs to be one, and no service manager.
+#
+# Kernel command line: numahost=NAME  the host's name
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+
+mount_on() {
+    # What the kernel's first file system had is there already.
+    mkdir -p "$1"
+    mountpoint -q "$1" || mount -t "$2" "$2" "$1"
+}
+mount_on /proc proc
+mount_on /sys sysfs
+mount_on /run tmpfs
+mount_on /tmp tmpfs
+mount_on /dev/pts devpts
+mount_on /dev/shm tmpfs
+mount_on /sys/fs/cgroup cgroup2
+mkdir -p /run/sshd /run/libvirt /run/lock
+for module in virtio_net virtio_rng kvm_amd; do
+    modprobe "$module"
+done
+hostname "$(sed -n 's/.*numahost=\([^ ]*\).*/\1/p' /proc/cmdline)"
+ip link set lo up
+for path in /sys/class/net/e*; do
+    card=${path##*/}
+    # QEMU's own network has this address for its one machine.
+    ip addr add 10.0.2.15/24 dev "$card"
+    ip link set "$card" up
+done
+/usr/sbin/sshd
+libvirtd -d
+if [ ! -c /dev/kvm ]; then
+    echo "NUMAHOST-FAILED there is no /dev/kvm"
+elif ! virsh --quiet --connect qemu:///system version > /dev/null; then
+    echo "NUMAHOST-FAILED libvirtd does not answer: $(tail -n 3 /var/log/libvirt/libvirtd.log)"
+fi
+echo "NUMAHOST-READY"
+exec sleep infinity
