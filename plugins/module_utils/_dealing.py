@@ -245,11 +245,13 @@ def check_pools(guest: Guest, backing: Sequence[Node | None], memory: Sequence[i
     default = next((use.size_kib for use in uses if use.cells is None), None)
     sizes = {cell: use.size_kib for use in uses for cell in use.cells or ()}
     needed: dict[tuple[int, int], int] = {}
-    for cell, node in enumerate(backing):
+    for cell, wanted_kib in (*enumerate(memory), *guest.dimms):
+        # A DIMM of a cell that will not be there is refused by whoever edits the definition.
+        node = backing[cell] if cell < len(backing) else None
         size_kib = sizes.get(cell, default)
         if size_kib is not None and node is not None and node.hugepages:
             key = (node.id, size_kib)
-            needed[key] = needed.get(key, 0) + memory[cell] // size_kib
+            needed[key] = needed.get(key, 0) + -(-wanted_kib // size_kib)
     by_id = {node.id: node for node in backing if node is not None}
     for (node_id, size_kib), pages in sorted(needed.items()):
         total = sum(pool.total for pool in by_id[node_id].hugepages if pool.size_kib == size_kib)

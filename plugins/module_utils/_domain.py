@@ -222,6 +222,7 @@ def _guest(root: Element, hugepage_default_kib: int) -> Guest:
         vcpus=vcpus,
         memory_kib=shared,
         hugepages=_hugepages(root, hugepage_default_kib),
+        dimms=_dimms(root),
         iothread_ids=_iothread_ids(root),
         vcpu_pins=tuple(sorted(_pins(root, "vcpupin", "vcpu").items())),
         kind=root.get("type", ""),
@@ -290,6 +291,16 @@ def _hugepages(root: Element, default_kib: int) -> tuple[HugepageUse, ...]:
             )
         )
     return tuple(uses) or (HugepageUse(default_kib),)
+
+
+def _dimms(root: Element) -> tuple[tuple[int, int], ...]:
+    """Return the memory devices that have pages like their cell, and none of their own choosing."""
+    found = []
+    for device in root.iterfind("devices/memory[@model='dimm']"):
+        size, node = device.find("target/size"), device.findtext("target/node")
+        if size is not None and node is not None and device.find("source/pagesize") is None:
+            found.append((_integer(node, "<node>"), memory_kib(size)))
+    return tuple(found)
 
 
 def _iothread_ids(root: Element) -> tuple[int, ...]:

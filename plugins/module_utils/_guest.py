@@ -31,6 +31,7 @@ class Guest:
         vcpus: vCPUs at most, hotpluggable ones included: every one belongs to a cell.
         memory_kib: memory that its cells share, in KiB: ``<memory>`` without memory devices.
         hugepages: pages backing it; empty for ordinary pages.
+        dimms: memory devices that take the pages of their cell, as (cell, KiB).
         iothread_ids: ids of its iothreads, ascending.
         vcpu_pins: pins it has now, as (vCPU, pCPUs), ascending.
         kind: its type, such as ``kvm``, '' where unknown.
@@ -47,6 +48,7 @@ class Guest:
     vcpus: int
     memory_kib: int
     hugepages: tuple[HugepageUse, ...] = ()
+    dimms: tuple[tuple[int, int], ...] = ()
     iothread_ids: tuple[int, ...] = ()
     vcpu_pins: tuple[tuple[int, tuple[int, ...]], ...] = ()
     kind: str = ""

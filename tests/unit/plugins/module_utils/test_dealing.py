@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -200,6 +201,15 @@ def test_hugepage_pools(host: HostOf, guest: GuestOf) -> None:
     mixed = (HugepageUse(1 << 20, (0,)), HugepageUse(2048, (1,)))
     layout = _plan(guest(4, 4 << 20, hugepages=mixed), unequal, nodes="0-1")
     assert [cell.memory_kib for cell in layout.cells] == [2 << 20, 2 << 20]
+    plugged = replace(fits, dimms=((0, 2048 * 24), (1, 2048 * 1024), (7, 1)))
+    assert len(_plan(plugged, unequal, nodes="0-1", memory_mode="preferred").cells) == 2
+    # A DIMM comes from the pool of its cell's node too; one of a cell that is not there is refused
+    # by whoever knows where it stands.
+    assert (
+        "host node 0 has 1024 hugepages of 2048 KiB, and the guest's memory there needs 1048"
+        in (_refusal(plugged, unequal, nodes="0-1"))
+    )
+    assert len(_plan(replace(plugged, dimms=((1, 2048 * 1024),)), unequal, nodes="0-1").cells) == 2
     two_cells_one_node = guest(4, 1200 * 2048, hugepages=(two_mib,))
     assert "needs 1200" in _refusal(two_cells_one_node, unequal, nodes="0", cells=2)
 

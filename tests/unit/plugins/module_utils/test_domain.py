@@ -290,6 +290,23 @@ def test_what_machine_it_has() -> None:
     assert (bare.cpu_model, bare.has_acpi) == ("", False)
 
 
+def test_dimms() -> None:
+    """Where they are plugged in, and how large; other devices have memory of another kind."""
+    device = (
+        "<memory model='{}'>{}<target><size unit='MiB'>512</size><node>{}</node></target></memory>"
+    )
+    inside = "".join(
+        device.format(model, source, node)
+        for model, source, node in (
+            *(("dimm", "", 1), ("nvdimm", "<source><path>/a</path></source>", 0)),
+            ("dimm", "<source><pagesize unit='KiB'>4</pagesize></source>", 2),
+            *(("virtio-mem", "", 0), ("dimm", "", 0)),
+        )
+    )
+    guest = read_guest(read_definition(_domain(f"<devices>{inside}</devices>")), 2048)
+    assert guest.dimms == ((1, 524288), (0, 524288))
+
+
 @pytest.mark.parametrize(
     "tag", ["vcpu", "vcpus", "memory", "cputune", "numatune", "cpu", "metadata", "memoryBacking"]
 )
