@@ -26,6 +26,7 @@ import libvirt
 import part_converge
 import part_downtime
 import part_fleet
+import part_locality
 import part_plan
 import report
 import trees
@@ -35,6 +36,7 @@ from venvs import PROJECT, ToolError
 
 PARTS: dict[str, Callable[[], report.Part]] = {
     "plan": part_plan.measure,
+    "locality": part_locality.measure,
     "converge": part_converge.measure,
     "scale": part_converge.measure_scale,
     "fleet": part_fleet.measure,
