@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ class Evidence:
     def bound(self) -> list[str]:
         """Return what is wrong where memory is bound to host nodes."""
         return self.mirrors() or [
-            f"{self.placement.share(cell, node):.4%} of cell {cell} is on host node {node}"
+            f"{percent(self.placement.share(cell, node))} of cell {cell} is on host node {node}"
             for cell, node in enumerate(self.ids)
             if self.placement.share(cell, node) < 1
         ]
@@ -135,7 +136,7 @@ class Evidence:
             wrong.append("some vCPU may not run everywhere")
         shares = self.spread_shares()
         if max(shares) > _LARGEST_SHARE:
-            wrong.append(f"{max(shares):.1%} of the memory is on one host node")
+            wrong.append(f"{percent(max(shares))} of the memory is on one host node")
         return wrong
 
     def local_shares(self) -> list[float]:
@@ -172,13 +173,18 @@ class Evidence:
             lines.append(f"  vCPUs {sysfs.format_list(vcpus)} may run on pCPUs {allowed}")
         for cell, kib in enumerate(self.placement.cells):
             parts = ", ".join(
-                f"{self.placement.share(cell, node):.1%} on host node {node}"
+                f"{percent(self.placement.share(cell, node))} on host node {node}"
                 for node in sorted(kib)
                 if kib[node]
             )
             name = f"cell {cell}" if len(self.placement.cells) > 1 else "its memory"
             lines.append(f"  {name}: {sum(kib.values())} KiB, {parts}")
         return lines
+
+
+def percent(share: float) -> str:
+    """Write a share; only all of something is 100 %."""
+    return f"{math.floor(share * 1000) / 10} %"
 
 
 def _key(cpus: str) -> int:

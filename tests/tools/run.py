@@ -337,13 +337,14 @@ def main(names: list[str]) -> int:
             (log.read_text(errors="replace").splitlines() or [""])[-1],
         ):
             counts[word] += int(count)
+    passed = sum(answer.verdict == "passed" for answer in answers)
+    verdict = "FAILED" if failed else "PASSED" if passed else "NOT RUN"
     print(
-        f"\nmake {' '.join(names)}: {'FAILED' if failed else 'PASSED'}"
-        f" ({sum(a.verdict == 'passed' for a in answers)} steps passed, {len(failed)} failed, "
+        f"\nmake {' '.join(names)}: {verdict} ({passed} steps passed, {len(failed)} failed, "
         f"{sum(a.verdict == 'NOT RUN' for a in answers)} not run)"
     )
     print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
-    return 1 if failed else 0
+    return 1 if failed or not passed else 0
 
 
 if __name__ == "__main__":
