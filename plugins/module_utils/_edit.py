@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writing a layout into a domain definition, and taking it out again.
+"""Writing a layout into a domain definition, and taking it out; knows no host and no connection.
 
 Managed are ``vcpu@placement``, ``cputune/vcpupin``, ``numatune/memory`` and ``memnode``,
 ``cpu/topology``, ``cpu/numa``; and, only while the policy asks for them, ``emulatorpin``,

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What in a definition cannot live with new cells, or with what stood before; changes nothing."""
+"""What in a definition cannot live with new cells, or with what stood before; knows no host."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether a definition already says what a layout would have it say; edits nothing.
+"""Whether a definition already says what a layout would have it say; knows no edit.
 
 Editing a definition and comparing what came of it gives the same answer, and takes several times as
 long. On most runs most guests are settled.

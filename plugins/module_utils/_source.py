@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A parsed document that is written back as it was, but for what was edited.
+"""A document that is written back as it was, but for what was edited; knows nothing of domains.
 
 Parsers do not tell quotes, entities and the order of attributes, and so whoever serialises a tree
 rewrites all of the text. Here the text of every element that was not touched is taken from where it
