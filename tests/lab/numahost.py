@@ -151,7 +151,7 @@ class NumaHost:
                     *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
                     "-append",
                     "console=ttyS0 quiet root=/dev/vda rw init=/usr/sbin/numahost-init "
-                    f"mitigations=off kvm.halt_poll_ns=0 numahost={self.name}",
+                    f"mitigations=off tsc=reliable kvm.halt_poll_ns=0 numahost={self.name}",
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
