@@ -188,6 +188,11 @@ class Bed:
         play = self.ansible.play("ours", [self.partition()])
         return self._converging(lambda: self.ansible.run(play), first=first)
 
+    def ours_without_guests(self) -> Contestant:
+        """The same call with a pattern that matches no guest: what the call itself takes."""
+        play = self.ansible.play("empty", [self.partition(guests=[{"name": "nobody*"}])])
+        return Contestant(lambda: self.ansible.run(play))
+
     def role(self, *, first: bool) -> Contestant:
         """The playbook with the role, on all hosts at a time as far as Ansible's forks go."""
         variables = {"vnuma_guests": [{"name": "guest-*"}], "vnuma_serial": "100%"}
