@@ -34,7 +34,7 @@ done
 libvirtd -d
 if [ ! -c /dev/kvm ]; then
     echo "NUMAHOST-FAILED there is no /dev/kvm"
-elif ! virsh --quiet --connect qemu:///system version > /dev/null; then
+elif ! virsh --quiet --keepalive-interval 0 --connect qemu:///system version > /dev/null; then
     echo "NUMAHOST-FAILED libvirtd does not answer: $(tail -n 3 /var/log/libvirt/libvirtd.log)"
 fi
 echo "NUMAHOST-READY"

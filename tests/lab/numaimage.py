@@ -36,7 +36,11 @@ _MIRRORS = {
 }
 
 # Without a service manager there is no cgroup to put guests in, and no log daemon.
-_LIBVIRTD_CONF = 'log_outputs = "3:file:/var/log/libvirt/libvirtd.log"\n'
+# A client that emulation keeps from answering for half a minute is no dead one.
+_LIBVIRTD_CONF = """\
+log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
+keepalive_interval = -1
+"""
 _QEMU_CONF = """\
 user = "root"
 group = "root"
