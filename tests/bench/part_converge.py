@@ -118,7 +118,7 @@ def _whole(title: str, runs: Runs) -> Table:
         "ansible-playbook with one task, ansible.builtin.ping; 'no task' has none, so that the "
         "difference of the two is the module call alone. 'bare libvirt' is a Python process that "
         "lists and reads every guest, and on a first run defines it, validated as ours does. "
-        "'ours, no guest matches' is what Ansible takes to pack, send and load the collection's code."
+        "'ours, no guest matches' is what Ansible takes to pack, send and load our code."
     )
     return table
 
