@@ -114,7 +114,9 @@ class Watched:
     def _arguments(self) -> dict[str, Any]:
         return {"uri": self._host.uri, "state_dir": str(self._folder / "state")}
 
-    def _note(self, _connection: Any, _domain: Any, event: int, _detail: int, _: object) -> None:
+    def _note(
+        self, _connection: Any, _domain: Any, event: int, _detail: int, _opaque: object
+    ) -> None:
         self._events.append((event, time.monotonic()))
 
 
