@@ -28,8 +28,9 @@ from guestboot import GuestReport, read_report
 
 #: Of a cell's memory, what the guest's kernel leaves after it has taken its own.
 _LEAST_MEMORY = 0.5
-#: Scattered memory has no more than this on one host node.
-_LARGEST_SHARE = 0.6
+#: Scattered memory has no more than this on one host node. Where it goes is chance, more so on a
+#: host with few nodes: two thirds on one of three was seen, and a fifth on one of eight.
+_LARGEST_SHARE = 0.9
 
 
 @dataclass(frozen=True)
