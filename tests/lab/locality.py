@@ -20,6 +20,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import guestboot
@@ -33,11 +34,13 @@ _GUEST = "anuma"
 _FOLDER = Path("/var/lib/guests")
 
 #: Policy options by layout; None leaves the guest as it is.
-LAYOUTS: dict[str, dict[str, str] | None] = {
-    "unpartitioned": None,
-    "rfc": {"distribution": "round_robin", "memory_mode": "none"},
-    "partitioned": {},
-}
+LAYOUTS: Mapping[str, dict[str, str] | None] = MappingProxyType(
+    {
+        "unpartitioned": None,
+        "rfc": {"distribution": "round_robin", "memory_mode": "none"},
+        "partitioned": {},
+    }
+)
 
 
 def measure(
