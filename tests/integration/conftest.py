@@ -64,7 +64,7 @@ class Libvirt:
             text=True,
         )
         if check and done.returncode:
-            raise AssertionError(f"virsh {' '.join(words)}: {done.stderr}")
+            raise AssertionError(f"virsh {' '.join(words)}: {done.stderr}{self.host.said()}")
         return done.stdout if check else done.stdout + done.stderr
 
     def define(self, xml: str, *, validate: bool = True) -> None:
@@ -95,7 +95,7 @@ def collections() -> Path:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Libvirt]]:
-    """Start a daemon for a host by its name in tests/hosts; each is started once."""
+    """Start a daemon for a host by its name in tests/hosts; one that runs is shared."""
     started: dict[tuple[str, bool], Libvirt] = {}
 
     def start(name: str, *, shim: bool = False) -> Libvirt:
@@ -104,8 +104,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Libv
             host = FakeHost(
                 f"{name}{'-shim' if shim else ''}-{os.getpid()}", HOSTS / f"{name}.json", shim=shim
             )
-            host.start()
             started[key] = Libvirt(host)
+        if not started[key].host.runs:
+            started[key].host.start()
         return started[key]
 
     yield start

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pids
 import sysfs
 
 _HERE = Path(__file__).resolve().parent
@@ -143,6 +144,14 @@ class FakeHost:
         return self.root / "run/libvirt/libvirt-sock"
 
     @property
+    def runs(self) -> bool:
+        """Whether it runs."""
+        try:
+            return self.pid > 0
+        except LabError:
+            return False
+
+    @property
     def pid(self) -> int:
         """Process id of its init, from outside.
 
@@ -150,11 +159,9 @@ class FakeHost:
             LabError: when it does not run.
         """
         try:
-            pid = int((self.root / "pid").read_text())
-            os.kill(pid, 0)
-        except (OSError, ValueError):
+            return pids.read(self.root / "pid")
+        except ProcessLookupError:
             raise LabError(f"fake host {self.name} does not run.") from None
-        return pid
 
     def start(self) -> None:
         """Start it; what is left of an earlier one of that name is removed first.
@@ -201,7 +208,7 @@ class FakeHost:
                 said = (self.root / "init.log").read_text().strip()
                 raise LabError(f"fake host {self.name} did not come up: {said or 'no socket'}")
             time.sleep(0.05)
-        (self.root / "pid").write_text(str(_only_child(launcher.pid)))
+        pids.write(self.root / "pid", _only_child(launcher.pid))
         self._wait_for_daemon()
 
     def stop(self) -> None:
@@ -212,7 +219,7 @@ class FakeHost:
             return
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + _PATIENCE_S
-        while not is_gone(pid) and time.monotonic() < deadline:
+        while not pids.is_gone(pid) and time.monotonic() < deadline:
             time.sleep(0.02)
         (self.root / "pid").unlink(missing_ok=True)
 
@@ -238,6 +245,12 @@ class FakeHost:
         """Let libvirtd come back, and wait until it answers."""
         (self.root / "held").unlink(missing_ok=True)
         self._wait_for_daemon()
+
+    def said(self) -> str:
+        """Return the last lines that its init and its daemon wrote, for a failure to show."""
+        logs = (self.root / "init.log", self.root / "log/libvirtd.log")
+        lines = [line for log in logs if log.exists() for line in log.read_text().splitlines()[-5:]]
+        return "\n".join([f"fake host {self.name}:", *lines])
 
     def _wait_for_daemon(self) -> None:
         deadline = time.monotonic() + _PATIENCE_S
@@ -271,15 +284,6 @@ class FakeHost:
     def __exit__(self, *_: object) -> None:
         """End it."""
         self.stop()
-
-
-def is_gone(pid: int) -> bool:
-    """Tell whether a process has ended; one that nobody has waited for counts as ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return True
-    return stat.rpartition(")")[2].split()[0] == "Z"
 
 
 def _only_child(pid: int) -> int:

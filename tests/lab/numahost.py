@@ -33,8 +33,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pids
 import sysfs
-from fakehost import LabError, is_gone, lab_root
+from fakehost import LabError, lab_root
 from numaimage import Image
 
 #: Emulation on a busy machine takes as long as it takes; this is for one that has come to a stop.
@@ -106,14 +107,9 @@ class NumaHost:
             LabError: when it does not run.
         """
         try:
-            pid = int((self.folder / "pid").read_text())
-            # A pid that is left over may be someone else's by now.
-            alive = self.name in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        except (OSError, ValueError):
-            alive = False
-        if not alive or is_gone(pid):
-            raise LabError(f"emulated host {self.name} does not run.")
-        return pid
+            return pids.read(self.folder / "pid")
+        except ProcessLookupError:
+            raise LabError(f"emulated host {self.name} does not run.") from None
 
     @property
     def ssh_config(self) -> Path:
@@ -164,7 +160,7 @@ class NumaHost:
                 start_new_session=True,
                 cwd="/",
             )
-        (self.folder / "pid").write_text(str(emulator.pid))
+        pids.write(self.folder / "pid", emulator.pid)
         deadline = time.monotonic() + _PATIENCE_S
         while "NUMAHOST-READY" not in (said := self._said()):
             if emulator.poll() is not None or time.monotonic() > deadline:
@@ -185,7 +181,7 @@ class NumaHost:
         except LabError:
             return
         os.kill(pid, signal.SIGKILL)
-        while not is_gone(pid):
+        while not pids.is_gone(pid):
             time.sleep(0.02)
         (self.folder / "pid").unlink(missing_ok=True)
 
