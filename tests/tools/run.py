@@ -51,7 +51,7 @@ class Step:
         commands: returns the commands to run, in the folder of the project.
         environment: what they need besides the usual.
         required: whether a machine that cannot run it fails the whole.
-        shown: how many of its last lines are shown when it passed.
+        telling: whether all that its last command printed is shown, not only how that ended.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Step:
     commands: Callable[[], list[list[str]]]
     environment: Callable[[], dict[str, str]] = dict
     required: bool = True
-    shown: int = 2
+    telling: bool = False
 
 
 def oldest() -> Path:
@@ -220,7 +220,7 @@ STEPS = (
         _molecule_kvm,
         _molecule_environment,
         required=False,
-        shown=200,
+        telling=True,
     ),
     Step(
         "restarts",
@@ -295,7 +295,13 @@ def run_step(step: Step) -> Answer:
             f"\n=== {step.name}: {step.what}: {verdict} in {answer.seconds:.0f} s {note}".rstrip()
         )
         lines = [line for line in text.splitlines() if line.strip()]
-        print("\n".join(lines[-120:] if verdict == "FAILED" else lines[-step.shown :]), flush=True)
+        if verdict == "FAILED":
+            lines = lines[-120:]
+        elif step.telling:
+            lines = [line for line in text.rpartition("\n$ ")[2].splitlines() if line.strip()][1:]
+        else:
+            lines = lines[-2:]
+        print("\n".join(lines), flush=True)
     return answer
 
 
