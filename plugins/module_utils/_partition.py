@@ -156,9 +156,10 @@ def partition_guests(
         return outcome
     topology = host or hypervisor.host()
     works = []
-    for domain, policy in wanted:
+    texts = _texts(hypervisor, [domain for domain, _policy in wanted])
+    for (domain, policy), text in zip(wanted, texts):
         with outcome.collecting(domain):
-            works.append(_read(hypervisor, domain, policy, topology))
+            works.append(_read(domain, text, policy, topology))
     ready = plan_works(hypervisor, domains, works, topology, outcome)
     writes = write and any(work.after is not work.before for work in ready)
 
@@ -237,13 +238,28 @@ def _choose(
     return wanted
 
 
-def _read(hypervisor: Hypervisor, domain: Domain, policy: Policy, host: Host) -> Work:
-    if not domain.persistent:
-        raise DomainError(
-            "it is transient: it has no definition that could be changed; "
-            "define it, or leave it out."
-        )
-    before = read_definition(hypervisor.persistent_xml(domain))
+def _texts(hypervisor: Hypervisor, domains: Sequence[Domain]) -> Iterator[str | VnumaError]:
+    """Yield each guest's persistent definition; the next are on their way meanwhile."""
+
+    def read(domain: Domain) -> str | VnumaError:
+        try:
+            if not domain.persistent:
+                raise DomainError(
+                    "it is transient: it has no definition that could be changed; "
+                    "define it, or leave it out."
+                )
+            return hypervisor.persistent_xml(domain)
+        except VnumaError as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(read, domains)
+
+
+def _read(domain: Domain, text: str | VnumaError, policy: Policy, host: Host) -> Work:
+    if isinstance(text, VnumaError):
+        raise text
+    before = read_definition(text)
     present = policy.state == "present"
     guest = read_guest(before, host.hugepage_default_kib) if present else None
     return Work(domain, policy, before, before, guest)
