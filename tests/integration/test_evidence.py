@@ -64,6 +64,10 @@ def _forget_the_log(evidence: Evidence) -> None:
     evidence.report = replace(evidence.report, log_lines=0)
 
 
+def _look_with_lscpu(evidence: Evidence) -> None:
+    evidence.report = replace(evidence.report, lscpu=("CPU(s):  6", "NUMA node(s):  1"))
+
+
 def _lose_a_node(evidence: Evidence) -> None:
     evidence.report = replace(evidence.report, nodes={0: evidence.report.nodes[0]})
 
@@ -85,6 +89,7 @@ def _move_a_page(evidence: Evidence) -> None:
         (_node(memory_kib=140000), "node 1 has 140000 KiB of 131072"),
         (_complain, "not on the same node"),
         (_forget_the_log, "the kernel's log has 0 lines"),
+        (_look_with_lscpu, "its lscpu says that it has 1 nodes"),
         (_lose_a_node, "the guest has nodes [0], not 3 of them"),
         (_unpin, "vCPU 3 may run on pCPUs 0-5, not on 2-3"),
         (_move_a_page, "99.9 % of cell 2 is on host node 2"),

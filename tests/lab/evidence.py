@@ -31,6 +31,8 @@ _LEAST_MEMORY = 0.5
 #: Scattered memory has no more than this on one host node. Where it goes is chance, more so on a
 #: host with few nodes: two thirds on one of three was seen, and a fifth on one of eight.
 _LARGEST_SHARE = 0.9
+#: What lscpu says about nodes, sockets, cores and threads.
+_TOPOLOGY = ("CPU(s):", "On-line CPU(s)", "Thread(s)", "Core(s)", "Socket(s)", "NUMA node")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,9 @@ class Evidence:
                 wrong.append(f"node {cell} has {node.memory_kib} KiB of {part}")
         if report.log_lines < 100:
             wrong.append(f"the kernel's log has {report.log_lines} lines; it cannot be all")
+        said = [line.split()[-1] for line in report.lscpu if line.startswith("NUMA node(s):")]
+        if said not in ([], [str(len(self.nodes))]):
+            wrong.append(f"its lscpu says that it has {' and '.join(said)} nodes")
         return [*wrong, *report.complaints]
 
     def bound(self) -> list[str]:
@@ -164,6 +169,8 @@ class Evidence:
             f"  lines of its log that say 'not on the same node': {len(report.complaints)} "
             f"of {report.log_lines}"
         )
+        topology = [line for line in report.lscpu if line.startswith(_TOPOLOGY)]
+        lines += ["its lscpu says:", *(f"  {line}" for line in topology)] if topology else []
         lines.append("its host's kernel sees:")
         for allowed in sorted({sysfs.format_list(cpus) for cpus in self.placement.vcpus}, key=_key):
             vcpus = {

@@ -7,6 +7,7 @@
 #                      vnuma.crash_on_power  crashes when it is asked to shut down
 #                      vnuma.agent        holds the agent's channel open, as an agent would
 #                      vnuma.fill=MIB     fills so much memory on each of its nodes
+#                      vnuma.lscpu        says what lscpu prints, too
 #                      vnuma.fill_per_cpu=MIB  each of its CPUs fills so much, on its own node
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -72,6 +73,9 @@ awk '
 dmesg > /tmp.log
 echo "VNUMA lines=$(wc -l < /tmp.log)"
 grep "not on the same node" /tmp.log | sed 's/^/VNUMA-COMPLAINT /'
+if grep -q vnuma.lscpu /proc/cmdline; then
+    /usr/bin/lscpu | sed 's/^/VNUMA-LSCPU /'
+fi
 echo "VNUMA-END"
 
 if grep -q vnuma.agent /proc/cmdline; then

@@ -88,6 +88,7 @@ class GuestReport:
         packages: socket of each CPU.
         complaints: lines of the kernel's log about siblings on different nodes.
         log_lines: length of the kernel's log: without one, no complaint means nothing.
+        lscpu: what lscpu printed, by line; empty where it was not asked for.
     """
 
     nodes: dict[int, GuestNode]
@@ -95,6 +96,7 @@ class GuestReport:
     packages: dict[int, int]
     complaints: tuple[str, ...]
     log_lines: int
+    lscpu: tuple[str, ...] = ()
 
 
 def kernel() -> Path:
@@ -115,13 +117,15 @@ def initramfs(image: Path) -> Path:
     version = image.name.removeprefix("vmlinuz-")
     out = lab_root() / f"guest-{version}.cpio"
     init = _HERE / "guest_init.sh"
-    if out.exists() and out.stat().st_mtime > init.stat().st_mtime:
+    sources = (init, Path(__file__))
+    if out.exists() and out.stat().st_mtime > max(path.stat().st_mtime for path in sources):
         return out
     folder = lab_root() / f"guest-{version}.{os.getpid()}"
     for name in ("bin", "modules", "proc", "sys", "dev", "etc", "fill"):
         (folder / name).mkdir(parents=True)
     shutil.copy2("/usr/bin/busybox", folder / "bin/busybox")
     (folder / "bin/sh").symlink_to("busybox")
+    _copy_with_libraries(Path("/usr/bin/lscpu"), folder)
     shutil.copy2(init, folder / "init")
     modules = _with_dependencies(Path("/lib/modules") / version)
     for module in modules:
@@ -260,7 +264,17 @@ def read_report(console: Path) -> GuestReport:
         packages=dict(sorted(packages.items())),
         complaints=tuple(re.findall(r"^VNUMA-COMPLAINT (.*)$", last, re.MULTILINE)),
         log_lines=int(re.findall(r"^VNUMA lines=(\d+)", last, re.MULTILINE)[-1]),
+        lscpu=tuple(re.findall(r"^VNUMA-LSCPU (.*)$", last, re.MULTILINE)),
     )
+
+
+def _copy_with_libraries(program: Path, root: Path) -> None:
+    """Copy a program, and the libraries that it is linked with, to the same places below root."""
+    said = subprocess.run(["ldd", str(program)], check=True, capture_output=True, text=True).stdout
+    for path in (program, *map(Path, re.findall(r"(/\S+) \(0x", said))):
+        copy = root / path.relative_to("/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
 
 
 def _with_dependencies(folder: Path) -> list[Path]:

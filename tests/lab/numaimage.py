@@ -26,7 +26,7 @@ _INIT = _HERE / "numahost_init.sh"
 _PACKAGES = (
     *("udev", "kmod", "iproute2", "procps", "initramfs-tools", "busybox-static", "openssh-server"),
     *("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "qemu-system-x86"),
-    *("seabios", "python3", "python3-lxml", "python3-libvirt"),
+    *("seabios", "python3", "python3-lxml", "python3-libvirt", "numactl"),
 )
 _KERNELS = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
 _COMPONENTS = {"debian": "main", "ubuntu": "main,universe"}
