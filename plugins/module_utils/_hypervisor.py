@@ -1,33 +1,21 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The connection to libvirt: the host, its guests, their definitions; knows no policy."""
+"""What is asked of libvirt: the host, its guests, their definitions; knows no policy."""
 
 from __future__ import annotations
 
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._capabilities import parse_capabilities
+from ansible_collections.kvm.vnuma.plugins.module_utils._connection import Connection, libvirt
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import read_definition
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host, HugepagePool, Node
-from ansible_collections.kvm.vnuma.plugins.module_utils._waker import Waker
 
-try:
-    import libvirt
-
-    LIBVIRT_IMPORT_ERROR: str | None = None
-except ImportError as error:  # the caller says which package is missing, in one sentence
-    libvirt = None
-    LIBVIRT_IMPORT_ERROR = str(error)
-
-_DAEMON_PATIENCE_S = 60.0
 #: By the numbers of virDomainState, so that they are there without the bindings too.
 _STATES = {
     1: "running",
@@ -62,10 +50,7 @@ class Domain:
 
 
 class Hypervisor:
-    """One connection to a libvirt daemon.
-
-    A daemon that goes away is waited for, up to a minute, by everything that is needed to bring
-    a guest back; the rest fails at once.
+    """The host that a libvirt daemon manages, and its guests.
 
     Args:
         uri: libvirt's connection URI, such as ``qemu:///system``.
@@ -76,25 +61,21 @@ class Hypervisor:
     """
 
     def __init__(self, uri: str, watch: bool = False) -> None:
-        self.uri = _without_password(uri)
-        self._full_uri = uri
-        self._watch = watch
-        self._waker = Waker()
+        self._connection = Connection(uri, watch)
         self._capabilities_xml = ""
-        self._reconnecting = threading.Lock()
-        # Otherwise libvirt's C library prints every error to stderr, besides raising it.
-        libvirt.registerErrorHandler(lambda _context, _error: None, None)
-        if watch:
-            _start_event_loop()
-        try:
-            self._connection = self._open()
-        except libvirt.libvirtError as error:
-            raise HypervisorError(_no_connection(self.uri, error)) from None
+
+    @property
+    def uri(self) -> str:
+        """Where it is, without a password."""
+        return self._connection.uri
 
     def close(self) -> None:
         """Close the connection; one that is broken already is let go."""
-        with suppress(libvirt.libvirtError):
-            self._connection.close()
+        self._connection.close()
+
+    def wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
+        """Return whether it is done before the deadline, a time of the monotonic clock."""
+        return self._connection.wait(is_done, deadline)
 
     def host(self, with_free: bool = False) -> Host:
         """Return the host's topology.
@@ -109,18 +90,18 @@ class Hypervisor:
             host,
             nodes=nodes,
             hugepage_default_kib=default_kib or host.hugepage_default_kib,
-            libvirt_version=self._version(self._connection.getLibVersion),
-            hypervisor_version=self._version(self._connection.getVersion),
+            libvirt_version=self._version(self._connection.raw.getLibVersion),
+            hypervisor_version=self._version(self._connection.raw.getVersion),
         )
 
     def domains(self) -> list[Domain]:
         """Return every guest, by name."""
-        with self._errors("list the guests"):
-            handles = self._connection.listAllDomains(0)
+        with self._connection.errors("list the guests"):
+            handles = self._connection.raw.listAllDomains(0)
             # Asked for the few, not for each: a question for every guest would take as long as
             # reading its definition. The id came with the list.
             transient, saved = (
-                {handle.UUIDString() for handle in self._connection.listAllDomains(kind)}
+                {handle.UUIDString() for handle in self._connection.raw.listAllDomains(kind)}
                 for kind in (
                     libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT,
                     libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE,
@@ -145,14 +126,14 @@ class Hypervisor:
         Without VIR_DOMAIN_XML_SECURE the dump lacks them, and defining it would erase them.
         """
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-        with self._errors("read the definition", domain.name):
+        with self._connection.errors("read the definition", domain.name):
             return str(domain.handle.XMLDesc(flags))
 
     def public_xml(self, domain: Domain, live: bool) -> str:
         """Return the live or the persistent definition, without its passwords."""
-        with self._errors("read the definition", domain.name):
+        with self._connection.errors("read the definition", domain.name):
             flags = 0 if live else libvirt.VIR_DOMAIN_XML_INACTIVE
-            return str(self._patiently(lambda: self._handle(domain).XMLDesc(flags)))
+            return str(self._connection.patiently(lambda: self._handle(domain).XMLDesc(flags)))
 
     def define(self, name: str, xml: str, secrets: set[str], validate: bool = True) -> None:
         """Make a definition the persistent one.
@@ -165,8 +146,8 @@ class Hypervisor:
                 accepted need not pass, and must be put back all the same.
         """
         flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
-        with self._errors("define it", name, secrets):
-            self._patiently(lambda: self._connection.defineXMLFlags(xml, flags))
+        with self._connection.errors("define it", name, secrets):
+            self._connection.patiently(lambda: self._connection.raw.defineXMLFlags(xml, flags))
 
     def host_uuid(self) -> str:
         """Return the UUID of the libvirt host, '' where it has none."""
@@ -175,35 +156,35 @@ class Hypervisor:
 
     def saved_xml(self, domain: Domain) -> str | None:
         """Return the definition inside a guest's managed-save image, None where it has none."""
-        with self._errors("look for a managed-save image", domain.name):
+        with self._connection.errors("look for a managed-save image", domain.name):
             if not domain.handle.hasManagedSaveImage():
                 return None
             return str(domain.handle.managedSaveGetXMLDesc(0))
 
     def drop_saved(self, domain: Domain) -> None:
         """Remove a guest's managed-save image: its memory is lost, its disks are not."""
-        with self._errors("remove its managed-save image", domain.name):
+        with self._connection.errors("remove its managed-save image", domain.name):
             domain.handle.managedSaveRemove()
 
     def running_xml(self, domain: Domain) -> str:
         """Return what a guest runs with, passwords included: what to go back to."""
-        with self._errors("read the definition", domain.name):
+        with self._connection.errors("read the definition", domain.name):
             return str(self._handle(domain).XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
 
     def is_active(self, domain: Domain) -> bool:
         """Tell whether a guest is alive now."""
-        with self._errors("look whether it runs", domain.name):
-            return bool(self._patiently(lambda: self._handle(domain).isActive()))
+        with self._connection.errors("look whether it runs", domain.name):
+            return bool(self._connection.patiently(lambda: self._handle(domain).isActive()))
 
     def is_local(self) -> bool:
         """Tell whether the URI names no other host."""
         with suppress(libvirt.libvirtError):
-            return re.match(r"[^:]+:///", self._connection.getURI()) is not None
+            return re.match(r"[^:]+:///", self._connection.raw.getURI()) is not None
         return False
 
     def state(self, domain: Domain) -> str:
         """Return a guest's state in one word, ``running`` or ``off`` for most."""
-        with self._errors("look at its state", domain.name):
+        with self._connection.errors("look at its state", domain.name):
             return _STATES.get(domain.handle.state()[0], "unknown")
 
     def affinities(self, domain: Domain) -> dict[int, tuple[int, ...]] | None:
@@ -222,7 +203,7 @@ class Hypervisor:
 
     def hindrance(self, domain: Domain) -> str | None:
         """Say why a live guest must not be shut down now, None where nothing hinders it."""
-        with self._errors("look at its state", domain.name):
+        with self._connection.errors("look at its state", domain.name):
             state = domain.handle.state()[0]
             busy = domain.handle.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
         if busy:
@@ -242,13 +223,13 @@ class Hypervisor:
             if handle.isActive():
                 handle.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_DEFAULT)
 
-        with self._errors("shut it down", domain.name):
+        with self._connection.errors("shut it down", domain.name):
             try:
-                self._patiently(ask)
+                self._connection.patiently(ask)
             except libvirt.libvirtError:
                 # It may have gone down, or its agent hung up on the way: only then it is no error.
-                if self._patiently(lambda: self._handle(domain).isActive()):
-                    self._patiently(
+                if self._connection.patiently(lambda: self._handle(domain).isActive()):
+                    self._connection.patiently(
                         lambda: self._handle(domain).shutdownFlags(
                             libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
                         )
@@ -256,11 +237,11 @@ class Hypervisor:
 
     def pull_power(self, domain: Domain) -> None:
         """End a guest at once, as pulling its plug would."""
-        with self._errors("pull its power", domain.name):
+        with self._connection.errors("pull its power", domain.name):
             try:
-                self._patiently(lambda: self._handle(domain).destroyFlags(0))
+                self._connection.patiently(lambda: self._handle(domain).destroyFlags(0))
             except libvirt.libvirtError:
-                if self._patiently(lambda: self._handle(domain).isActive()):
+                if self._connection.patiently(lambda: self._handle(domain).isActive()):
                     raise
 
     def start(self, domain: Domain) -> None:
@@ -271,8 +252,8 @@ class Hypervisor:
             if not handle.isActive():
                 handle.create()
 
-        with self._errors("start it", domain.name):
-            self._patiently(create)
+        with self._connection.errors("start it", domain.name):
+            self._connection.patiently(create)
 
     def agent_answers(self, domain: Domain) -> bool:
         """Tell whether the guest's agent holds its channel open."""
@@ -281,10 +262,6 @@ class Hypervisor:
             target.get("name") == "org.qemu.guest_agent.0" and target.get("state") == "connected"
             for target in root.iterfind("devices/channel/target")
         )
-
-    def wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
-        """Return whether it is done before the deadline, a time of the monotonic clock."""
-        return self._waker.wait(is_done, deadline)
 
     def pin(self, domain: Domain, what: str, number: int, cpus: tuple[int, ...]) -> None:
         """Pin a thread of a running guest, in its live state only.
@@ -298,7 +275,7 @@ class Hypervisor:
         members = set(cpus)
         mask = tuple(cpu in members for cpu in range(max(members) + 1))
         live = libvirt.VIR_DOMAIN_AFFECT_LIVE
-        with self._errors("pin it live", domain.name):
+        with self._connection.errors("pin it live", domain.name):
             if what == "vcpupin":
                 domain.handle.pinVcpuFlags(number, mask, live)
             elif what == "iothreadpin":
@@ -308,51 +285,26 @@ class Hypervisor:
 
     def _capabilities(self) -> str:
         if not self._capabilities_xml:
-            with self._errors("read the host's capabilities"):
-                self._capabilities_xml = str(self._connection.getCapabilities())
+            with self._connection.errors("read the host's capabilities"):
+                self._capabilities_xml = str(self._connection.raw.getCapabilities())
         return self._capabilities_xml
-
-    def _open(self) -> Any:
-        connection = libvirt.open(self._full_uri)
-        if self._watch:
-            connection.domainEventRegisterAny(
-                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._waker.wake, None
-            )
-        return connection
 
     def _handle(self, domain: Domain) -> Any:
         """Return libvirt's object for a guest on the connection of this moment."""
         handle = domain.handle
-        if handle.connect() is self._connection:
+        if handle.connect() is self._connection.raw:
             return handle
-        return self._connection.lookupByUUIDString(domain.uuid)
-
-    def _patiently(self, ask: Callable[[], Any]) -> Any:
-        """Ask, and ask again over a new connection should the daemon have gone away."""
-        deadline = time.monotonic() + _DAEMON_PATIENCE_S
-        while True:
-            connection = self._connection
-            try:
-                return ask()
-            except libvirt.libvirtError:
-                if _answers(connection) or time.monotonic() > deadline:
-                    raise
-            with self._reconnecting:
-                while self._connection is connection and time.monotonic() < deadline:
-                    try:
-                        self._connection = self._open()
-                    except libvirt.libvirtError:
-                        time.sleep(0.2)
+        return self._connection.raw.lookupByUUIDString(domain.uuid)
 
     def _with_free(self, node: Node) -> Node:
         sizes = [pool.size_kib for pool in node.hugepages]
         free_kib, free_pages = None, {}
         # A driver that cannot tell leaves it unknown; topology alone is enough to plan.
         with suppress(libvirt.libvirtError, KeyError):
-            free_kib = int(self._connection.getMemoryStats(node.id, 0)["free"])
+            free_kib = int(self._connection.raw.getMemoryStats(node.id, 0)["free"])
         if sizes:
             with suppress(libvirt.libvirtError, KeyError):
-                free_pages = self._connection.getFreePages(sizes, node.id, 1, 0)[node.id]
+                free_pages = self._connection.raw.getFreePages(sizes, node.id, 1, 0)[node.id]
         return replace(
             node,
             free_kib=free_kib,
@@ -367,61 +319,6 @@ class Hypervisor:
             number = int(ask())
             return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
         return ""
-
-    @contextmanager
-    def _errors(
-        self, doing: str, guest: str | None = None, secrets: set[str] | None = None
-    ) -> Iterator[None]:
-        """Turn libvirt's exceptions into one sentence."""
-        try:
-            yield
-        except libvirt.libvirtError as error:
-            message = " ".join(str(error.get_error_message() or error).split()).rstrip(".")
-            for secret in secrets or ():
-                message = message.replace(secret, "********")
-            # libvirt forbids an operation as such only to a read-only connection.
-            if error.get_error_code() == libvirt.VIR_ERR_OPERATION_DENIED:
-                raise HypervisorError(
-                    f"the connection to {self.uri} is read-only, and cannot {doing}; connect as a "
-                    "user who may manage guests, through the read-write socket."
-                ) from None
-            raise HypervisorError(
-                f"libvirt at {self.uri} could not {doing}: {message}.", guest=guest
-            ) from None
-
-
-def _answers(connection: Any) -> bool:
-    try:
-        connection.getLibVersion()
-    except libvirt.libvirtError:
-        return False
-    return True
-
-
-def _start_event_loop() -> None:
-    """Run libvirt's event loop in the background; it has to be there before the connection."""
-    libvirt.virEventRegisterDefaultImpl()
-
-    def loop() -> None:
-        while True:
-            libvirt.virEventRunDefaultImpl()
-
-    threading.Thread(target=loop, name="libvirt-events", daemon=True).start()
-
-
-def _no_connection(uri: str, error: Any) -> str:
-    message = " ".join(str(error.get_error_message() or error).split()).rstrip(".")
-    if "Permission denied" in message or "authentication" in message.lower():
-        way_out = "use become, or a user who may manage guests (group libvirt on most systems)"
-    elif "No such file" in message or "Connection refused" in message:
-        way_out = "start libvirtd (or virtqemud) there, or correct uri"
-    else:
-        way_out = "correct uri, or see that the libvirt daemon there can be reached"
-    return f"cannot connect to {uri}: {message}; {way_out}."
-
-
-def _without_password(uri: str) -> str:
-    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:********@", uri)
 
 
 def _local_hugepage_kib() -> int | None:

@@ -30,12 +30,13 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._dealing import (
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError, VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host, Node
+from ansible_collections.kvm.vnuma.plugins.module_utils._nodes import cell_count, chosen_nodes
 from ansible_collections.kvm.vnuma.plugins.module_utils._pinning import (
     CoreDemand,
     Pinboard,
     exclusive_cpus,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import MAX_CELLS, Policy
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import Policy
 
 
 @dataclass(frozen=True)
@@ -259,8 +260,8 @@ def _plan_without_board(
     host = view.host
     arch = guest.arch or host.arch
     refuse_foreign(guest, arch, policy)
-    nodes = _chosen_nodes(view, policy, warnings)
-    count = _cell_count(guest, nodes, policy, warnings)
+    nodes = chosen_nodes(host, view.eligible, policy, warnings)
+    count = cell_count(guest, nodes, policy, warnings)
     backing: list[Node | None] = [
         nodes[cell % len(nodes)] if nodes else None for cell in range(count)
     ]
@@ -331,72 +332,6 @@ def _plan_without_board(
                 for start in range(0, len(vcpus), width)
             ]
     return layout, demands
-
-
-def _chosen_nodes(view: _HostView, policy: Policy, warnings: list[str]) -> tuple[Node, ...]:
-    host, eligible = view.host, view.eligible
-    if not host.nodes:
-        if policy.nodes is not None:
-            raise LayoutError(
-                f"nodes '{format_cpuset(policy.nodes)}' cannot be had: the host reports no NUMA "
-                "topology; use nodes 'all' for a single cell without pins."
-            )
-        warnings.append(
-            "the host reports no NUMA topology; the guest gets one cell, "
-            "without pins and without memory binding."
-        )
-        return ()
-    usable = {node.id for node in eligible}
-    if policy.nodes is None:
-        if not eligible:
-            raise LayoutError("no host node has both pCPUs and memory; there is nothing to mirror.")
-        barred = [node for node in host.nodes if node.id not in usable]
-        warnings.extend(f"host node {node.id} is left out: {_why_barred(node)}." for node in barred)
-        return eligible
-    chosen = []
-    for node_id in policy.nodes:
-        node = host.node(node_id)
-        there = format_cpuset(usable) or "none"
-        if node is None:
-            raise LayoutError(
-                f"host node {node_id} of nodes '{format_cpuset(policy.nodes)}' does not exist; "
-                f"the nodes that can be used are {there}."
-            )
-        if node.id not in usable:
-            raise LayoutError(
-                f"host node {node_id} of nodes '{format_cpuset(policy.nodes)}' cannot be used: "
-                f"{_why_barred(node)}; the nodes that can be used are {there}."
-            )
-        chosen.append(node)
-    return tuple(chosen)
-
-
-def _why_barred(node: Node) -> str:
-    if not node.cpus and node.memory_kib <= 0:
-        return "it has neither online pCPUs nor memory"
-    return "it has no memory" if node.cpus else "it has no online pCPUs"
-
-
-def _cell_count(guest: Guest, nodes: tuple[Node, ...], policy: Policy, warnings: list[str]) -> int:
-    count = policy.cells if policy.cells is not None else max(1, len(nodes))
-    if count > MAX_CELLS:
-        raise LayoutError(
-            f"{count} cells, one per host node, are more than the {MAX_CELLS} that QEMU starts; "
-            f"set cells or nodes to at most {MAX_CELLS}."
-        )
-    if not nodes and count > 1:
-        raise LayoutError(
-            f"cells {count} cannot be had: the host reports no NUMA topology; leave cells out."
-        )
-    if guest.vcpus < count:
-        raise LayoutError(
-            f"{guest.vcpus} vCPUs cannot fill {count} cells; give it at least {count} vCPUs, "
-            f"or set cells or nodes so that there are at most {guest.vcpus}."
-        )
-    if nodes and count < len(nodes):
-        idle = format_cpuset(node.id for node in nodes[count:])
-        warnings.append(f"cells {count} leaves host nodes {idle} unused.")
-    return count
 
 
 def _emulator_pins(

@@ -18,8 +18,8 @@ from ansible.module_utils.common.respawn import (
     probe_interpreters_for_module,
     respawn_module,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._connection import LIBVIRT_IMPORT_ERROR
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import LIBVIRT_IMPORT_ERROR
 from ansible_collections.kvm.vnuma.plugins.module_utils._xml import LXML_IMPORT_ERROR
 
 #: The distribution's interpreters: its libvirt bindings are installed for these only.
