@@ -32,11 +32,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import Hyperviso
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import Domain, Hypervisor
 from ansible_collections.kvm.vnuma.plugins.module_utils._layout import Layout, layout_to_result
-from ansible_collections.kvm.vnuma.plugins.module_utils._partition import (
-    Outcome,
-    Work,
-    plan_works,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._partition import plan_works
 from ansible_collections.kvm.vnuma.plugins.module_utils._placement import Processes
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from ansible_collections.kvm.vnuma.plugins.module_utils._record import (
@@ -49,6 +45,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._running import (
     placement_to_result,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store
+from ansible_collections.kvm.vnuma.plugins.module_utils._work import Outcome, Work
 from ansible_collections.kvm.vnuma.plugins.module_utils._xml import Element
 
 _TRANSIENT = "it is transient, so change it where it is defined"

@@ -271,14 +271,14 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._module import (
     run,
     warn_once,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._partition import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._partition import partition_guests
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import CHOICES, DEFAULTS
+from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store, default_folder
+from ansible_collections.kvm.vnuma.plugins.module_utils._work import (
     Keeping,
-    partition_guests,
     work_to_diff,
     work_to_result,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import CHOICES, DEFAULTS
-from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store, default_folder
 
 
 def partition(module: AnsibleModule) -> dict[str, Any]:

@@ -4,31 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
-from ansible_collections.kvm.vnuma.plugins.module_utils._guest import (
-    Guest,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._host import (
-    Host,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._layout import (
-    Layout,
-    plan,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
-    policy_from_options,
-)
-
-HostOf = Callable[[str], Host]
-GuestOf = Callable[..., Guest]
-
-
-def _plan(guest: Guest, host: Host, **options: Any) -> Layout:
-    return plan(guest, host, policy_from_options(options))
+from planning import GuestOf, HostOf, planned
 
 
 @pytest.mark.parametrize(
@@ -59,18 +39,18 @@ def test_amd_guests_are_told_about_topoext(
 ) -> None:
     """Only where the threads would really be hidden."""
     small = guest(8, 1 << 20, **keys)
-    warnings = _plan(small, host("edited-amd-2n16c-smt2"), **options).warnings
+    warnings = planned(small, host("edited-amd-2n16c-smt2"), **options).warnings
     assert len(warnings) == hidden
     assert all("its threads 2 stay hidden on this AMD host" in one for one in warnings)
-    assert _plan(small, host("rfc-8n240c"), **options).warnings == ()
+    assert planned(small, host("rfc-8n240c"), **options).warnings == ()
 
 
 def test_cells_without_vcpus_at_boot_are_named(host: HostOf, guest: GuestOf) -> None:
     """vCPUs that are plugged later leave cells empty until then."""
     hotplug = guest(16, 1 << 20, online_vcpus=tuple(range(8)))
-    (warning,) = _plan(hotplug, host("all-ten-4n16c")).warnings
+    (warning,) = planned(hotplug, host("all-ten-4n16c")).warnings
     assert warning.startswith("cells 2-3 have no vCPU at boot, since 8 of 16 vCPUs are online")
-    assert _plan(hotplug, host("all-ten-4n16c"), distribution="interleave").warnings == ()
+    assert planned(hotplug, host("all-ten-4n16c"), distribution="interleave").warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -89,7 +69,7 @@ def test_guests_without_acpi(
     host: HostOf, guest: GuestOf, keys: dict[str, Any], cells: int | None, warned: bool
 ) -> None:
     """A PC's kernel learns of cells and distances from ACPI."""
-    warnings = _plan(guest(**keys), host("all-ten-4n16c"), cells=cells).warnings
+    warnings = planned(guest(**keys), host("all-ten-4n16c"), cells=cells).warnings
     assert any("it has no ACPI" in one for one in warnings) is warned
 
 
@@ -115,7 +95,7 @@ def test_cells_larger_than_their_node(
     assert {node.memory_kib for node in roomy.nodes} == {8 << 20}
     warnings = [
         one
-        for one in _plan(guest(memory_kib=memory_kib), roomy, **options).warnings
+        for one in planned(guest(memory_kib=memory_kib), roomy, **options).warnings
         if "KiB of its memory are bound to host node" in one
     ]
     assert [f"bound to host node {node}," in one for node, one in zip(nodes, warnings)] == [
@@ -140,11 +120,11 @@ def test_apic_ids_that_need_more(
     host: HostOf, guest: GuestOf, vcpus: int, options: dict[str, Any], warned: bool
 ) -> None:
     """Such a guest starts with x2APIC only."""
-    warnings = _plan(guest(vcpus, 512 << 20), host("rfc-8n240c"), **options).warnings
+    warnings = planned(guest(vcpus, 512 << 20), host("rfc-8n240c"), **options).warnings
     assert any("APIC ids" in one for one in warnings) is warned
     elsewhere = guest(vcpus, 512 << 20, arch="aarch64")
     assert not any(
-        "APIC" in one for one in _plan(elsewhere, host("rfc-8n240c"), **options).warnings
+        "APIC" in one for one in planned(elsewhere, host("rfc-8n240c"), **options).warnings
     )
 
 
@@ -170,7 +150,7 @@ def test_guests_that_cannot_have_it(
 ) -> None:
     """QEMU would not start them: one sentence, with the way out."""
     with pytest.raises(LayoutError) as raised:
-        _plan(guest(**keys), host("asymmetric-4n16c"), **options)
+        planned(guest(**keys), host("asymmetric-4n16c"), **options)
     assert str(raised.value).startswith(f"guest anuma: {sentence}")
 
 
@@ -190,4 +170,4 @@ def test_guests_that_can(
 ) -> None:
     """What QEMU starts is not refused."""
     keys = {"memory_kib": 4 << 20, **keys}
-    assert _plan(guest(**keys), host("asymmetric-4n16c"), **options).warnings == ()
+    assert planned(guest(**keys), host("asymmetric-4n16c"), **options).warnings == ()

@@ -4,40 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
 from ansible_collections.kvm.vnuma.plugins.module_utils._guest import (
-    Guest,
     HugepageUse,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import (
-    Host,
     host_from_facts,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._layout import (
     Layout,
-    plan,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
-    policy_from_options,
-)
-
-HostOf = Callable[[str], Host]
-GuestOf = Callable[..., Guest]
-
-
-def _plan(guest: Guest, host: Host, **options: Any) -> Layout:
-    return plan(guest, host, policy_from_options(options))
-
-
-def _refusal(guest: Guest, host: Host, **options: Any) -> str:
-    with pytest.raises(LayoutError) as raised:
-        _plan(guest, host, **options)
-    return str(raised.value)
+from planning import GuestOf, HostOf, planned, refusal
 
 
 def _topology(layout: Layout) -> tuple[int, int, int, int]:
@@ -51,7 +31,7 @@ def _vcpus(layout: Layout) -> list[list[int]]:
 
 def test_contiguous_is_the_default(host: HostOf, guest: GuestOf) -> None:
     """Whole cores in order, a node each."""
-    layout = _plan(guest(), host("rfc-8n240c"))
+    layout = planned(guest(), host("rfc-8n240c"))
     assert _vcpus(layout) == [[2 * cell, 2 * cell + 1] for cell in range(8)]
     assert _topology(layout) == (8, 1, 1, 2)
     assert [cell.host_node for cell in layout.cells] == list(range(8))
@@ -84,7 +64,7 @@ def test_contiguous_deals_whole_cores(
     host: HostOf, guest: GuestOf, name: str, vcpus: int, sizes: list[int], topology: Any
 ) -> None:
     """Cells differ by one core at most, the larger first; no socket straddles cells."""
-    layout = _plan(guest(vcpus), host(name))
+    layout = planned(guest(vcpus), host(name))
     assert [len(cell.vcpus) for cell in layout.cells] == sizes
     assert _topology(layout) == topology
     assert [vcpu for cell in layout.cells for vcpu in cell.vcpus] == list(range(vcpus))
@@ -92,14 +72,16 @@ def test_contiguous_deals_whole_cores(
 
 def test_interleave(host: HostOf, guest: GuestOf) -> None:
     """vCPU i is in cell i mod n, and a socket of its own."""
-    layout = _plan(guest(18), host("rfc-8n240c"), distribution="interleave")
+    layout = planned(guest(18), host("rfc-8n240c"), distribution="interleave")
     assert _vcpus(layout) == [[v for v in range(18) if v % 8 == cell] for cell in range(8)]
     assert _topology(layout) == (18, 1, 1, 1)
     assert layout.warnings == ()
-    assert "threads 2 does not go with distribution 'interleave'" in _refusal(
+    assert "threads 2 does not go with distribution 'interleave'" in refusal(
         guest(), host("rfc-8n240c"), distribution="interleave", threads=2
     )
-    assert _topology(_plan(guest(), host("rfc-8n240c"), distribution="interleave", threads=1)) == (
+    assert _topology(
+        planned(guest(), host("rfc-8n240c"), distribution="interleave", threads=1)
+    ) == (
         16,
         1,
         1,
@@ -124,7 +106,7 @@ def test_round_robin(
     host: HostOf, guest: GuestOf, vcpus: int, options: Any, topology: Any, warned: bool
 ) -> None:
     """The RFC's layout; whoever gets a socket that straddles cells is warned."""
-    layout = _plan(guest(vcpus), host("rfc-8n240c"), distribution="round_robin", **options)
+    layout = planned(guest(vcpus), host("rfc-8n240c"), distribution="round_robin", **options)
     assert _topology(layout) == topology
     assert any("not on the same node" in one for one in layout.warnings) is warned
     count = len(layout.cells)
@@ -145,7 +127,7 @@ def test_memory_in_granules(
     host: HostOf, guest: GuestOf, memory_kib: int, count: int, arch: str, cells: list[int]
 ) -> None:
     """Cells differ by a granule at most, and what is under one goes to the last."""
-    layout = _plan(guest(16, memory_kib, arch=arch), host("all-ten-4n16c"), cells=count)
+    layout = planned(guest(16, memory_kib, arch=arch), host("all-ten-4n16c"), cells=count)
     assert [cell.memory_kib for cell in layout.cells] == cells
     assert sum(cells) == memory_kib
 
@@ -180,7 +162,7 @@ def test_memory_that_does_not_fit(
     host: HostOf, guest: GuestOf, keys: dict[str, Any], options: dict[str, Any], sentence: str
 ) -> None:
     """Figures and the way out."""
-    assert sentence in _refusal(guest(**keys), host("all-ten-4n16c"), **options)
+    assert sentence in refusal(guest(**keys), host("all-ten-4n16c"), **options)
 
 
 def test_hugepage_pools(host: HostOf, guest: GuestOf) -> None:
@@ -188,30 +170,32 @@ def test_hugepage_pools(host: HostOf, guest: GuestOf) -> None:
     unequal = host("hugepages-unequal-4n")
     two_mib, one_gib = HugepageUse(2048), HugepageUse(1 << 20)
     fits = guest(4, 1024 * 2048 * 2, hugepages=(two_mib,))
-    assert len(_plan(fits, unequal, nodes="0-1").cells) == 2
+    assert len(planned(fits, unequal, nodes="0-1").cells) == 2
     assert (
         "host node 2 has 0 hugepages of 2048 KiB, and the guest's memory there needs 512"
-        in _refusal(guest(4, 4 << 20, hugepages=(two_mib,)), unequal)
+        in refusal(guest(4, 4 << 20, hugepages=(two_mib,)), unequal)
     )
     assert "host node 0 has 4 hugepages of 1048576 KiB, and the guest's memory there needs 5" in (
-        _refusal(guest(4, 10 << 20, hugepages=(one_gib,)), unequal, nodes="0-1")
+        refusal(guest(4, 10 << 20, hugepages=(one_gib,)), unequal, nodes="0-1")
     )
     for mode in ("preferred", "none", "interleave"):
-        _plan(guest(4, 4 << 20, hugepages=(two_mib,)), unequal, memory_mode=mode)
+        planned(guest(4, 4 << 20, hugepages=(two_mib,)), unequal, memory_mode=mode)
     mixed = (HugepageUse(1 << 20, (0,)), HugepageUse(2048, (1,)))
-    layout = _plan(guest(4, 4 << 20, hugepages=mixed), unequal, nodes="0-1")
+    layout = planned(guest(4, 4 << 20, hugepages=mixed), unequal, nodes="0-1")
     assert [cell.memory_kib for cell in layout.cells] == [2 << 20, 2 << 20]
     plugged = replace(fits, dimms=((0, 2048 * 24), (1, 2048 * 1024), (7, 1)))
-    assert len(_plan(plugged, unequal, nodes="0-1", memory_mode="preferred").cells) == 2
+    assert len(planned(plugged, unequal, nodes="0-1", memory_mode="preferred").cells) == 2
     # A DIMM comes from the pool of its cell's node too; one of a cell that is not there is refused
     # by whoever knows where it stands.
     assert (
         "host node 0 has 1024 hugepages of 2048 KiB, and the guest's memory there needs 1048"
-        in (_refusal(plugged, unequal, nodes="0-1"))
+        in (refusal(plugged, unequal, nodes="0-1"))
     )
-    assert len(_plan(replace(plugged, dimms=((1, 2048 * 1024),)), unequal, nodes="0-1").cells) == 2
+    assert (
+        len(planned(replace(plugged, dimms=((1, 2048 * 1024),)), unequal, nodes="0-1").cells) == 2
+    )
     two_cells_one_node = guest(4, 1200 * 2048, hugepages=(two_mib,))
-    assert "needs 1200" in _refusal(two_cells_one_node, unequal, nodes="0", cells=2)
+    assert "needs 1200" in refusal(two_cells_one_node, unequal, nodes="0", cells=2)
 
 
 @pytest.mark.parametrize(
@@ -231,12 +215,12 @@ def test_hugepage_pools(host: HostOf, guest: GuestOf) -> None:
 )
 def test_distances(host: HostOf, guest: GuestOf, name: str, rows: list[list[int]]) -> None:
     """Always the full matrix; what the host does not say is 20, asymmetry is kept."""
-    assert [list(cell.distances) for cell in _plan(guest(), host(name)).cells] == rows
+    assert [list(cell.distances) for cell in planned(guest(), host(name)).cells] == rows
 
 
 def test_distances_at_the_bounds(host: HostOf, guest: GuestOf) -> None:
     """255 means unreachable to a guest's kernel, so that 254 is the most there can be."""
-    values = {v for cell in _plan(guest(), host("unreachable-255")).cells for v in cell.distances}
+    values = {v for cell in planned(guest(), host("unreachable-255")).cells for v in cell.distances}
     assert max(values) == 254
     node = {"cpus": "0", "memory_kib": 1 << 20}
     for given, written in (
@@ -251,8 +235,8 @@ def test_distances_at_the_bounds(host: HostOf, guest: GuestOf) -> None:
         made = host_from_facts(
             {"nodes": [{"id": i, **node, "distances": {"0": given, "1": given}} for i in (0, 1)]}
         )
-        assert _plan(guest(), made).cells[0].distances == (10, written)
-    layout = _plan(guest(), host("rfc-8n240c"), distances="none")
+        assert planned(guest(), made).cells[0].distances == (10, written)
+    layout = planned(guest(), host("rfc-8n240c"), distances="none")
     assert {cell.distances for cell in layout.cells} == {()}
 
 
@@ -293,9 +277,9 @@ def test_threads(
     """auto takes the host's two where they fit; a number is taken at its word, or refused."""
     options = {"distribution": distribution, "threads": threads, "nodes": "0-3"}
     if topology is None:
-        assert f"threads {threads}" in _refusal(guest(vcpus), host("rfc-8n240c"), **options)
+        assert f"threads {threads}" in refusal(guest(vcpus), host("rfc-8n240c"), **options)
         return
-    assert _topology(_plan(guest(vcpus), host("rfc-8n240c"), **options)) == topology
+    assert _topology(planned(guest(vcpus), host("rfc-8n240c"), **options)) == topology
 
 
 @pytest.mark.parametrize("distribution", ["contiguous", "interleave", "round_robin"])
@@ -306,10 +290,10 @@ def test_remainder_of_vcpus(
     """fail refuses what spread would spread, and nothing else."""
     options = {"distribution": distribution, "nodes": "0-3", "remainder": "fail"}
     if fits:
-        sizes = {len(c.vcpus) for c in _plan(guest(vcpus), host("rfc-8n240c"), **options).cells}
+        sizes = {len(c.vcpus) for c in planned(guest(vcpus), host("rfc-8n240c"), **options).cells}
         assert sizes == {vcpus // 4}
         return
-    assert f"{vcpus} vCPUs do not divide evenly over 4 cells; make it a multiple of 4" in _refusal(
+    assert f"{vcpus} vCPUs do not divide evenly over 4 cells; make it a multiple of 4" in refusal(
         guest(vcpus), host("rfc-8n240c"), **options
     )
 
@@ -333,16 +317,16 @@ def test_one_granule_short(
     small = guest(128, memory_kib, hugepages=huge)
     options = {"cells": count, "memory_mode": "none"}
     if fits:
-        layout = _plan(small, host("rfc-8n240c"), **options)
+        layout = planned(small, host("rfc-8n240c"), **options)
         assert {cell.memory_kib for cell in layout.cells} == {memory_kib // count}
         return
-    assert f"{memory_kib} KiB of memory" in _refusal(small, host("rfc-8n240c"), **options)
+    assert f"{memory_kib} KiB of memory" in refusal(small, host("rfc-8n240c"), **options)
 
 
 def test_sentences_name_the_guests_own_page(host: HostOf, guest: GuestOf) -> None:
     """On ppc64 cells are dealt in 256 MiB, which is not the size of a hugepage."""
     odd = guest(8, (1 << 20) + 16384, arch="ppc64le", hugepages=(HugepageUse(16384),))
-    said = _refusal(odd, host("edited-ppc64-16n"), cells=2, memory_mode="none")
+    said = refusal(odd, host("edited-ppc64-16n"), cells=2, memory_mode="none")
     assert "hugepage of 262144 KiB" not in said
 
 
@@ -371,7 +355,7 @@ def test_apic_ids_stay_below_255(
     topology: Any,
 ) -> None:
     """Smaller sockets, where larger ones would need x2APIC, and the guest itself does not."""
-    layout = _plan(guest(vcpus, 512 << 20, arch=arch), host("rfc-8n240c"), cells=cells, **options)
+    layout = planned(guest(vcpus, 512 << 20, arch=arch), host("rfc-8n240c"), cells=cells, **options)
     assert _topology(layout) == topology
 
 
@@ -384,7 +368,7 @@ def test_odd_numbers_of_threads(guest: GuestOf, online: int, threads: int) -> No
         "memory_kib": 1 << 30,
         "cores": [f"{core * online}-{core * online + online - 1}" for core in range(4)],
     }
-    layout = _plan(guest(16), host_from_facts({"nodes": [facts]}))
+    layout = planned(guest(16), host_from_facts({"nodes": [facts]}))
     assert _topology(layout) == (1, 1, 16 // threads, threads)
 
 
@@ -405,6 +389,6 @@ def test_ordinary_pages_have_no_pool(
     """Pages smaller than any pool of the host are no hugepages."""
     unequal, fat = host("hugepages-unequal-4n"), guest(4, memory_kib, hugepages=uses)
     if fits:
-        assert sum(c.memory_kib for c in _plan(fat, unequal, nodes="0-1").cells) == memory_kib
+        assert sum(c.memory_kib for c in planned(fat, unequal, nodes="0-1").cells) == memory_kib
         return
-    assert "is no multiple of its hugepage of 2048 KiB" in _refusal(fat, unequal, nodes="0-1")
+    assert "is no multiple of its hugepage of 2048 KiB" in refusal(fat, unequal, nodes="0-1")

@@ -4,37 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
-from ansible_collections.kvm.vnuma.plugins.module_utils._guest import (
-    Guest,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._host import (
-    Host,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._layout import (
-    Layout,
-    plan,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
-    policy_from_options,
-)
-
-HostOf = Callable[[str], Host]
-GuestOf = Callable[..., Guest]
-
-
-def _plan(guest: Guest, host: Host, **options: Any) -> Layout:
-    return plan(guest, host, policy_from_options(options))
-
-
-def _refusal(guest: Guest, host: Host, **options: Any) -> str:
-    with pytest.raises(LayoutError) as raised:
-        _plan(guest, host, **options)
-    return str(raised.value)
+from planning import GuestOf, HostOf, planned, refusal
 
 
 @pytest.mark.parametrize(
@@ -56,34 +29,34 @@ def test_refusals(
     host: HostOf, guest: GuestOf, vcpus: int, options: dict[str, Any], sentence: str
 ) -> None:
     """The guest, both figures, and what to change."""
-    said = _refusal(guest(vcpus), host("rfc-8n240c"), **options)
+    said = refusal(guest(vcpus), host("rfc-8n240c"), **options)
     assert said.startswith("guest anuma: ")
     assert sentence in said
 
 
 def test_no_topology(host: HostOf, guest: GuestOf) -> None:
     """One cell, nothing pinned, nothing bound."""
-    layout = _plan(guest(), host("edited-no-topology"), pinning="core")
+    layout = planned(guest(), host("edited-no-topology"), pinning="core")
     (cell,) = layout.cells
     assert (cell.host_node, cell.pins, cell.distances) == (None, (), (10,))
     assert (layout.vcpu_pins, layout.memory_mode, layout.nodeset) == ((), "none", ())
-    assert "cells 2 cannot be had" in _refusal(guest(), host("edited-no-topology"), cells=2)
+    assert "cells 2 cannot be had" in refusal(guest(), host("edited-no-topology"), cells=2)
 
 
 def test_pins(host: HostOf, guest: GuestOf) -> None:
     """Every online, unreserved pCPU of the node; or none."""
-    layout = _plan(guest(), host("rfc-8n240c"), reserved_cpus="0,120")
+    layout = planned(guest(), host("rfc-8n240c"), reserved_cpus="0,120")
     assert layout.cells[0].pins == (*range(1, 15), *range(121, 135))
     assert layout.vcpu_pins[0] == layout.cells[0].pins
     assert layout.vcpu_pins[15] == (*range(105, 120), *range(225, 240))
-    free = _plan(guest(), host("rfc-8n240c"), pinning="none", memory_mode="none")
+    free = planned(guest(), host("rfc-8n240c"), pinning="none", memory_mode="none")
     assert (free.vcpu_pins, free.cells[0].pins, free.memory_mode) == ((), (), "none")
 
 
 def test_emulator_and_iothreads(host: HostOf, guest: GuestOf) -> None:
     """The emulator on the chosen nodes or a cpuset, the iothreads on the nodes in turn."""
     threads = guest(iothread_ids=(1, 2, 5))
-    layout = _plan(
+    layout = planned(
         threads,
         host("rfc-8n240c"),
         nodes="2-3",
@@ -95,7 +68,7 @@ def test_emulator_and_iothreads(host: HostOf, guest: GuestOf) -> None:
     third = (*range(45, 60), *range(165, 180))
     assert layout.emulator_pins == tuple(sorted((*second, *third)))
     assert layout.iothread_pins == ((1, second), (2, third), (5, second))
-    layout = _plan(threads, host("rfc-8n240c"), emulator_pinning="0-1", reserved_cpus="0-1")
+    layout = planned(threads, host("rfc-8n240c"), emulator_pinning="0-1", reserved_cpus="0-1")
     assert layout.emulator_pins == (0, 1)
     assert layout.iothread_pins is None
 
@@ -113,15 +86,15 @@ def test_helpers_without_topology(
     host: HostOf, guest: GuestOf, options: dict[str, Any], emulator: Any, iothreads: Any
 ) -> None:
     """Without nodes there is nowhere to pin to but a cpuset."""
-    layout = _plan(guest(iothread_ids=(1,)), host("edited-no-topology"), **options)
+    layout = planned(guest(iothread_ids=(1,)), host("edited-no-topology"), **options)
     assert (layout.emulator_pins, layout.iothread_pins) == (emulator, iothreads)
 
 
 def test_reserved_cpus_matter_only_to_pins(host: HostOf, guest: GuestOf) -> None:
     """A node without an unreserved pCPU still has memory for a guest that is not pinned."""
     options = {"reserved_cpus": "0-14,120-134", "pinning": "none"}
-    assert len(_plan(guest(), host("rfc-8n240c"), **options).cells) == 8
+    assert len(planned(guest(), host("rfc-8n240c"), **options).cells) == 8
     for helper in ("emulator_pinning", "iothread_pinning"):
-        assert "leaves no pCPU of host node 0 to pin to" in _refusal(
+        assert "leaves no pCPU of host node 0 to pin to" in refusal(
             guest(), host("rfc-8n240c"), **options, **{helper: "nodes"}
         )

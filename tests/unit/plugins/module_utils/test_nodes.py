@@ -4,38 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
-from ansible_collections.kvm.vnuma.plugins.module_utils._guest import (
-    Guest,
-)
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import (
-    Host,
     host_from_facts,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._layout import (
-    Layout,
-    plan,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
-    policy_from_options,
-)
-
-HostOf = Callable[[str], Host]
-GuestOf = Callable[..., Guest]
-
-
-def _plan(guest: Guest, host: Host, **options: Any) -> Layout:
-    return plan(guest, host, policy_from_options(options))
-
-
-def _refusal(guest: Guest, host: Host, **options: Any) -> str:
-    with pytest.raises(LayoutError) as raised:
-        _plan(guest, host, **options)
-    return str(raised.value)
+from planning import GuestOf, HostOf, planned, refusal
 
 
 @pytest.mark.parametrize(
@@ -56,7 +29,7 @@ def test_nodes_that_cannot_be(
     host: HostOf, guest: GuestOf, name: str, nodes: str, sentence: str
 ) -> None:
     """Asked for by number, an ineligible node is an error that says why."""
-    assert sentence in _refusal(guest(), host(name), nodes=nodes)
+    assert sentence in refusal(guest(), host(name), nodes=nodes)
 
 
 @pytest.mark.parametrize(
@@ -81,12 +54,12 @@ def test_nodes_left_out_are_named(
     host: HostOf, guest: GuestOf, name: str, warnings: list[str]
 ) -> None:
     """With all of them asked for, the others are named in the warnings."""
-    assert list(_plan(guest(memory_kib=1 << 20), host(name)).warnings) == warnings
+    assert list(planned(guest(memory_kib=1 << 20), host(name)).warnings) == warnings
 
 
 def test_more_and_fewer_cells_than_nodes(host: HostOf, guest: GuestOf) -> None:
     """Cell i is backed by node i mod n; nodes without a cell are named."""
-    layout = _plan(guest(), host("sparse-ids"), cells=4)
+    layout = planned(guest(), host("sparse-ids"), cells=4)
     assert [cell.host_node for cell in layout.cells] == [0, 8, 0, 8]
     assert [cell.distances for cell in layout.cells] == [
         (10, 40, 11, 40),
@@ -94,11 +67,11 @@ def test_more_and_fewer_cells_than_nodes(host: HostOf, guest: GuestOf) -> None:
         (11, 40, 10, 40),
         (40, 11, 40, 10),
     ]
-    layout = _plan(guest(), host("rfc-8n240c"), cells=2)
+    layout = planned(guest(), host("rfc-8n240c"), cells=2)
     assert layout.nodeset == (0, 1)
     assert layout.warnings == ("cells 2 leaves host nodes 2-7 unused.",)
-    assert len(_plan(guest(128, 128 << 20), host("sparse-ids"), cells=128).cells) == 128
+    assert len(planned(guest(128, 128 << 20), host("sparse-ids"), cells=128).cells) == 128
     many = {"nodes": [{"id": i, "cpus": str(i), "memory_kib": 1 << 20} for i in range(129)]}
-    assert "129 cells, one per host node, are more than the 128 that QEMU starts" in _refusal(
+    assert "129 cells, one per host node, are more than the 128 that QEMU starts" in refusal(
         guest(200, 200 << 20), host_from_facts(many)
     )

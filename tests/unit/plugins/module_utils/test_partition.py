@@ -18,15 +18,15 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import Domain
-from ansible_collections.kvm.vnuma.plugins.module_utils._partition import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._partition import partition_guests
+from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store
+from ansible_collections.kvm.vnuma.plugins.module_utils._work import (
     Keeping,
     Outcome,
     fingerprint,
-    partition_guests,
     work_to_diff,
     work_to_result,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store
 
 SECRET = "s3cr3tvn"
 

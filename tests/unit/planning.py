@@ -1,0 +1,30 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Calls of the planner with options as users write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
+from ansible_collections.kvm.vnuma.plugins.module_utils._guest import Guest
+from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
+from ansible_collections.kvm.vnuma.plugins.module_utils._layout import Layout, plan
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
+
+HostOf = Callable[[str], Host]
+GuestOf = Callable[..., Guest]
+
+
+def planned(guest: Guest, host: Host, **options: Any) -> Layout:
+    """Return a guest's layout."""
+    return plan(guest, host, policy_from_options(options))
+
+
+def refusal(guest: Guest, host: Host, **options: Any) -> str:
+    """Return the sentence with which the planner refuses a guest."""
+    with pytest.raises(LayoutError) as raised:
+        planned(guest, host, **options)
+    return str(raised.value)
