@@ -49,7 +49,7 @@ def test_nothing_is_wrong_with_a_guest_that_mirrors_its_host() -> None:
 def _node(**changes: object) -> Callable[[Evidence], None]:
     def change(evidence: Evidence) -> None:
         nodes = dict(evidence.report.nodes)
-        nodes[1] = replace(nodes[1], **changes)  # type: ignore[arg-type]  # each is of its field's type
+        nodes[1] = replace(nodes[1], **changes)
         evidence.report = replace(evidence.report, nodes=nodes)
 
     return change

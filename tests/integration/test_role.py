@@ -103,9 +103,7 @@ class Hosts:
         if len(books) < len(plays):
             book = self.folder / f"play-{time.monotonic_ns()}.json"
             book.write_text(
-                json.dumps(
-                    [{"hosts": "all", "gather_facts": False, **play} for play in plays]  # type: ignore[dict-item]  # none of them is a name here
-                )
+                json.dumps([{"hosts": "all", "gather_facts": False, **play} for play in plays])
             )
             books = [str(book)]
         return {

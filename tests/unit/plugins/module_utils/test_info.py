@@ -112,7 +112,7 @@ class Bench:
 
     def find_out(self, *names: str) -> Findings:
         """Find out about the guests named, or about all."""
-        return find_out(self.fake, list(names) or None, self.store, None)  # type: ignore[arg-type]
+        return find_out(self.fake, list(names) or None, self.store, None)
 
     def only(self) -> dict[str, Any]:
         """Find out about the only guest."""

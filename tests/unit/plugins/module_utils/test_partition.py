@@ -135,7 +135,7 @@ def call(fake: FakeHypervisor, tmp_path: Path) -> Call:
         fake.calls.clear()
         fake.reads.clear()
         listed = entries or [{"name": "*"}]
-        return partition_guests(fake, listed, options, None, write, keeping)  # type: ignore[arg-type]
+        return partition_guests(fake, listed, options, None, write, keeping)
 
     return partition
 
@@ -310,7 +310,7 @@ def test_an_unwritable_store_stops_before_define(fake: FakeHypervisor, tmp_path:
     (tmp_path / "file").write_text("in the way")
     keeping = Keeping(Store(str(tmp_path / "file"), "host"))
     with pytest.raises(Exception, match="nothing was changed"):
-        partition_guests(fake, [{"name": "*"}], {}, None, True, keeping)  # type: ignore[arg-type]
+        partition_guests(fake, [{"name": "*"}], {}, None, True, keeping)
     assert fake.calls == []
 
 

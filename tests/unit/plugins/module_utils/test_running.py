@@ -93,8 +93,8 @@ def placed(host: Callable[[str], Host]) -> Place:
             Domain("anuma", "uuid-anuma", True, True, None),
             read_definition(xml),
             host("asymmetric-4n16c"),
-            FakeHypervisor(_AS_PINNED if affinities is None else affinities),  # type: ignore[arg-type]
-            processes,  # type: ignore[arg-type]
+            FakeHypervisor(_AS_PINNED if affinities is None else affinities),
+            processes,
             with_memory,
         )
 
@@ -249,8 +249,8 @@ def test_a_driver_that_does_not_tell(host: Callable[[str], Host]) -> None:
         Domain("anuma", "uuid-anuma", True, True, None),
         read_definition(_XML),
         host("asymmetric-4n16c"),
-        FakeHypervisor(None),  # type: ignore[arg-type]
-        FakeProcesses([{0: 4}, {1: 4}]),  # type: ignore[arg-type]
+        FakeHypervisor(None),
+        FakeProcesses([{0: 4}, {1: 4}]),
         with_memory=True,
     )
     assert placement_to_result(placement)["vcpus"] is None

@@ -68,8 +68,8 @@ def test_a_damaged_note_still_counts(tmp_path: Path) -> None:
 
 def _hold(folder: str, taken: object, go: object) -> None:
     with Store(folder, "host").locked():
-        taken.set()  # type: ignore[attr-defined]
-        go.wait()  # type: ignore[attr-defined]
+        taken.set()
+        go.wait()
 
 
 def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
