@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,25 @@ class Libvirt:
         """Return a definition with its secrets."""
         return self.virsh("dumpxml", "--security-info", *([] if live else ["--inactive"]), name)
 
+    def dumps(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the persistent definitions of many guests, with their secrets."""
+        names = list(names)
+        said = self.script(f"dumpxml --security-info --inactive {name}" for name in names)
+        texts = re.findall(r"<domain .*?^</domain>\n", said, re.DOTALL | re.MULTILINE)
+        return dict(zip(names, texts, strict=True))
+
+    def script(self, commands: Iterable[str], *, check: bool = True) -> str:
+        """Run many commands in one virsh; with *check*, none of them may fail."""
+        said = self.virsh("; ".join(commands), check=False)
+        # Its exit code is that of the last command.
+        assert not check or "error:" not in said, said
+        return said
+
     def clear(self) -> None:
         """End and undefine every guest."""
-        for name in self.virsh("list", "--all", "--name").split():
-            self.virsh("destroy", name, check=False)
-            self.virsh("undefine", "--managed-save", "--nvram", name, check=False)
+        names = self.virsh("list", "--all", "--name").split()
+        for command in ("destroy", "undefine --managed-save --nvram") if names else ():
+            self.script((f"{command} {name}" for name in names), check=False)
 
 
 @pytest.fixture(scope="session")

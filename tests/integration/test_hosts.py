@@ -133,10 +133,10 @@ def test_what_is_planned_is_accepted(
     # Hosts with more pCPUs than this kernel's masks hold are read through the shim.
     libvirt = lab(name, shim=True)
     libvirt.clear()
-    before = {}
     for guest, (_vcpus, xml) in GUESTS.items():
-        libvirt.define(xml, validate=False)
-        before[guest] = libvirt.dump(guest)
+        (tmp_path / f"{guest}.xml").write_text(xml)
+    libvirt.script(f"define {tmp_path}/{guest}.xml" for guest in GUESTS)
+    before = libvirt.dumps(GUESTS)
     arguments: dict[str, Any] = {
         "uri": libvirt.uri,
         "guests": [{"name": "*"}],
@@ -148,25 +148,24 @@ def test_what_is_planned_is_accepted(
     planned = {guest["name"]: guest["layout"] for guest in run.result.get("guests", ())}
     assert {*refused, *planned} == set(GUESTS)
     assert refused == _expected_refusals(name, refused)
+    after = libvirt.dumps(GUESTS)
     for guest, layout in planned.items():
-        root = etree.fromstring(libvirt.dump(guest))
+        root = etree.fromstring(after[guest])
         assert [cell.get("cpus") for cell in root.iterfind("cpu/numa/cell")] == [
             cell["vcpus"] for cell in layout["cells"]
         ]
         memory_kib = sum(cell["memory_kib"] for cell in layout["cells"])
         devices_kib = 524288 if guest == "dimm" else 0
         assert int(root.findtext("memory")) == memory_kib + devices_kib
-        dump = tmp_path / f"{guest}.xml"
-        dump.write_text(libvirt.dump(guest))
-        libvirt.virsh("define", "--validate", str(dump))
+        (tmp_path / f"{guest}.xml").write_text(after[guest])
+    libvirt.script(f"define --validate {tmp_path}/{guest}.xml" for guest in planned)
     for guest in refused:
-        assert libvirt.dump(guest) == before[guest]
+        assert after[guest] == before[guest]
     again = call("vnuma_partition", arguments)
     assert not again.result["changed"]
     undone = call("vnuma_partition", {**arguments, "state": "absent"})
     assert not undone.failed, undone.msg
-    for guest, xml in before.items():
-        assert libvirt.dump(guest) == xml
+    assert libvirt.dumps(GUESTS) == before
     libvirt.clear()
     libvirt.host.stop()
 

@@ -32,8 +32,9 @@ LATEST = tuple(
     f"tests/integration/test_{name}.py"
     for name in ("partition", "facts_and_filter", "bad_input", "role")
 )
-#: Run apart from the other integration tests, side by side with them: they mostly wait.
+#: Run apart from the other integration tests, side by side with them.
 RESTARTS = ("tests/integration/test_restart.py", "tests/integration/test_role.py")
+HOSTS = ("tests/integration/test_hosts.py",)
 _PRINTING = threading.Lock()
 
 
@@ -234,8 +235,9 @@ STEPS = (
     Step(
         "integration",
         "real libvirt, ansible-core 2.19",
-        _pytest(oldest, "tests/integration", *(f"--ignore={path}" for path in RESTARTS)),
+        _pytest(oldest, "tests/integration", *(f"--ignore={path}" for path in (*RESTARTS, *HOSTS))),
     ),
+    Step("hosts", "a dozen guests on every made-up host", _pytest(oldest, *HOSTS)),
     Step("sanity", "ansible-test sanity, ansible-core 2.19", _sanity(oldest)),
     _molecule("default"),
     _molecule("fleet"),
@@ -332,7 +334,7 @@ def main(names: list[str]) -> int:
     try:
         # Made before the steps run side by side, since several of them need it.
         environment = oldest()
-        tarball = ("integration", "restarts", "molecule", "publish")
+        tarball = ("integration", "hosts", "restarts", "molecule", "publish")
         if any(name.startswith(tarball) for name in wanted):
             trees.install(environment / "bin/ansible-galaxy")
     except ToolError as error:
