@@ -28,8 +28,6 @@ _HERE = Path(__file__).resolve().parent
 #: Modules that the guest needs for its power button, and for its agent's channel.
 _MODULES = ("button", "evdev", "virtio_pci", "virtio_console", "pvpanic-mmio", "pvpanic")
 
-# Where emulation is slow, the kernel finds that its timer does not work (check_timer, io_apic.c),
-# and panics; and it has been seen to hang in the self-tests of its ciphers. Only panics are shown.
 _DOMAIN = """\
 <domain type='{kind}'>
   <name>{name}</name>
@@ -39,7 +37,7 @@ _DOMAIN = """\
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>{kernel}</kernel>
     <initrd>{initrd}</initrd>
-    <cmdline>console=ttyS0 quiet loglevel=1 panic=-1 no_timer_check cryptomgr.notests {cmdline}</cmdline>
+    <cmdline>{cmdline}</cmdline>
   </os>
   <features>
     <acpi/>
@@ -62,6 +60,9 @@ _DOMAIN = """\
 </domain>
 """
 
+# Only panics are shown. Where emulation is slow, the kernel finds that its timer does not work, and
+# panics (check_timer, io_apic.c); and it was seen to hang in the self-tests of its ciphers.
+_CMDLINE = "console=ttyS0 quiet loglevel=1 panic=-1 no_timer_check cryptomgr.notests"
 _AGENT = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
 # AMD models hide SMT threads without topoext; this one has an Intel vendor under emulation too.
 _EMULATED = "<cpu mode='custom' match='exact' check='none'><model>kvm64</model></cpu>"
@@ -184,7 +185,7 @@ def domain_xml(
         kernel=image,
         initrd=initrd_path or initramfs(image),
         console=console,
-        cmdline=f"{cmdline} vnuma.agent" if agent else cmdline,
+        cmdline=" ".join((_CMDLINE, *(["vnuma.agent"] if agent else []), cmdline)),
         cpu=_PASSTHROUGH if kind == "kvm" else _EMULATED,
         devices=_AGENT if agent else "",
     )
