@@ -11,7 +11,8 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._choice import choose
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
@@ -34,10 +35,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import Domain, Hypervisor
-from ansible_collections.kvm.vnuma.plugins.module_utils._layout import (
-    Layout,
-    plan_guests,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._layout import Layout, plan_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._pinning import exclusive_cpus
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import Policy, policy_from_options
 from ansible_collections.kvm.vnuma.plugins.module_utils._record import find_record
@@ -48,8 +46,10 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._work import (
     fingerprint,
 )
 
-#: Guests that are defined at the same time; libvirtd takes five requests of a connection at once
-#: (max_client_requests, src/remote/libvirtd.conf.in).
+T = TypeVar("T")
+
+#: Guests that are read or defined at the same time; libvirtd takes five requests of a connection
+#: at once (max_client_requests, src/remote/libvirtd.conf.in).
 _AT_ONCE = 4
 _CHANGED_MEANWHILE = (
     "someone else changed its definition after it was planned; nothing was written, run again."
@@ -88,38 +88,41 @@ def partition_guests(
         return outcome
     topology = host or hypervisor.host()
     works = []
-    texts = _texts(hypervisor, [domain for domain, _policy in wanted])
-    for (domain, policy), text in zip(wanted, texts):
+    dumps = [(domain, partial(_dump, hypervisor, domain, policy)) for domain, policy in wanted]
+    for domain, policy, text in _each(outcome, dumps, _AT_ONCE):
         with outcome.collecting(domain):
-            works.append(_read(domain, text, policy, topology))
+            works.append(_read(domain, policy, text, topology))
     ready = plan_works(hypervisor, domains, works, topology, outcome)
     writes = write and any(work.after is not work.before for work in ready)
 
-    def attempt(work: Work) -> VnumaError | None:
-        try:
-            _apply(hypervisor, work, topology, write, keeping)
-        except VnumaError as error:
-            return error
-        return None
-
     with keeping.store.locked() if writes else nullcontext():
-        for work, error in zip(ready, _each(attempt, ready, at_once=_AT_ONCE if writes else 1)):
-            with outcome.collecting(work.domain):
-                if error is not None:
-                    raise error
-                outcome.done.append(work)
+        steps = [
+            (work.domain, partial(_apply, hypervisor, work, topology, write, keeping))
+            for work in ready
+        ]
+        outcome.done.extend(_each(outcome, steps, _AT_ONCE if writes else 1))
     return outcome
 
 
 def _each(
-    step: Callable[[Work], VnumaError | None], works: Sequence[Work], at_once: int
-) -> list[VnumaError | None]:
-    """Take a step with each, and return what came of it once all have been taken."""
-    if at_once == 1:
-        return [step(work) for work in works]
-    # Most of the time goes into libvirt validating what it is given, and into the disk.
+    outcome: Outcome, steps: Sequence[tuple[Domain, Callable[[], T]]], at_once: int
+) -> Iterator[T]:
+    """Take each guest's step, so many at once; yield what comes of them, and collect the errors."""
+
+    def attempt(step: Callable[[], T]) -> T | VnumaError:
+        try:
+            return step()
+        except VnumaError as error:
+            return error
+
+    # Most of the time goes into libvirt: dumping, validating what it is given, and its disk.
     with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(step, works))
+        answers = pool.map(attempt, (step for _domain, step in steps))
+        for (domain, _step), answer in zip(steps, answers):
+            if isinstance(answer, VnumaError):
+                outcome.errors.append(answer.for_guest(domain.name))
+            else:
+                yield answer
 
 
 def _choose(
@@ -141,27 +144,16 @@ def _choose(
     return wanted
 
 
-def _texts(hypervisor: Hypervisor, domains: Sequence[Domain]) -> Iterator[str | VnumaError]:
-    """Yield each guest's persistent definition; the next are on their way meanwhile."""
-
-    def read(domain: Domain) -> str | VnumaError:
-        try:
-            if not domain.persistent:
-                raise DomainError(
-                    "it is transient: it has no definition that could be changed; "
-                    "define it, or leave it out."
-                )
-            return hypervisor.persistent_xml(domain)
-        except VnumaError as error:
-            return error
-
-    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(read, domains)
+def _dump(hypervisor: Hypervisor, domain: Domain, policy: Policy) -> tuple[Domain, Policy, str]:
+    if not domain.persistent:
+        raise DomainError(
+            "it is transient: it has no definition that could be changed; "
+            "define it, or leave it out."
+        )
+    return domain, policy, hypervisor.persistent_xml(domain)
 
 
-def _read(domain: Domain, text: str | VnumaError, policy: Policy, host: Host) -> Work:
-    if isinstance(text, VnumaError):
-        raise text
+def _read(domain: Domain, policy: Policy, text: str, host: Host) -> Work:
     before = read_definition(text)
     present = policy.state == "present"
     guest = read_guest(before, host.hugepage_default_kib) if present else None
@@ -235,7 +227,7 @@ def _pins_of_others(
                 yield from definition.meaning["vcpupin"].values()
 
 
-def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping: Keeping) -> None:
+def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping: Keeping) -> Work:
     """Define what was edited, verify what libvirt made of it, and look at the running guest."""
     domain = work.domain
     work.changed = work.after is not work.before
@@ -256,14 +248,14 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping:
             # Last: what was saved is not to be lost for a definition that is refused.
             hypervisor.drop_saved(domain)
     if live is None:
-        return
+        return work
     if find_record(live.root) is None and find_record(work.after.root) is None and not work.changed:
         # Never partitioned, or restored and restarted: not ours to compare.
         keeping.store.end_restart(domain.uuid)
-        return
+        return work
     work.restart_required = needs_restart(live, work.after)
     if work.restart_required:
-        return
+        return work
     # Whoever began to restart it, it runs as it should: were the note to stay, a guest that is shut
     # down for good one day would be taken for one that has to run again.
     keeping.store.end_restart(domain.uuid)
@@ -275,7 +267,8 @@ def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping:
         except HypervisorError as error:
             work.restart_required = True
             work.warnings.append(f"{error.message} It takes effect at the next start.")
-            return
+            return work
+    return work
 
 
 def _has_outdated_image(hypervisor: Hypervisor, work: Work, keeping: Keeping) -> bool:

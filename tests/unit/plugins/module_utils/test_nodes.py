@@ -5,9 +5,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._host import (
-    host_from_facts,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._host import host_from_facts
 from planning import GuestOf, HostOf, planned, refusal
 
 
