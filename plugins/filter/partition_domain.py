@@ -60,14 +60,19 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible.utils.display import Display
-from ansible_collections.kvm.vnuma.plugins.module_utils._capabilities import parse_capabilities
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain import read_definition, read_guest
-from ansible_collections.kvm.vnuma.plugins.module_utils._edit import partitioned, restored
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.capabilities import (
+    parse_capabilities,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
+    read_definition,
+    read_guest,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import partitioned, restored
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import LXML_IMPORT_ERROR
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
-from ansible_collections.kvm.vnuma.plugins.module_utils._host import host_from_facts
-from ansible_collections.kvm.vnuma.plugins.module_utils._layout import plan
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_from_facts
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
-from ansible_collections.kvm.vnuma.plugins.module_utils._xml import LXML_IMPORT_ERROR
 
 
 def partition_domain(xml: Any, host: Any, **options: Any) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import CpusetError
+from ._errors import CpusetError
 
 #: Highest id accepted. libvirt's own ceiling is VIR_DOMAIN_CPUMASK_LEN, 16384 bits
 #: (src/conf/domain_conf.h); it also keeps ``0-4000000000`` from eating the memory.

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import (
+from ._cpuset import (
     format_cpuset,
     parse_cpuset,
     whole_number,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import CpusetError, PolicyError
+from ._errors import CpusetError, PolicyError
 
 #: QEMU's MAX_NODES (include/sysemu/numa.h): a definition with more is accepted, and cannot start.
 MAX_CELLS = 128

@@ -136,9 +136,9 @@ ansible_facts:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvm.vnuma.plugins.module_utils._host import host_to_facts
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import Hypervisor
-from ansible_collections.kvm.vnuma.plugins.module_utils._module import run
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_to_facts
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import run
 
 
 def gather(module: AnsibleModule) -> dict[str, Any]:

@@ -232,15 +232,21 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import Hypervisor
-from ansible_collections.kvm.vnuma.plugins.module_utils._info import find_out, report_to_result
-from ansible_collections.kvm.vnuma.plugins.module_utils._module import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.numa_maps import local_processes
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import (
     errors_to_result,
     run,
     warn_once,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._placement import local_processes
-from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store, default_folder
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.info import (
+    find_out,
+    report_to_result,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
+    Store,
+    default_folder,
+)
 
 
 def info(module: AnsibleModule) -> dict[str, Any]:

@@ -264,21 +264,24 @@ errors:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvm.vnuma.plugins.module_utils._host import host_from_facts
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import Hypervisor
-from ansible_collections.kvm.vnuma.plugins.module_utils._module import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_from_facts
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import (
     errors_to_result,
     run,
     warn_once,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._partition import partition_guests
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import CHOICES, DEFAULTS
-from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store, default_folder
-from ansible_collections.kvm.vnuma.plugins.module_utils._work import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import partition_guests
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
+    Store,
+    default_folder,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.update import (
     Keeping,
     work_to_diff,
     work_to_result,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import CHOICES, DEFAULTS
 
 
 def partition(module: AnsibleModule) -> dict[str, Any]:

@@ -133,20 +133,23 @@ from contextlib import nullcontext
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvm.vnuma.plugins.module_utils._choice import choose
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import PolicyError, VnumaError
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import Hypervisor
-from ansible_collections.kvm.vnuma.plugins.module_utils._lifecycle import (
-    Restart,
-    RestartPolicy,
-    restart_guests,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._module import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import (
     errors_to_result,
     run,
     warn_once,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._store import Store, default_folder
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.restart import (
+    Restart,
+    RestartPolicy,
+    restart_guests,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.select import choose
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
+    Store,
+    default_folder,
+)
 
 
 def restart(module: AnsibleModule) -> dict[str, Any]:

@@ -21,12 +21,15 @@ from statistics import median
 # The checkout as a collection, see tests/tools/trees.py.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build" / "collections"))
 
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain import read_definition, read_guest
-from ansible_collections.kvm.vnuma.plugins.module_utils._edit import partitioned
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
+    read_definition,
+    read_guest,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import partitioned
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
-from ansible_collections.kvm.vnuma.plugins.module_utils._guest import Guest
-from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host, Node
-from ansible_collections.kvm.vnuma.plugins.module_utils._layout import Layout, plan_guests
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, Node
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import Layout, plan_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     Policy,
     policy_from_options,

@@ -19,7 +19,7 @@ from conftest import SYSTEM_PYTHON
 
 _LOCATE = """
 import json, sys
-from ansible_collections.kvm.vnuma.plugins.module_utils._placement import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.numa_maps import (
     CellMemory, local_processes
 )
 pid, cells, others = json.loads(sys.argv[1])

@@ -28,7 +28,7 @@ WANTED = {
     "docs": r"(\w+\.md|docsite/([\w-]+\.yml|rst/\w+\.rst)|examples/[\w/.-]+\.(yml|j2))",
     "meta": r"(runtime|execution-environment)\.yml|ee-\w+\.txt",
     "playbooks": r"\w+\.yml",
-    "plugins": r"(doc_fragments|filter|modules|module_utils)/\w+\.py",
+    "plugins": r"(doc_fragments|filter|modules|module_utils(/_\w+)?)/\w+\.py",
     "roles": r"vnuma/(README\.md|(defaults|handlers|meta|tasks)/\w+\.yml)",
 }
 #: What has to be there, and would be missed first.

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._capabilities import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.capabilities import (
     parse_capabilities,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._guest import Guest
-from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 
 HOSTS = Path(__file__).resolve().parents[1] / "hosts"
 #: The property suite is not allowed to shrink unnoticed.

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
-from ansible_collections.kvm.vnuma.plugins.module_utils._guest import Guest
-from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
-from ansible_collections.kvm.vnuma.plugins.module_utils._layout import Layout, plan
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import Layout, plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 
 HostOf = Callable[[str], Host]

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.filter.partition_domain import partition_domain
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
     read_definition,
     read_guest,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._edit import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import (
     partitioned,
     restored,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._host import Host
-from ansible_collections.kvm.vnuma.plugins.module_utils._layout import plan
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     policy_from_options,
 )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.kvm.vnuma.plugins.filter.partition_domain import FilterModule
-from ansible_collections.kvm.vnuma.plugins.module_utils._host import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import (
     Host,
     host_to_facts,
 )

@@ -1,0 +1,113 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the text of ``virsh capabilities`` to a host; knows no live libvirt connection."""
+
+from __future__ import annotations
+
+from .._cpuset import parse_cpuset, whole_number
+from .._errors import CpusetError, HostError
+from .._model.host import (
+    BASE_PAGE_KIB,
+    Host,
+    HugepagePool,
+    Node,
+    default_hugepage_kib,
+)
+from .xml import Element, elements, parse_xml
+
+
+def parse_capabilities(text: str) -> Host:
+    """Read a host's topology from libvirt's capabilities (docs/formatcaps).
+
+    Versions, free memory and free pages are not in there; whoever has a connection adds them.
+
+    Raises:
+        HostError: when the text is no capabilities document.
+    """
+    root = parse_xml(text, "capabilities", HostError, "capabilities document")
+    host = root.find("host")
+    if host is None:
+        raise HostError("the capabilities document has no <host>; give all that virsh prints.")
+    arch = host.findtext("cpu/arch") or ""
+    # <host><cpu> has a <topology> of its own, which is about sockets and cores.
+    cells = (
+        [] if host.find("topology/cells") is None else elements(host.find("topology/cells"), "cell")
+    )
+    sizes = sorted(
+        _integer(page.get("size"), "page size")
+        for page in elements(host.find("cpu"), "pages")
+        if page.get("unit", "KiB") == "KiB"
+    )
+    nodes = tuple(sorted((_node(cell, sizes[:1]) for cell in cells), key=lambda node: node.id))
+    usual = default_hugepage_kib(arch, sizes[0] if sizes else BASE_PAGE_KIB)
+    return Host(
+        nodes=nodes,
+        arch=arch,
+        cpu_vendor=host.findtext("cpu/vendor") or "",
+        # The usual size, unless this host cannot have it: then the smallest it has.
+        hugepage_default_kib=usual if usual in sizes or len(sizes) < 2 else sizes[1],
+    )
+
+
+def _node(cell: Element, base_page: list[int]) -> Node:
+    node_id = _integer(cell.get("id"), "cell id")
+    threads: dict[int, tuple[int, ...]] = {}
+    sockets: set[int] = set()
+    for cpu in elements(cell.find("cpus"), "cpu"):
+        number = _integer(cpu.get("id"), "cpu id")
+        # An offline pCPU is listed by its id alone.
+        if cpu.get("socket_id") is None and cpu.get("siblings") is None:
+            continue
+        # Some firmware does not number its sockets; the kernel says -1 then.
+        socket = whole_number(cpu.get("socket_id") or "")
+        sockets.update(() if socket is None else (socket,))
+        try:
+            threads[number] = parse_cpuset(cpu.get("siblings") or str(number))
+        except CpusetError as error:
+            raise HostError(f"host node {node_id}, pCPU {number}: {error.message}") from error
+    return Node(
+        id=node_id,
+        cpus=tuple(sorted(threads)),
+        memory_kib=_integer(cell.findtext("memory") or "0", f"memory of host node {node_id}"),
+        hugepages=tuple(
+            HugepagePool(
+                size_kib=_integer(page.get("size"), "page size"),
+                total=_integer(page.text or "0", "pages"),
+            )
+            for page in elements(cell, "pages")
+            if _integer(page.get("size"), "page size") not in base_page
+        ),
+        distances=tuple(
+            sorted(
+                (_integer(one.get("id"), "sibling id"), _integer(one.get("value"), "distance"))
+                for one in elements(cell.find("distances"), "sibling")
+            )
+        ),
+        cores=_cores(threads),
+        socket_ids=tuple(sorted(sockets)),
+    )
+
+
+def _cores(siblings: dict[int, tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """Return the cores of a node, every pCPU in one of them.
+
+    Siblings may be offline, counted to another node, or disagree among themselves on a kernel
+    that was told so; who comes first is believed.
+    """
+    left = set(siblings)
+    cores = []
+    for number in sorted(siblings):
+        if number in left:
+            core = tuple(sorted(left.intersection((number, *siblings[number]))))
+            left.difference_update(core)
+            cores.append(core)
+    return tuple(cores)
+
+
+def _integer(text: str | None, what: str) -> int:
+    number = whole_number(text or "")
+    if number is None:
+        raise HostError(
+            f"the capabilities document has '{text}' as {what}, where a number belongs."
+        )
+    return number

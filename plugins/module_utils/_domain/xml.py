@@ -1,0 +1,154 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading and editing XML that others wrote, safely; knows nothing of domains or hosts.
+
+No entity is ever resolved and nothing is fetched: a document with a DTD is refused as a whole,
+since neither libvirt's dumps nor definitions have one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from .._errors import VnumaError
+
+try:
+    from lxml import etree
+
+    LXML_IMPORT_ERROR: str | None = None
+except ImportError as error:  # the caller says which package is missing, in one sentence
+    etree = None
+    LXML_IMPORT_ERROR = str(error)
+
+__all__ = [
+    "LXML_IMPORT_ERROR",
+    "Element",
+    "canonical",
+    "copied",
+    "elements",
+    "etree",
+    "insert_after",
+    "parse_xml",
+    "remove",
+]
+
+#: An element; lxml's own type is private.
+Element = Any
+
+# A document type declaration may stand only here: before the root, among comments and PIs.
+# Each of those ends where it first can: otherwise thirty comments would take minutes to try.
+_DOCTYPE = re.compile(
+    r"\A\ufeff?(?:\s|<\?(?:(?!\?>).)*\?>|<!--(?:(?!-->).)*-->)*<!DOCTYPE", re.DOTALL
+)
+_DECLARATION = re.compile(r"\A\ufeff?\s*<\?xml\s.*?\?>\s*", re.DOTALL)
+_INDENT = "  "
+
+
+def parse_xml(text: str, root_tag: str, error: type[VnumaError], what: str) -> Element:
+    """Parse a document and return its root element.
+
+    Args:
+        text: the document.
+        root_tag: the root element it must have.
+        error: what to raise.
+        what: what the text is meant to be, for the sentence, such as ``domain definition``.
+
+    Raises:
+        VnumaError: of the type given, when the text is not well-formed, has another root, or has
+            a document type declaration.
+    """
+    if _DOCTYPE.match(text):
+        raise error(f"the {what} has a document type declaration; entities are not accepted.")
+    declaration = _DECLARATION.match(text)
+    document = text[declaration.end() :] if declaration else text
+    try:
+        root = etree.fromstring(document.encode("utf-8", "strict"), _parser())
+    except (etree.XMLSyntaxError, UnicodeEncodeError) as problem:
+        # libxml2 may quote the line it stumbled over, which can hold a password: only say where.
+        line = getattr(problem, "lineno", None)
+        where = f" (line {line})" if line else ""
+        raise error(
+            f"the {what} is not well-formed XML{where}; check where it comes from."
+        ) from None
+    if root.tag != root_tag:
+        raise error(f"the {what} begins with <{root.tag}>, where <{root_tag}> belongs.")
+    return root
+
+
+@lru_cache(maxsize=1)
+def _parser() -> Any:
+    return etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        strip_cdata=False,
+        encoding="utf-8",
+    )
+
+
+def elements(parent: Element | None, *tags: str) -> Iterator[Element]:
+    """Return the child elements, those with one of *tags* where given; comments are passed over."""
+    if parent is None:
+        return iter(())
+    found: Iterator[Element] = parent.iterchildren(*(tags or (etree.Element,)))
+    return found
+
+
+def insert_after(parent: Element, predecessors: Sequence[str], *new: Element) -> None:
+    """Insert children after the last child that has one of the tags, first where there is none.
+
+    Indentation follows two blanks a level, as in libvirt's dumps; the rest of the text is kept.
+    """
+    if not new:
+        return
+    index = 0
+    for position, child in enumerate(parent):
+        if child.tag in predecessors:
+            index = position + 1
+    previous = parent[index - 1] if index else None
+    level = len(list(parent.iterancestors())) + 1
+    line = "\n" + _INDENT * level
+    for element in new:
+        etree.indent(element, space=_INDENT, level=level)
+        element.tail = line
+    if index == len(parent):
+        new[-1].tail = "\n" + _INDENT * (level - 1) if previous is None else previous.tail
+    if previous is None:
+        parent.text = line
+    else:
+        previous.tail = line
+    # All at once: lxml looks for the place from the first child on, each time.
+    parent[index:index] = new
+
+
+def remove(element: Element) -> None:
+    """Take an element out of its parent, and the white space that led to it."""
+    parent, previous = element.getparent(), element.getprevious()
+    if previous is not None:
+        previous.tail = element.tail
+    elif element.getnext() is None:
+        parent.text = None
+    else:
+        parent.text = element.tail
+    parent.remove(element)
+
+
+def copied(element: Element) -> Element:
+    """Return a copy that belongs to no tree, without the text that follows the element."""
+    copy = etree.fromstring(etree.tostring(element, with_tail=False))
+    etree.cleanup_namespaces(copy)
+    return copy
+
+
+def canonical(element: Element) -> Any:
+    """Return an element's meaning, for comparison: white space and attribute order left out."""
+    return (
+        element.tag,
+        tuple(sorted(element.attrib.items())),
+        (element.text or "").strip(),
+        tuple(canonical(child) for child in elements(element)),
+    )

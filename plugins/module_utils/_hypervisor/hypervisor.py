@@ -1,0 +1,330 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is asked of libvirt: the host, its guests, their definitions; knows no policy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .._domain.capabilities import parse_capabilities
+from .._domain.definition import read_definition
+from .._model.host import Host, HugepagePool, Node
+from .connection import Connection, libvirt
+
+#: By the numbers of virDomainState, so that they are there without the bindings too.
+_STATES = {
+    1: "running",
+    2: "running",
+    3: "paused",
+    4: "shutting_down",
+    5: "off",
+    6: "crashed",
+    7: "suspended",
+}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A guest as libvirt lists it.
+
+    Attributes:
+        name: its name.
+        uuid: its UUID.
+        persistent: False for a transient guest.
+        active: True while it runs, is paused, or is otherwise alive.
+        handle: libvirt's own object.
+        saved: whether it had a managed-save image when it was listed.
+    """
+
+    name: str
+    uuid: str
+    persistent: bool
+    active: bool
+    handle: Any
+    saved: bool = False
+
+
+class Hypervisor:
+    """The host that a libvirt daemon manages, and its guests.
+
+    Args:
+        uri: libvirt's connection URI, such as ``qemu:///system``.
+        watch: listen to the guests' events, so that `wait` returns as soon as something happens.
+
+    Raises:
+        HypervisorError: when there is no connection to be had; the sentence has the way out.
+    """
+
+    def __init__(self, uri: str, watch: bool = False) -> None:
+        self._connection = Connection(uri, watch)
+        self._capabilities_xml = ""
+
+    @property
+    def uri(self) -> str:
+        """Where it is, without a password."""
+        return self._connection.uri
+
+    def close(self) -> None:
+        """Close the connection; one that is broken already is let go."""
+        self._connection.close()
+
+    def wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
+        """Return whether it is done before the deadline, a time of the monotonic clock."""
+        return self._connection.wait(is_done, deadline)
+
+    def host(self, with_free: bool = False) -> Host:
+        """Return the host's topology.
+
+        Args:
+            with_free: ask for each node's free memory and free hugepages too.
+        """
+        host = parse_capabilities(self._capabilities())
+        default_kib = _local_hugepage_kib() if self.is_local() else None
+        nodes = tuple(self._with_free(node) for node in host.nodes) if with_free else host.nodes
+        return replace(
+            host,
+            nodes=nodes,
+            hugepage_default_kib=default_kib or host.hugepage_default_kib,
+            libvirt_version=self._version(self._connection.raw.getLibVersion),
+            hypervisor_version=self._version(self._connection.raw.getVersion),
+        )
+
+    def domains(self) -> list[Domain]:
+        """Return every guest, by name."""
+        with self._connection.errors("list the guests"):
+            handles = self._connection.raw.listAllDomains(0)
+            # Asked for the few, not for each: a question for every guest would take as long as
+            # reading its definition. The id came with the list.
+            transient, saved = (
+                {handle.UUIDString() for handle in self._connection.raw.listAllDomains(kind)}
+                for kind in (
+                    libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT,
+                    libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE,
+                )
+            )
+        found = [
+            Domain(
+                name=handle.name(),
+                uuid=handle.UUIDString(),
+                persistent=handle.UUIDString() not in transient,
+                active=handle.ID() != -1,
+                handle=handle,
+                saved=handle.UUIDString() in saved,
+            )
+            for handle in handles
+        ]
+        return sorted(found, key=lambda domain: (domain.name, domain.uuid))
+
+    def persistent_xml(self, domain: Domain) -> str:
+        """Return the persistent definition with its passwords: what a redefine must start from.
+
+        Without VIR_DOMAIN_XML_SECURE the dump lacks them, and defining it would erase them.
+        """
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+        with self._connection.errors("read the definition", domain.name):
+            return str(domain.handle.XMLDesc(flags))
+
+    def public_xml(self, domain: Domain, live: bool) -> str:
+        """Return the live or the persistent definition, without its passwords."""
+        with self._connection.errors("read the definition", domain.name):
+            flags = 0 if live else libvirt.VIR_DOMAIN_XML_INACTIVE
+            return str(self._connection.patiently(lambda: self._handle(domain).XMLDesc(flags)))
+
+    def define(self, name: str, xml: str, secrets: set[str], validate: bool = True) -> None:
+        """Make a definition the persistent one.
+
+        Args:
+            name: the guest, for the sentence.
+            xml: the definition.
+            secrets: what must not appear in the sentence, should libvirt quote it.
+            validate: let libvirt check it against its schema first; what libvirt itself once
+                accepted need not pass, and must be put back all the same.
+        """
+        flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
+        with self._connection.errors("define it", name, secrets):
+            self._connection.patiently(lambda: self._connection.raw.defineXMLFlags(xml, flags))
+
+    def host_uuid(self) -> str:
+        """Return the UUID of the libvirt host, '' where it has none."""
+        found = re.search(r"<uuid>([0-9a-f-]+)</uuid>", self._capabilities())
+        return found.group(1) if found else ""
+
+    def saved_xml(self, domain: Domain) -> str | None:
+        """Return the definition inside a guest's managed-save image, None where it has none."""
+        with self._connection.errors("look for a managed-save image", domain.name):
+            if not domain.handle.hasManagedSaveImage():
+                return None
+            return str(domain.handle.managedSaveGetXMLDesc(0))
+
+    def drop_saved(self, domain: Domain) -> None:
+        """Remove a guest's managed-save image: its memory is lost, its disks are not."""
+        with self._connection.errors("remove its managed-save image", domain.name):
+            domain.handle.managedSaveRemove()
+
+    def running_xml(self, domain: Domain) -> str:
+        """Return what a guest runs with, passwords included: what to go back to."""
+        with self._connection.errors("read the definition", domain.name):
+            return str(self._handle(domain).XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
+
+    def is_active(self, domain: Domain) -> bool:
+        """Tell whether a guest is alive now."""
+        with self._connection.errors("look whether it runs", domain.name):
+            return bool(self._connection.patiently(lambda: self._handle(domain).isActive()))
+
+    def is_local(self) -> bool:
+        """Tell whether the URI names no other host."""
+        with suppress(libvirt.libvirtError):
+            return re.match(r"[^:]+:///", self._connection.raw.getURI()) is not None
+        return False
+
+    def state(self, domain: Domain) -> str:
+        """Return a guest's state in one word, ``running`` or ``off`` for most."""
+        with self._connection.errors("look at its state", domain.name):
+            return _STATES.get(domain.handle.state()[0], "unknown")
+
+    def affinities(self, domain: Domain) -> dict[int, tuple[int, ...]] | None:
+        """Return the pCPUs that the thread of each vCPU may run on, None where none can tell.
+
+        This is no echo of the definition: the daemon asks the kernel, by sched_getaffinity
+        (qemuDomainHelperGetVcpus, src/qemu/qemu_driver.c), whoever pinned the thread.
+        """
+        with suppress(libvirt.libvirtError):
+            threads, masks = domain.handle.vcpus()
+            return {
+                thread[0]: tuple(cpu for cpu, allowed in enumerate(mask) if allowed)
+                for thread, mask in zip(threads, masks)
+            }
+        return None
+
+    def hindrance(self, domain: Domain) -> str | None:
+        """Say why a live guest must not be shut down now, None where nothing hinders it."""
+        with self._connection.errors("look at its state", domain.name):
+            state = domain.handle.state()[0]
+            busy = domain.handle.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
+        if busy:
+            return "a job (such as a migration or a backup) is at work on it"
+        return {
+            libvirt.VIR_DOMAIN_PAUSED: "it is paused",
+            libvirt.VIR_DOMAIN_PMSUSPENDED: "it is suspended to memory",
+            libvirt.VIR_DOMAIN_CRASHED: "it has crashed and is kept for inspection",
+            libvirt.VIR_DOMAIN_SHUTDOWN: "someone is shutting it down already",
+        }.get(state)
+
+    def shut_down(self, domain: Domain) -> None:
+        """Ask a guest to shut down, by its agent or by ACPI as libvirt sees fit."""
+
+        def ask() -> None:
+            handle = self._handle(domain)
+            if handle.isActive():
+                handle.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_DEFAULT)
+
+        with self._connection.errors("shut it down", domain.name):
+            try:
+                self._connection.patiently(ask)
+            except libvirt.libvirtError:
+                # It may have gone down, or its agent hung up on the way: only then it is no error.
+                if self._connection.patiently(lambda: self._handle(domain).isActive()):
+                    self._connection.patiently(
+                        lambda: self._handle(domain).shutdownFlags(
+                            libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
+                        )
+                    )
+
+    def pull_power(self, domain: Domain) -> None:
+        """End a guest at once, as pulling its plug would."""
+        with self._connection.errors("pull its power", domain.name):
+            try:
+                self._connection.patiently(lambda: self._handle(domain).destroyFlags(0))
+            except libvirt.libvirtError:
+                if self._connection.patiently(lambda: self._handle(domain).isActive()):
+                    raise
+
+    def start(self, domain: Domain) -> None:
+        """Start a guest that is off; one that runs already is left alone."""
+
+        def create() -> None:
+            handle = self._handle(domain)
+            if not handle.isActive():
+                handle.create()
+
+        with self._connection.errors("start it", domain.name):
+            self._connection.patiently(create)
+
+    def agent_answers(self, domain: Domain) -> bool:
+        """Tell whether the guest's agent holds its channel open."""
+        root = read_definition(self.public_xml(domain, live=True)).root
+        return any(
+            target.get("name") == "org.qemu.guest_agent.0" and target.get("state") == "connected"
+            for target in root.iterfind("devices/channel/target")
+        )
+
+    def pin(self, domain: Domain, what: str, number: int, cpus: tuple[int, ...]) -> None:
+        """Pin a thread of a running guest, in its live state only.
+
+        Args:
+            domain: the guest.
+            what: ``vcpupin``, ``emulatorpin`` or ``iothreadpin``.
+            number: which vCPU or iothread; of no meaning for the emulator.
+            cpus: pCPUs.
+        """
+        members = set(cpus)
+        mask = tuple(cpu in members for cpu in range(max(members) + 1))
+        live = libvirt.VIR_DOMAIN_AFFECT_LIVE
+        with self._connection.errors("pin it live", domain.name):
+            if what == "vcpupin":
+                domain.handle.pinVcpuFlags(number, mask, live)
+            elif what == "iothreadpin":
+                domain.handle.pinIOThread(number, mask, live)
+            else:
+                domain.handle.pinEmulator(mask, live)
+
+    def _capabilities(self) -> str:
+        if not self._capabilities_xml:
+            with self._connection.errors("read the host's capabilities"):
+                self._capabilities_xml = str(self._connection.raw.getCapabilities())
+        return self._capabilities_xml
+
+    def _handle(self, domain: Domain) -> Any:
+        """Return libvirt's object for a guest on the connection of this moment."""
+        handle = domain.handle
+        if handle.connect() is self._connection.raw:
+            return handle
+        return self._connection.raw.lookupByUUIDString(domain.uuid)
+
+    def _with_free(self, node: Node) -> Node:
+        sizes = [pool.size_kib for pool in node.hugepages]
+        free_kib, free_pages = None, {}
+        # A driver that cannot tell leaves it unknown; topology alone is enough to plan.
+        with suppress(libvirt.libvirtError, KeyError):
+            free_kib = int(self._connection.raw.getMemoryStats(node.id, 0)["free"])
+        if sizes:
+            with suppress(libvirt.libvirtError, KeyError):
+                free_pages = self._connection.raw.getFreePages(sizes, node.id, 1, 0)[node.id]
+        return replace(
+            node,
+            free_kib=free_kib,
+            hugepages=tuple(
+                HugepagePool(pool.size_kib, pool.total, free_pages.get(pool.size_kib))
+                for pool in node.hugepages
+            ),
+        )
+
+    def _version(self, ask: Any) -> str:
+        with suppress(libvirt.libvirtError):
+            number = int(ask())
+            return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
+        return ""
+
+
+def _local_hugepage_kib() -> int | None:
+    """Return this machine's default hugepage size in KiB (Linux, proc(5), meminfo)."""
+    with suppress(OSError):
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii", errors="replace")
+        found = re.search(r"^Hugepagesize:\s+(\d+) kB", meminfo, re.MULTILINE)
+        return int(found.group(1)) if found else None
+    return None

@@ -1,0 +1,302 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The host's NUMA topology as plain data, and its shape as Ansible facts; no XML, no libvirt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from .._cpuset import (
+    format_cpuset,
+    parse_cpuset,
+    whole_number,
+)
+from .._errors import HostError, VnumaError
+
+#: Default hugepage size by architecture, in KiB, for hosts that do not say theirs: what Linux
+#: takes without ``default_hugepagesz=``, where that is no page's worth of page table entries.
+DEFAULT_HUGEPAGE_KIB = {"ppc64": 16384, "ppc64le": 16384, "s390x": 1024}
+FALLBACK_HUGEPAGE_KIB = 2048
+BASE_PAGE_KIB = 4
+
+
+@dataclass(frozen=True)
+class HugepagePool:
+    """One pool of hugepages on a host node.
+
+    Attributes:
+        size_kib: size of one page in KiB.
+        total: pages in the pool.
+        free: pages not in use, None where the hypervisor did not say.
+    """
+
+    size_kib: int
+    total: int
+    free: int | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """A NUMA node of the host.
+
+    Attributes:
+        id: the host's own number; ids may be sparse.
+        cpus: online pCPUs, ascending.
+        memory_kib: memory in KiB; 0 for a node without.
+        free_kib: memory free when the facts were gathered, None where unknown.
+        hugepages: pools by page size; without the ordinary page.
+        distances: (node id, distance) pairs as the host reports them; may be incomplete.
+        cores: online sibling threads of each core, in order of their lowest pCPU.
+        socket_ids: sockets that the node's pCPUs belong to.
+    """
+
+    id: int
+    cpus: tuple[int, ...]
+    memory_kib: int
+    free_kib: int | None = None
+    hugepages: tuple[HugepagePool, ...] = ()
+    distances: tuple[tuple[int, int], ...] = ()
+    cores: tuple[tuple[int, ...], ...] = ()
+    socket_ids: tuple[int, ...] = ()
+
+    @cached_property
+    def threads(self) -> int:
+        """The widest core of the node in online threads, 1 for a node without pCPUs."""
+        return max((len(core) for core in self.cores), default=1)
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a host has; nodes ascend by id.
+
+    Attributes:
+        nodes: every node, eligible for guests or not.
+        arch: architecture as libvirt names it, such as ``x86_64``.
+        libvirt_version: version of the daemon, ``9.0.0``, '' where unknown.
+        hypervisor_version: version of QEMU, '' where unknown.
+        hugepage_default_kib: page size meant by ``<hugepages/>`` without a size.
+        cpu_vendor: vendor as libvirt names it, ``AMD`` or ``Intel``, '' where unknown.
+    """
+
+    nodes: tuple[Node, ...]
+    arch: str = ""
+    libvirt_version: str = ""
+    hypervisor_version: str = ""
+    hugepage_default_kib: int = FALLBACK_HUGEPAGE_KIB
+    cpu_vendor: str = ""
+    _by_id: Mapping[int, Node] = field(init=False, repr=False, compare=False, hash=False)
+    _cores: Mapping[int, tuple[int, ...]] = field(init=False, repr=False, compare=False, hash=False)
+
+    def __post_init__(self) -> None:
+        """Index the nodes; ids that appear twice are refused.
+
+        Raises:
+            HostError: when two nodes have the same id.
+        """
+        by_id = {node.id: node for node in self.nodes}
+        if len(by_id) != len(self.nodes):
+            raise HostError("the host topology lists a node id twice; gather it again.")
+        cores = {cpu: core for node in self.nodes for core in node.cores for cpu in core}
+        object.__setattr__(self, "_by_id", by_id)
+        object.__setattr__(self, "_cores", cores)
+
+    @property
+    def eligible(self) -> tuple[Node, ...]:
+        """Nodes with at least one online pCPU and memory: the ones guests can be put on."""
+        return tuple(node for node in self.nodes if node.cpus and node.memory_kib > 0)
+
+    @property
+    def threads_per_core(self) -> int:
+        """SMT width that every node with pCPUs has: online threads of its widest core."""
+        return min((node.threads for node in self.nodes if node.cpus), default=1)
+
+    def node(self, node_id: int) -> Node | None:
+        """Return the node with this id, None where there is none."""
+        return self._by_id.get(node_id)
+
+    def core(self, cpu: int) -> tuple[int, ...]:
+        """Return the online threads of the core that a pCPU belongs to, () for none."""
+        return self._cores.get(cpu, ())
+
+
+def host_to_facts(host: Host) -> dict[str, Any]:
+    """Return the host in the shape of ``ansible_facts.vnuma_host``: JSON types only."""
+    return {
+        "nodes": [
+            {
+                "id": node.id,
+                "cpus": format_cpuset(node.cpus),
+                "memory_kib": node.memory_kib,
+                "free_kib": node.free_kib,
+                "hugepages": [
+                    {"size_kib": pool.size_kib, "total": pool.total, "free": pool.free}
+                    for pool in node.hugepages
+                ],
+                # Facts pass through JSON, whose keys are text: a list survives, int keys do not.
+                "distances": {str(target): value for target, value in node.distances},
+                "cores": [format_cpuset(core) for core in node.cores],
+                "socket_ids": list(node.socket_ids),
+            }
+            for node in host.nodes
+        ],
+        "threads_per_core": host.threads_per_core,
+        "arch": host.arch,
+        "cpu_vendor": host.cpu_vendor,
+        "hugepage_default_kib": host.hugepage_default_kib,
+        "libvirt_version": host.libvirt_version,
+        "hypervisor_version": host.hypervisor_version,
+    }
+
+
+def host_from_facts(facts: object) -> Host:
+    """Read what `host_to_facts` wrote, or the same shape written by hand.
+
+    Only ``nodes[].id``, ``cpus`` and ``memory_kib`` are needed; a pCPU that no core names is a core
+    of its own. ``threads_per_core`` is an answer, not an input: it follows from ``cores``.
+
+    Raises:
+        HostError: when it is not that shape; the sentence names the key and the value.
+    """
+    if not isinstance(facts, Mapping):
+        raise HostError(
+            f"host is {_shown(facts)}; give ansible_facts.vnuma_host as vnuma_facts returns it."
+        )
+    raw_nodes = facts.get("nodes")
+    if not isinstance(raw_nodes, (list, tuple)):
+        raise HostError(
+            f"host.nodes is {_shown(raw_nodes)}; give a list as vnuma_facts returns it."
+        )
+    nodes = sorted((_node_from_facts(raw) for raw in raw_nodes), key=lambda node: node.id)
+    arch = str(facts.get("arch") or "")
+    return Host(
+        nodes=tuple(nodes),
+        arch=arch,
+        cpu_vendor=str(facts.get("cpu_vendor") or ""),
+        libvirt_version=str(facts.get("libvirt_version") or ""),
+        hypervisor_version=str(facts.get("hypervisor_version") or ""),
+        hugepage_default_kib=_integer(
+            facts.get("hugepage_default_kib") or default_hugepage_kib(arch),
+            "host.hugepage_default_kib",
+            lowest=1,
+        ),
+    )
+
+
+def default_hugepage_kib(arch: str, base_page_kib: int = BASE_PAGE_KIB) -> int:
+    """Return the page size, in KiB, that Linux takes by default on *arch*.
+
+    Args:
+        arch: as libvirt names it.
+        base_page_kib: the ordinary page, which kernels for aarch64 may choose: what one page of
+            page table entries of 8 bytes maps is the default there (HPAGE_SHIFT is PMD_SHIFT,
+            arch/arm64/include/asm/page-def.h).
+    """
+    if arch == "aarch64":
+        return base_page_kib * (base_page_kib * 1024 // 8)
+    return DEFAULT_HUGEPAGE_KIB.get(arch, FALLBACK_HUGEPAGE_KIB)
+
+
+def _node_from_facts(raw: object) -> Node:
+    if not isinstance(raw, Mapping) or "id" not in raw:
+        raise HostError(f"host.nodes has {_shown(raw)}; each node is a dictionary with an 'id'.")
+    node_id = _integer(raw["id"], "host.nodes[].id")
+    where = f"host node {node_id}"
+    cpus = _cpus(raw.get("cpus"), f"{where}: cpus")
+    raw_cores = raw.get("cores")
+    cores = [
+        _cpus(core, f"{where}: cores")
+        for core in _list(() if raw_cores is None else raw_cores, f"{where}: cores")
+    ]
+    stray = sorted({cpu for core in cores for cpu in core}.difference(cpus))
+    if stray:
+        raise HostError(
+            f"{where}: cores name pCPU {format_cpuset(stray)}, which cpus '{format_cpuset(cpus)}' "
+            "lacks; gather the facts again."
+        )
+    seen: set[int] = set()
+    for core in cores:
+        if seen.intersection(core):
+            # Two guests that were each given a core of their own would share it.
+            raise HostError(
+                f"{where}: cores name pCPU {format_cpuset(seen.intersection(core))} twice; "
+                "a pCPU is a thread of one core; gather the facts again."
+            )
+        seen.update(core)
+    alone = ((cpu,) for cpu in cpus if cpu not in seen)
+    distances = raw.get("distances") or {}
+    if not isinstance(distances, Mapping):
+        raise HostError(f"{where}: distances is {_shown(distances)}; give a dictionary by node id.")
+    free_kib = raw.get("free_kib")
+    return Node(
+        id=node_id,
+        cpus=cpus,
+        memory_kib=_integer(raw.get("memory_kib") or 0, f"{where}: memory_kib"),
+        free_kib=None if free_kib is None else _integer(free_kib, f"{where}: free_kib"),
+        hugepages=tuple(
+            sorted(
+                (
+                    _pool(pool, where)
+                    for pool in _list(raw.get("hugepages") or (), f"{where}: hugepages")
+                ),
+                key=lambda pool: pool.size_kib,
+            )
+        ),
+        distances=tuple(
+            sorted(
+                (
+                    _integer(key, f"{where}: distances"),
+                    _integer(value, f"{where}: distances[{key}]"),
+                )
+                for key, value in distances.items()
+            )
+        ),
+        cores=tuple(sorted((*filter(None, cores), *alone))),
+        socket_ids=tuple(
+            _integer(socket, f"{where}: socket_ids")
+            for socket in _list(raw.get("socket_ids") or (), f"{where}: socket_ids")
+        ),
+    )
+
+
+def _pool(raw: object, where: str) -> HugepagePool:
+    if not isinstance(raw, Mapping):
+        raise HostError(f"{where}: hugepages has {_shown(raw)}; give size_kib, total and free.")
+    free = raw.get("free")
+    return HugepagePool(
+        size_kib=_integer(raw.get("size_kib"), f"{where}: hugepages[].size_kib", lowest=1),
+        total=_integer(raw.get("total") or 0, f"{where}: hugepages[].total"),
+        free=None if free is None else _integer(free, f"{where}: hugepages[].free"),
+    )
+
+
+def _cpus(value: object, where: str) -> tuple[int, ...]:
+    if value is None or value == "":
+        return ()
+    if isinstance(value, (list, tuple)):
+        return tuple(sorted({_integer(cpu, where) for cpu in value}))
+    try:
+        return parse_cpuset(str(value))
+    except VnumaError as error:
+        raise HostError(f"{where}: {error.message}") from error
+
+
+def _list(value: object, where: str) -> Iterable[object]:
+    if isinstance(value, (list, tuple)):
+        return value
+    raise HostError(f"{where} is {_shown(value)}; give a list.")
+
+
+def _integer(value: object, where: str, lowest: int = 0) -> int:
+    number = whole_number(str(value))
+    if number is None or number < lowest:
+        raise HostError(f"{where} is {_shown(value)}; give a whole number from {lowest} up.")
+    return number
+
+
+def _shown(value: object) -> str:
+    """Show a value in a sentence without flooding it."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,158 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What QEMU would not start, and what a guest's own kernel would not show, as it was planned.
+
+Knows QEMU's machines and what Linux makes of them, by figures; neither XML nor libvirt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .._cpuset import MAX_ID, format_cpuset
+from .._errors import LayoutError
+from .._model.guest import Guest
+from .._model.host import Host, Node
+from .._policy import Policy
+from .distribution import (
+    HIGHEST_XAPIC_ID,
+    MOST_XAPIC_VCPUS,
+    Topology,
+    highest_apic_id,
+    is_x86,
+)
+
+#: Architectures with a machine that has NUMA in QEMU: the ones that set get_default_cpu_node_id,
+#: without which "NUMA is not supported by this machine-type" (hw/core/numa.c). s390x does not.
+_ARCHES_WITH_NUMA = (
+    *("x86_64", "i686", "aarch64", "armv7l", "ppc64", "ppc64le"),
+    *("riscv64", "riscv32", "loongarch64"),
+)
+#: Types of QEMU's guests in libvirt, and that of its test driver.
+_KINDS = ("kvm", "qemu", "hvf", "test")
+#: Most threads of a core of QEMU's pseries machine (spapr_set_vsmt_mode, hw/ppc/spapr.c).
+_MOST_PPC64_THREADS = 8
+#: CPU models of QEMU with topoext (target/i386/cpu.c; asked of 7.2 by query-cpu-model-expansion).
+_MODELS_WITH_TOPOEXT = ("EPYC", "Dhyana")
+_VENDORS_WITH_TOPOEXT = ("AMD", "Hygon")
+
+
+def refuse_foreign(guest: Guest, arch: str, policy: Policy) -> None:
+    """Refuse a guest that cannot have cells, whatever the host.
+
+    Raises:
+        LayoutError: with what it is, and what could be changed.
+    """
+    if guest.kind not in ("", *_KINDS):
+        raise LayoutError(
+            f"it is of type '{guest.kind}', and only QEMU's guests (kvm, qemu) can have cells; "
+            "leave it out."
+        )
+    if arch not in ("", *_ARCHES_WITH_NUMA):
+        raise LayoutError(
+            f"guests of architecture {arch} cannot have cells: QEMU has no NUMA for them; "
+            "leave it out."
+        )
+    if guest.vcpus > MAX_ID + 1:
+        raise LayoutError(
+            f"{guest.vcpus} vCPUs are more than the {MAX_ID + 1} that cells can name; "
+            "give it fewer."
+        )
+    threads = policy.threads or 1
+    if arch.startswith("ppc64") and (threads & threads - 1 or threads > _MOST_PPC64_THREADS):
+        raise LayoutError(
+            f"threads {threads} cannot be on {arch}: QEMU takes 1, 2, 4 or {_MOST_PPC64_THREADS} "
+            "there; use one of these, or 'auto'."
+        )
+
+
+def refuse_asymmetry(arch: str, matrix: Sequence[Sequence[int]]) -> None:
+    """Refuse distances that differ by direction, where QEMU does.
+
+    A pseries machine ends with "Asymmetrical NUMA topologies aren't supported", at its start or as
+    soon as its guest asks for FORM1 affinity (hw/ppc/spapr_numa.c).
+
+    Raises:
+        LayoutError: with the way out.
+    """
+    if arch.startswith("ppc64") and [*map(tuple, matrix)] != [*zip(*matrix)]:
+        raise LayoutError(
+            f"the distances of its host nodes differ by direction, which no {arch} guest can "
+            "have; set distances to 'none'."
+        )
+
+
+def topology_warnings(
+    guest: Guest, arch: str, host: Host, policy: Policy, topology: Topology
+) -> Iterator[str]:
+    """Yield what becomes of the CPU topology."""
+    if not is_x86(arch or "x86_64"):
+        return
+    if topology.threads > 1 and _hides_threads(guest, host, policy):
+        yield (
+            f"its threads {topology.threads} stay hidden on this {host.cpu_vendor} host; add "
+            "<feature policy='require' name='topoext'/> to its <cpu>, or set threads to 1."
+        )
+    if guest.vcpus <= MOST_XAPIC_VCPUS and highest_apic_id(topology) > HIGHEST_XAPIC_ID:
+        yield (
+            f"its CPU topology needs APIC ids over {HIGHEST_XAPIC_ID}, and starts on KVM with "
+            "x2APIC only; use distribution 'contiguous' with threads 1 or 2."
+        )
+
+
+def boot_warnings(guest: Guest, arch: str, dealt: Sequence[tuple[int, ...]]) -> Iterator[str]:
+    """Yield which cells the guest's kernel will not see, or not as they are."""
+    if len(dealt) > 1 and is_x86(arch) and not guest.has_acpi:
+        # Seen with QEMU 7.2 and Linux 6.1: a q35 guest gets its nodes from tables that SeaBIOS
+        # makes up then, without distances; a pc guest gets a single node.
+        yield (
+            "it has no ACPI, by which its kernel learns of distances, and of cells; add <acpi/> "
+            "to its <features>."
+        )
+    if guest.online_vcpus is not None and len(guest.online_vcpus) < guest.vcpus:
+        online = frozenset(guest.online_vcpus)
+        empty = [cell for cell, vcpus in enumerate(dealt) if online.isdisjoint(vcpus)]
+        if empty:
+            yield (
+                f"cells {format_cpuset(empty)} have no vCPU at boot, since {len(online)} of "
+                f"{guest.vcpus} vCPUs are online; distribution 'interleave' spreads them."
+            )
+
+
+def memory_warnings(backing: Sequence[Node | None], memory_kib: Sequence[int]) -> Iterator[str]:
+    """Yield which nodes are bound to hold more than they have."""
+    bound: dict[int, int] = {}
+    nodes = {node.id: node for node in backing if node is not None}
+    for node, size_kib in zip(backing, memory_kib):
+        if node is not None:
+            bound[node.id] = bound.get(node.id, 0) + size_kib
+    for node_id, size_kib in sorted(bound.items()):
+        if size_kib > nodes[node_id].memory_kib:
+            yield (
+                f"{size_kib} KiB of its memory are bound to host node {node_id}, which has "
+                f"{nodes[node_id].memory_kib} KiB in all; give it less memory, more nodes, or "
+                "memory_mode 'preferred'."
+            )
+
+
+def _hides_threads(guest: Guest, host: Host, policy: Policy) -> bool:
+    """Tell whether QEMU hides the threads of a guest on this host.
+
+    An AMD CPU without ``topoext`` has no threads: its guest takes them for cores, and QEMU warns
+    of it ("This family of AMD CPU doesn't support hyperthreading"). Since QEMU 3.1 the feature is
+    left out of ``-cpu host`` and ``max`` unless it is named (commit 7210a02c585; it is among the
+    no_autoenable_flags of target/i386/cpu.c to this day), and libvirt adds nothing to what the
+    definition says. Models have their own: EPYC and Dhyana with it, all others without, and on KVM
+    all of them with the host's vendor.
+
+    So this is said, and not mended: the feature changes the CPUID that a guest was installed and
+    perhaps migrates with, and where a host cannot give it a guest that requires it does not start.
+    """
+    if guest.has_topoext or guest.kind == "qemu":
+        return False
+    if host.cpu_vendor not in _VENDORS_WITH_TOPOEXT:
+        return False
+    if policy.cpu_mode != "keep" or guest.cpu_mode in ("host-passthrough", "maximum"):
+        return True
+    # What libvirt makes of host-model is known on the host alone; on AMD's Zen it is an EPYC.
+    return guest.cpu_mode != "host-model" and not guest.cpu_model.startswith(_MODELS_WITH_TOPOEXT)

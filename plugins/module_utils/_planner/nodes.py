@@ -1,0 +1,94 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which host nodes a guest mirrors, and in how many cells; knows nothing of what they get."""
+
+from __future__ import annotations
+
+from .._cpuset import format_cpuset
+from .._errors import LayoutError
+from .._model.guest import Guest
+from .._model.host import Host, Node
+from .._policy import MAX_CELLS, Policy
+
+
+def chosen_nodes(
+    host: Host, eligible: tuple[Node, ...], policy: Policy, warnings: list[str]
+) -> tuple[Node, ...]:
+    """Return the host nodes that a guest is to mirror, in the policy's order.
+
+    Args:
+        host: the host.
+        eligible: its nodes that have both online pCPUs and memory.
+        policy: what is asked for.
+        warnings: takes a sentence for each node that is left out.
+
+    Raises:
+        LayoutError: when a node that was named cannot be had, or there is none at all.
+    """
+    if not host.nodes:
+        if policy.nodes is not None:
+            raise LayoutError(
+                f"nodes '{format_cpuset(policy.nodes)}' cannot be had: the host reports no NUMA "
+                "topology; use nodes 'all' for a single cell without pins."
+            )
+        warnings.append(
+            "the host reports no NUMA topology; the guest gets one cell, "
+            "without pins and without memory binding."
+        )
+        return ()
+    usable = {node.id for node in eligible}
+    if policy.nodes is None:
+        if not eligible:
+            raise LayoutError("no host node has both pCPUs and memory; there is nothing to mirror.")
+        barred = [node for node in host.nodes if node.id not in usable]
+        warnings.extend(f"host node {node.id} is left out: {_why_barred(node)}." for node in barred)
+        return eligible
+    chosen = []
+    for node_id in policy.nodes:
+        node = host.node(node_id)
+        there = format_cpuset(usable) or "none"
+        if node is None:
+            raise LayoutError(
+                f"host node {node_id} of nodes '{format_cpuset(policy.nodes)}' does not exist; "
+                f"the nodes that can be used are {there}."
+            )
+        if node.id not in usable:
+            raise LayoutError(
+                f"host node {node_id} of nodes '{format_cpuset(policy.nodes)}' cannot be used: "
+                f"{_why_barred(node)}; the nodes that can be used are {there}."
+            )
+        chosen.append(node)
+    return tuple(chosen)
+
+
+def cell_count(guest: Guest, nodes: tuple[Node, ...], policy: Policy, warnings: list[str]) -> int:
+    """Return how many cells a guest gets over these nodes.
+
+    Raises:
+        LayoutError: when there are more than its vCPUs can fill, or than QEMU starts.
+    """
+    count = policy.cells if policy.cells is not None else max(1, len(nodes))
+    if count > MAX_CELLS:
+        raise LayoutError(
+            f"{count} cells, one per host node, are more than the {MAX_CELLS} that QEMU starts; "
+            f"set cells or nodes to at most {MAX_CELLS}."
+        )
+    if not nodes and count > 1:
+        raise LayoutError(
+            f"cells {count} cannot be had: the host reports no NUMA topology; leave cells out."
+        )
+    if guest.vcpus < count:
+        raise LayoutError(
+            f"{guest.vcpus} vCPUs cannot fill {count} cells; give it at least {count} vCPUs, "
+            f"or set cells or nodes so that there are at most {guest.vcpus}."
+        )
+    if nodes and count < len(nodes):
+        idle = format_cpuset(node.id for node in nodes[count:])
+        warnings.append(f"cells {count} leaves host nodes {idle} unused.")
+    return count
+
+
+def _why_barred(node: Node) -> str:
+    if not node.cpus and node.memory_kib <= 0:
+        return "it has neither online pCPUs nor memory"
+    return "it has no memory" if node.cpus else "it has no online pCPUs"

@@ -1,0 +1,177 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Hosts: from capabilities, to facts and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HostError
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import (
+    Host,
+    host_from_facts,
+    host_to_facts,
+)
+
+HOSTS = Path(__file__).resolve().parents[4] / "hosts"
+NAMES = sorted(path.stem for path in HOSTS.glob("*.xml"))
+SPECS = sorted(path.stem for path in HOSTS.glob("*.json"))
+
+
+def _ids(text: str) -> set[int]:
+    ids: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _dash, last = part.partition("-")
+        ids.update(range(int(first), int(last or first) + 1))
+    return ids
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_facts_survive_json(host: Callable[[str], Host], name: str) -> None:
+    """What vnuma_facts returns is read back as the same host."""
+    facts = json.loads(json.dumps(host_to_facts(host(name))))
+    assert host_from_facts(facts) == host(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "eligible", "threads"),
+    [
+        ("rfc-8n240c", range(8), 2),
+        ("sparse-ids", (0, 8), 4),
+        ("memless-node", (0,), 1),
+        ("cpuless-pmem", (0, 1), 2),
+        ("gpu-nodes-0-8-252", (0, 8), 4),
+        ("offline-threads", (0, 1), 1),
+        ("offline-whole-socket", (0, 2, 3), 1),
+        ("smt8-4n128c", range(4), 8),
+        ("mixed-smt-2n24c", (0, 1), 1),
+        ("hybrid-1n12c", (0,), 2),
+        ("edited-no-topology", (), 1),
+        ("edited-no-siblings", (0, 1), 1),
+        ("edited-overlapping-cpus", (0, 1), 2),
+        ("edited-nothing-usable", (), 1),
+        ("edited-ppc64-16n", range(16), 8),
+    ],
+)
+def test_eligible_nodes_and_threads(
+    host: Callable[[str], Host], name: str, eligible: Any, threads: int
+) -> None:
+    """Nodes with pCPUs and memory; the SMT width that all of them have."""
+    assert [node.id for node in host(name).eligible] == list(eligible)
+    assert host(name).threads_per_core == threads
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        (None, "host is None; give ansible_facts.vnuma_host"),
+        ([], "host is []"),
+        ({}, "host.nodes is None; give a list"),
+        ({"nodes": {}}, "host.nodes is {}"),
+        ({"nodes": [1]}, "host.nodes has 1; each node is a dictionary with an 'id'."),
+        ({"nodes": [{"id": "x"}]}, "host.nodes[].id is 'x'; give a whole number from 0 up."),
+        ({"nodes": [{"id": 0}, {"id": 0}]}, "lists a node id twice"),
+        ({"nodes": [{"id": 0, "cpus": "0-"}]}, "host node 0: cpus: '0-' is not a set"),
+        (
+            {"nodes": [{"id": 0, "cpus": "0", "cores": ["0,1"]}]},
+            "cores name pCPU 1, which cpus '0'",
+        ),
+        ({"nodes": [{"id": 0, "cores": "0"}]}, "host node 0: cores is '0'; give a list."),
+        ({"nodes": [{"id": 0, "memory_kib": -1}]}, "host node 0: memory_kib is -1"),
+        ({"nodes": [{"id": 0, "distances": [10]}]}, "host node 0: distances is [10]"),
+        ({"nodes": [{"id": 0, "distances": {"a": 1}}]}, "host node 0: distances is 'a'"),
+        ({"nodes": [{"id": 0, "hugepages": [1]}]}, "host node 0: hugepages has 1"),
+        ({"nodes": [{"id": 0, "hugepages": [{"size_kib": 0}]}]}, "hugepages[].size_kib is 0"),
+        ({"nodes": [{"id": 0, "hugepages": 5}]}, "host node 0: hugepages is 5; give a list."),
+        ({"nodes": [{"id": True}]}, "host.nodes[].id is True"),
+        ({"nodes": [{"id": -1}]}, "host.nodes[].id is -1"),
+        ({"nodes": [{"id": None}]}, "host.nodes[].id is None"),
+        ({"nodes": [{}]}, "host.nodes has {}; each node is a dictionary with an 'id'."),
+        ({"nodes": [{"id": 0, "cpus": True}]}, "host node 0: cpus: 'True' is not a set"),
+        ({"nodes": [{"id": 0, "cpus": "9" * 5000}]}, "host node 0: cpus: "),
+        ({"nodes": [{"id": 0, "cpus": ["x"]}]}, "host node 0: cpus is 'x'"),
+        ({"nodes": [{"id": 0, "memory_kib": 1.5}]}, "host node 0: memory_kib is 1.5"),
+        ({"nodes": [{"id": 0, "free_kib": "much"}]}, "host node 0: free_kib is 'much'"),
+        ({"nodes": [{"id": 0, "socket_ids": ["x"]}]}, "host node 0: socket_ids is 'x'"),
+        ({"nodes": [{"id": 0, "distances": {"0": None}}]}, "distances[0] is None"),
+        ({"nodes": [], "hugepage_default_kib": "big"}, "host.hugepage_default_kib is 'big'"),
+        ({"nodes": "x" * 500}, "host.nodes is 'xxx"),
+        # Two guests that were each given a core of their own would share it.
+        ({"nodes": [{"id": 0, "cpus": "0-3", "cores": ["0-1", "1-2"]}]}, "host node 0: cores"),
+    ],
+)
+def test_facts_that_are_none(facts: object, sentence: str) -> None:
+    """Facts written by hand are checked, key by key."""
+    with pytest.raises(HostError) as raised:
+        host_from_facts(facts)
+    assert sentence in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_facts_by_hand_need_little() -> None:
+    """Three keys a node are enough to plan."""
+    made = host_from_facts({"nodes": [{"id": 1, "cpus": "4-7", "memory_kib": 1024}, {"id": 0}]})
+    assert [node.id for node in made.nodes] == [0, 1]
+    assert made.nodes[1].cores == ((4,), (5,), (6,), (7,))
+
+
+@pytest.mark.parametrize(
+    ("cores", "read"),
+    [
+        (["2-3", "0-1"], ((0, 1), (2, 3))),
+        (["2-3"], ((0,), (1,), (2, 3))),
+        ([], ((0,), (1,), (2,), (3,))),
+        (["", "1,3"], ((0,), (1, 3), (2,))),
+    ],
+)
+def test_every_pcpu_is_in_a_core(cores: list[str], read: Any) -> None:
+    """What facts by hand leave out is a core of its own, so that it can be pinned to."""
+    (node,) = host_from_facts({"nodes": [{"id": 0, "cpus": "0-3", "cores": cores}]}).nodes
+    assert node.cores == read
+
+
+def test_facts_in_any_order(host: Callable[[str], Host]) -> None:
+    """Neither the order of nodes nor that of keys, nor keys as numbers, make another host."""
+    facts = json.loads(json.dumps(host_to_facts(host("asymmetric-4n16c"))))
+    turned = {key: facts[key] for key in reversed(facts)}
+    turned["nodes"] = [
+        {
+            **{key: node[key] for key in reversed(node)},
+            "distances": {int(key): str(node["distances"][key]) for key in node["distances"]},
+            "cpus": [int(cpu) for cpu in _ids(node["cpus"])],
+        }
+        for node in reversed(facts["nodes"])
+    ]
+    assert host_from_facts(turned) == host("asymmetric-4n16c")
+
+
+def test_everything_that_is_known_survives(host: Callable[[str], Host]) -> None:
+    """Versions, free memory and free pages too, which capabilities do not have."""
+    known = host("hugepages-2n")
+    assert (known.arch, known.libvirt_version) == ("x86_64", "")
+    nodes = tuple(
+        replace(
+            node,
+            free_kib=5,
+            hugepages=tuple(replace(pool, free=3) for pool in node.hugepages),
+        )
+        for node in known.nodes
+    )
+    whole = replace(
+        known,
+        nodes=nodes,
+        libvirt_version="9.0.0",
+        hypervisor_version="7.2.0",
+        cpu_vendor="AMD",
+        hugepage_default_kib=1048576,
+    )
+    facts = json.loads(json.dumps(host_to_facts(whole)))
+    assert host_from_facts(facts) == whole
+    assert facts["libvirt_version"] == "9.0.0"
+    assert facts["nodes"][0]["free_kib"] == 5
+    assert facts["threads_per_core"] == whole.threads_per_core

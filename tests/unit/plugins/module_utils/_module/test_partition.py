@@ -1,0 +1,491 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The order of things when libvirt misbehaves: faults that a real one does not show on demand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
+    HypervisorError,
+    PolicyError,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Domain
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import partition_guests
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import Store
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.update import (
+    Keeping,
+    Outcome,
+    fingerprint,
+    work_to_diff,
+    work_to_result,
+)
+
+SECRET = "s3cr3tvn"
+
+
+def _xml(name: str, vcpus: int = 16) -> str:
+    return (
+        f"<domain type='kvm'>\n  <name>{name}</name>\n  <uuid>uuid-{name}</uuid>\n"
+        f"  <memory unit='KiB'>16777216</memory>\n  <vcpu placement='static'>{vcpus}</vcpu>\n"
+        "  <os>\n    <type arch='x86_64'>hvm</type>\n  </os>\n  <features>\n    <acpi/>\n"
+        "  </features>\n  <devices>\n"
+        f"    <graphics type='vnc' passwd='{SECRET}'/>\n  </devices>\n</domain>\n"
+    )
+
+
+@dataclass
+class FakeHypervisor:
+    """Guests in memory; what `define` stores may be spoilt on the way."""
+
+    topology: Host
+    persistent: dict[str, str]
+    live: dict[str, str] = field(default_factory=dict)
+    saved: dict[str, str] = field(default_factory=dict)
+    transient: set[str] = field(default_factory=set)
+    spoil: Callable[[str], str] = str
+    meanwhile: Callable[[str], str] | None = None
+    refuse: str = ""
+    refuse_pins: bool = False
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    reads: dict[str, int] = field(default_factory=dict)
+
+    def host(self) -> Host:
+        """The topology."""
+        return self.topology
+
+    def domains(self) -> list[Domain]:
+        """Every guest, by name."""
+        return [
+            Domain(
+                name,
+                f"uuid-{name}",
+                name not in self.transient,
+                name in self.live,
+                None,
+                saved=name in self.saved,
+            )
+            for name in sorted(self.persistent)
+        ]
+
+    def persistent_xml(self, domain: Domain) -> str:
+        """The definition; another one from the second time on, if someone is to interfere."""
+        self.reads[domain.name] = self.reads.get(domain.name, 0) + 1
+        if self.meanwhile is not None and self.reads[domain.name] == 2:
+            self.persistent[domain.name] = self.meanwhile(self.persistent[domain.name])
+        return self.persistent[domain.name]
+
+    def public_xml(self, domain: Domain, live: bool) -> str:
+        """Without passwords."""
+        kept = self.live if live else self.persistent
+        return kept[domain.name].replace(f" passwd='{SECRET}'", "")
+
+    def define(self, name: str, xml: str, secrets: set[str], validate: bool = True) -> None:
+        """Store a definition."""
+        assert secrets == {SECRET}
+        self.calls.append(("define", name, validate))
+        if name == self.refuse and validate:
+            raise HypervisorError("libvirt could not define it: no.", guest=name)
+        self.persistent[name] = self.spoil(xml) if validate else xml
+
+    def saved_xml(self, domain: Domain) -> str | None:
+        """A managed-save image."""
+        return self.saved.get(domain.name)
+
+    def drop_saved(self, domain: Domain) -> None:
+        """Drop it."""
+        self.calls.append(("drop", domain.name))
+        del self.saved[domain.name]
+
+    def pin(self, domain: Domain, what: str, number: int, cpus: tuple[int, ...]) -> None:
+        """Pin a running guest."""
+        if self.refuse_pins:
+            raise HypervisorError("libvirt could not pin it live: no.", guest=domain.name)
+        self.calls.append(("pin", domain.name, what, number, cpus))
+
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture
+def fake(host: Callable[[str], Host]) -> FakeHypervisor:
+    """Two guests, both off, on the RFC's host."""
+    return FakeHypervisor(host("rfc-8n240c"), {name: _xml(name) for name in ("anuma", "db")})
+
+
+@pytest.fixture
+def call(fake: FakeHypervisor, tmp_path: Path) -> Call:
+    """Call it for every guest, unless told for whom."""
+
+    def partition(
+        entries: list[dict[str, Any]] | None = None,
+        write: bool = True,
+        drop_saved: bool = False,
+        planned: dict[str, str] | None = None,
+        **options: Any,
+    ) -> Outcome:
+        keeping = Keeping(Store(str(tmp_path), "host"), drop_saved, planned or {})
+        fake.calls.clear()
+        fake.reads.clear()
+        listed = entries or [{"name": "*"}]
+        return partition_guests(fake, listed, options, None, write, keeping)
+
+    return partition
+
+
+def _said(outcome: Outcome) -> list[str]:
+    return [str(error) for error in outcome.errors]
+
+
+def test_done_once(fake: FakeHypervisor, call: Call) -> None:
+    """Defined with validation, and the second time there is nothing to do."""
+    first = call()
+    assert [(work.domain.name, work.changed) for work in first.done] == [
+        *(("anuma", True), ("db", True))
+    ]
+    assert sorted(fake.calls) == [("define", "anuma", True), ("define", "db", True)]
+    assert all(SECRET in xml for xml in fake.persistent.values())
+    again = call()
+    assert [work.changed for work in again.done] == [False, False]
+    assert fake.calls == []
+    call(state="absent")
+    assert fake.persistent == {name: _xml(name) for name in ("anuma", "db")}
+
+
+def test_several_are_defined_at_once(fake: FakeHypervisor, call: Call) -> None:
+    """The second is begun before the first is done; results come by name all the same."""
+    both = threading.Barrier(2, timeout=60)
+
+    def wait(xml: str) -> str:
+        both.wait()
+        return xml
+
+    fake.spoil = wait
+    outcome = call()
+    assert [work.domain.name for work in outcome.done] == ["anuma", "db"]
+    assert not outcome.errors
+
+
+def test_check_mode_writes_nothing(fake: FakeHypervisor, call: Call, tmp_path: Path) -> None:
+    """The same answer, and neither a definition nor a file."""
+    planned = call(write=False)
+    assert fake.calls == []
+    assert list(tmp_path.iterdir()) == []
+    assert fake.persistent["anuma"] == _xml("anuma")
+    done = call()
+    assert [work_to_result(work) for work in planned.done] == [
+        work_to_result(work) for work in done.done
+    ]
+    assert [work_to_diff(work) for work in planned.done] == [
+        work_to_diff(work) for work in done.done
+    ]
+
+
+def test_the_old_definition_is_kept(fake: FakeHypervisor, call: Call, tmp_path: Path) -> None:
+    """Before anything is defined, passwords and all."""
+    call()
+    assert Store(str(tmp_path), "host").old("uuid-anuma") == _xml("anuma")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (
+            lambda xml: xml.replace(f" passwd='{SECRET}'", ""),
+            "libvirt dropped /devices/graphics, so its old definition was put back;",
+        ),
+        (
+            lambda xml: xml.replace("mode='strict'", "mode='preferred'"),
+            "libvirt kept another layout than the one it was given, so its old definition",
+        ),
+        (
+            lambda xml: xml.replace("<sibling id='7' value='10'/>", ""),
+            "libvirt kept another layout",
+        ),
+    ],
+)
+def test_what_libvirt_spoils_is_put_back(
+    fake: FakeHypervisor, call: Call, spoil: Callable[[str], str], sentence: str
+) -> None:
+    """A definition that does not come back as it was given is undone, without validation."""
+    fake.spoil = spoil
+    outcome = call([{"name": "anuma"}])
+    (said,) = _said(outcome)
+    assert said.startswith("guest anuma: ")
+    assert sentence in said
+    assert SECRET not in said
+    assert fake.persistent["anuma"] == _xml("anuma")
+    assert fake.calls == [("define", "anuma", True), ("define", "anuma", False)]
+    assert outcome.done == []
+
+
+def test_what_libvirt_rewrites_is_no_loss(fake: FakeHypervisor, call: Call) -> None:
+    """Another spelling of the same is not undone."""
+    fake.spoil = lambda xml: xml.replace("threads='2'", "threads='2' dies='1'").replace(
+        "cpus='0-1'", "cpus='0,1'"
+    )
+    assert _said(call()) == []
+    assert [work.changed for work in call().done] == [False, False]
+
+
+def test_one_failure_does_not_hide_the_others(fake: FakeHypervisor, call: Call) -> None:
+    """The refused one is as it was, the other is done."""
+    fake.refuse = "anuma"
+    outcome = call()
+    assert _said(outcome) == ["guest anuma: libvirt could not define it: no."]
+    assert [work.domain.name for work in outcome.done] == ["db"]
+    assert fake.persistent["anuma"] == _xml("anuma")
+    assert "<numa>" in fake.persistent["db"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ({"cells": 17}, "16 vCPUs cannot fill 17 cells"),
+        ({"cells": 0}, "cells '0' cannot be"),
+        ({"nodes": "9"}, "host node 9 of nodes '9' does not exist"),
+    ],
+)
+def test_a_bad_override_stops_its_guest_alone(
+    fake: FakeHypervisor, call: Call, entry: dict[str, Any], sentence: str
+) -> None:
+    """Before anything is written for it; the others go on."""
+    outcome = call([{"name": "anuma", **entry}, {"name": "db"}])
+    (said,) = _said(outcome)
+    assert said.startswith("guest anuma: ")
+    assert sentence in said
+    assert [name for _what, name, _how in fake.calls] == ["db"]
+
+
+def test_a_bad_option_stops_the_call(fake: FakeHypervisor, call: Call) -> None:
+    """What is wrong for all is said once."""
+    with pytest.raises(PolicyError):
+        call(pinning="bogus")
+    assert fake.calls == []
+
+
+def test_transient_guests_are_refused(fake: FakeHypervisor, call: Call) -> None:
+    """They have no definition to change."""
+    fake.transient, fake.live["anuma"] = {"anuma"}, _xml("anuma")
+    (said,) = _said(call())
+    assert said.startswith("guest anuma: it is transient")
+    assert [name for _what, name, _how in fake.calls] == ["db"]
+
+
+def test_changed_between_reading_and_writing(fake: FakeHypervisor, call: Call) -> None:
+    """Nothing is written over what someone else has just written."""
+    fake.meanwhile = lambda xml: xml.replace("hvm", "hvm ")
+    outcome = call([{"name": "anuma"}])
+    assert _said(outcome) == [
+        "guest anuma: someone else changed its definition after it was planned; nothing was "
+        "written, run again."
+    ]
+    assert fake.calls == []
+    assert "hvm " in fake.persistent["anuma"]
+
+
+def test_changed_since_an_earlier_plan(fake: FakeHypervisor, call: Call) -> None:
+    """The plan of an earlier task holds, unless only a password is another."""
+    digest = fingerprint(read_definition(fake.persistent["anuma"]))
+    fake.persistent["anuma"] = _xml("anuma", 32)
+    (said,) = _said(call([{"name": "anuma"}], planned={"uuid-anuma": digest}))
+    assert "someone else changed its definition" in said
+    assert fake.calls == []
+    again = fingerprint(read_definition(fake.persistent["anuma"]))
+    assert again != digest
+    assert _said(call([{"name": "anuma"}], planned={"uuid-anuma": again})) == []
+    other = _xml("db").replace(f"passwd='{SECRET}'", 'passwd="it\'s"')
+    assert fingerprint(read_definition(other)) == fingerprint(read_definition(_xml("db")))
+
+
+def test_an_unwritable_store_stops_before_define(fake: FakeHypervisor, tmp_path: Path) -> None:
+    """Without a way back nothing is defined."""
+    (tmp_path / "file").write_text("in the way")
+    keeping = Keeping(Store(str(tmp_path / "file"), "host"))
+    with pytest.raises(Exception, match="nothing was changed"):
+        partition_guests(fake, [{"name": "*"}], {}, None, True, keeping)
+    assert fake.calls == []
+
+
+def test_running_guests_need_a_restart(fake: FakeHypervisor, call: Call) -> None:
+    """Cells need a cold start; what was never ours to compare is left alone."""
+    fake.live["anuma"] = fake.persistent["anuma"]
+    first = {work.domain.name: work for work in call().done}
+    assert first["anuma"].restart_required
+    assert not first["db"].restart_required
+    second = {work.domain.name: work for work in call().done}
+    assert second["anuma"].restart_required
+    assert not second["anuma"].changed
+    fake.live["anuma"] = fake.persistent["anuma"]
+    assert not any(work.restart_required for work in call().done)
+    fake.live["stranger"] = _xml("stranger", 8)
+    fake.persistent["stranger"] = _xml("stranger", 16)
+    (stranger,) = call([{"name": "stranger"}], state="absent").done
+    assert not stranger.restart_required
+
+
+def test_the_first_old_definition_stays_until_the_restart(
+    fake: FakeHypervisor, call: Call, tmp_path: Path
+) -> None:
+    """Two partitions before a restart: what the guest runs with is what to go back to."""
+    fake.live["anuma"] = fake.persistent["anuma"]
+    call()
+    call(cells=2)
+    assert Store(str(tmp_path), "host").old("uuid-anuma") == _xml("anuma")
+    fake.live["anuma"] = fake.persistent["anuma"]
+    now = fake.persistent["anuma"]
+    call(cells=4)
+    assert Store(str(tmp_path), "host").old("uuid-anuma") == now
+
+
+def test_pins_change_live(fake: FakeHypervisor, call: Call) -> None:
+    """Where the cells stay, pins are set at once; in check mode they are only said."""
+    call()
+    fake.live["anuma"] = fake.persistent["anuma"]
+    (said,) = call([{"name": "anuma"}], pinning="cpu", write=False).done
+    assert (said.changed, said.restart_required, fake.calls) == (True, False, [])
+    (done,) = call([{"name": "anuma"}], pinning="cpu").done
+    assert (done.changed, done.restart_required) == (True, False)
+    pins = [one for one in fake.calls if one[0] == "pin"]
+    assert pins[:2] == [
+        ("pin", "anuma", "vcpupin", 0, (0,)),
+        ("pin", "anuma", "vcpupin", 1, (120,)),
+    ]
+    assert len(pins) == 16
+
+
+def test_pins_that_cannot_change_live_wait(fake: FakeHypervisor, call: Call) -> None:
+    """They are no failure: the definition has them, and the next start takes them."""
+    call()
+    fake.live["anuma"] = fake.persistent["anuma"]
+    fake.refuse_pins = True
+    outcome = call([{"name": "anuma"}], pinning="cpu")
+    assert _said(outcome) == []
+    (work,) = outcome.done
+    assert work.restart_required
+    assert work.warnings == [
+        "libvirt could not pin it live: no. It takes effect at the next start."
+    ]
+
+
+def test_a_saved_image_outlives_a_definition_that_is_refused(
+    fake: FakeHypervisor, call: Call
+) -> None:
+    """It is dropped once the new definition stands, and not before."""
+    fake.saved["anuma"] = _xml("anuma")
+    fake.refuse = "anuma"
+    assert _said(call([{"name": "anuma"}], drop_saved=True))
+    assert "anuma" in fake.saved
+
+
+def test_saved_images(fake: FakeHypervisor, call: Call) -> None:
+    """An image with the old layout is refused, or dropped when told to; one that fits stays."""
+    fake.saved["anuma"] = _xml("anuma")
+    (said,) = _said(call([{"name": "anuma"}]))
+    assert "its managed-save image would bring its old layout back" in said
+    assert fake.calls == []
+    outcome = call([{"name": "anuma"}], drop_saved=True, write=False)
+    assert [work.changed for work in outcome.done] == [True]
+    assert "anuma" in fake.saved
+    assert _said(call([{"name": "anuma"}], drop_saved=True)) == []
+    assert ("drop", "anuma") in fake.calls
+    fake.saved["anuma"] = fake.persistent["anuma"]
+    (work,) = call([{"name": "anuma"}]).done
+    assert not work.changed
+    assert "anuma" in fake.saved
+
+
+@pytest.mark.parametrize("name", ["anuma", "zora"])
+def test_who_cannot_be_edited_keeps_its_pcpus(fake: FakeHypervisor, call: Call, name: str) -> None:
+    """A guest with a plan that does not fit its definition stays where it is, and alone there."""
+    pins = "".join(f"<vcpupin vcpu='{vcpu}' cpuset='{vcpu // 2}'/>" for vcpu in range(4))
+    cells = "".join(
+        f"<cell cpus='{cpus}' memory='8388608' memAccess='{access}'/>"
+        for cpus, access in (("0-7", "shared"), ("8-15", "private"))
+    )
+    stuck = _xml(name).replace(
+        "  <os>",
+        f"  <cputune>{pins}</cputune>\n  <cpu><numa>{cells}</numa></cpu>\n  <os>",
+    )
+    fake.persistent = {name: stuck, "db": _xml("db")}
+    outcome = call(pinning="core", nodes="0")
+    assert _said(outcome) == [
+        f"guest {name}: its cells differ in memAccess, and new cells cannot; give every cell the "
+        "same."
+    ]
+    assert fake.persistent[name] == stuck
+    assert "<vcpupin vcpu='0' cpuset='2,122'/>" in fake.persistent["db"]
+    assert not call(pinning="core", nodes="0").done[0].changed
+
+
+def test_a_begun_restart_is_remembered(fake: FakeHypervisor, call: Call, tmp_path: Path) -> None:
+    """A guest that is off because a restart was cut short is still waiting for it."""
+    Store(str(tmp_path), "host").begin_restart("uuid-anuma", "anuma")
+    required = {work.domain.name: work.restart_required for work in call().done}
+    assert required == {"anuma": True, "db": False}
+
+
+def test_others_keep_their_cpus(fake: FakeHypervisor, call: Call) -> None:
+    """Exclusive pins of guests outside of the call, defined or live, are not given away."""
+    call([{"name": "db"}], pinning="cpu", nodes="0")
+    fake.live["db"] = fake.persistent["db"].replace("cpuset='0'", "cpuset='14'")
+    (said,) = _said(call([{"name": "anuma"}], pinning="core", nodes="0"))
+    assert "needs 8 cores with 2 free threads on host node 0, which has 6 left" in said
+    assert "(pCPUs reserved or taken by other guests: 0-7,14,120-127)" in said
+    (work,) = call([{"name": "anuma"}], pinning="core", nodes="0-1").done
+    assert work.layout is not None
+    ours = {cpu for pins in work.layout.vcpu_pins for cpu in pins}
+    theirs = {
+        int(pin.get("cpuset"))
+        for xml in (fake.persistent["db"], fake.live["db"])
+        for pin in read_definition(xml).root.iterfind("cputune/vcpupin")
+    }
+    assert theirs == {*range(8), *range(120, 128), 14}
+    assert ours == {8, 9, 10, 11, 128, 129, 130, 131, 15, 16, 17, 18, 135, 136, 137, 138}
+
+
+@pytest.mark.parametrize("name", ["anuma", "db"])
+def test_the_diff_shows_no_password(fake: FakeHypervisor, call: Call, name: str) -> None:
+    """Neither do results."""
+    (work,) = call([{"name": name}], cpu_mode="host-passthrough").done
+    diff = work_to_diff(work)
+    assert diff["before"] != diff["after"]
+    assert SECRET not in repr(diff) + repr(work_to_result(work))
+    assert work_to_result(work)["layout"]["cells"][7]["host_node"] == 7
+
+
+def test_guests_of_a_call_keep_their_own_cpus(fake: FakeHypervisor, call: Call) -> None:
+    """What they have themselves is not taken from them the second time."""
+    call(pinning="core", nodes="0-1")
+    assert [work.changed for work in call(pinning="core", nodes="0-1").done] == [False, False]
+
+
+def test_who_is_restored_gives_its_cpus_back(fake: FakeHypervisor, call: Call) -> None:
+    """In the same call already, unless it still runs there."""
+    options = {"pinning": "core", "nodes": "0"}
+    call([{"name": "db"}], **options)
+    live = fake.persistent["db"]
+    entries = [{"name": "anuma"}, {"name": "db", "state": "absent"}]
+    by_name = {work.domain.name: work for work in call(entries, write=False, **options).done}
+    assert by_name["anuma"].layout is not None
+    assert by_name["anuma"].layout.vcpu_pins[0] == (0, 120)
+    fake.live["db"] = live
+    assert "which has 7 left" in _said(call(entries, write=False, **options))[0]
+
+
+def test_pins_that_someone_moved_are_put_back(fake: FakeHypervisor, call: Call) -> None:
+    """A running guest whose pins are not those of its definition has changed, and is corrected."""
+    call()
+    fake.live["anuma"] = fake.persistent["anuma"].replace(
+        "vcpu='3' cpuset='15-29,135-149'", "vcpu='3' cpuset='7'"
+    )
+    (work,) = call([{"name": "anuma"}]).done
+    assert (work.changed, work.restart_required) == (True, False)
+    assert fake.calls == [("pin", "anuma", "vcpupin", 3, (*range(15, 30), *range(135, 150)))]

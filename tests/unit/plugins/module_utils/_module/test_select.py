@@ -1,0 +1,100 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names, UUIDs and patterns: who is meant by an entry."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Domain
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.select import choose
+
+NAMES = ("anuma", "db1", "db2", "db[1]", "web")
+
+
+def _uuid(name: str) -> str:
+    return f"00000000-0000-4000-8000-00000000000{NAMES.index(name)}"
+
+
+DOMAINS = [Domain(name, _uuid(name), persistent=True, active=False, handle=None) for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("entries", "picked"),
+    [
+        (["anuma"], {"anuma": 0}),
+        ([_uuid("web")], {"web": 0}),
+        ([_uuid("web").upper()], {"web": 0}),
+        (["db*"], {"db1": 0, "db2": 0, "db[1]": 0}),
+        (["db?"], {"db1": 0, "db2": 0}),
+        (["db[12]"], {"db1": 0, "db2": 0}),
+        # An exact name wins over what it would match as a pattern.
+        (["db[1]"], {"db[1]": 0}),
+        (["*", "db1"], {"anuma": 0, "db1": 1, "db2": 0, "db[1]": 0, "web": 0}),
+        (["db*", "*"], {"anuma": 1, "db1": 0, "db2": 0, "db[1]": 0, "web": 1}),
+        (["db*", _uuid("db2")], {"db1": 0, "db2": 1, "db[1]": 0}),
+        ([], {}),
+    ],
+)
+def test_picks(entries: list[str], picked: dict[str, int]) -> None:
+    """Names and UUIDs win over patterns, the first pattern over the others."""
+    listed = [{"name": entry, "cells": index} for index, entry in enumerate(entries)]
+    choice = choose(DOMAINS, listed)
+    assert {pick.domain.name: pick.entry["cells"] for pick in choice.picks} == picked
+    assert [pick.domain.name for pick in choice.picks] == sorted(picked)
+    assert (choice.errors, choice.warnings) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("entries", "errors", "warnings", "picked"),
+    [
+        (
+            ["nobody"],
+            ["guest nobody: it does not exist on this host; correct the name, or define it first."],
+            [],
+            [],
+        ),
+        (
+            [""],
+            ["guest without a name: it does not exist on this host; correct the name, or define "
+             "it first."],
+            [],
+            [],
+        ),
+        (["x*", "web"], [], ["pattern 'x*' matches no guest on this host."], ["web"]),
+        (
+            ["web", "anuma", "web"],
+            ["guest web: it is listed twice in guests; keep one entry."],
+            [],
+            ["anuma"],
+        ),
+        (
+            ["web", _uuid("web"), "web"],
+            ["guest web: it is listed twice in guests; keep one entry."],
+            [],
+            [],
+        ),
+        # What a pattern would match is still not meant when two entries name it.
+        (
+            ["web", "web", "w*"],
+            ["guest web: it is listed twice in guests; keep one entry."],
+            [],
+            [],
+        ),
+        (["ANUMA"], ["guest ANUMA: it does not exist on this host; correct the name, or define it "
+                     "first."], [], []),
+    ],
+)  # fmt: skip
+def test_what_is_not_there(
+    entries: list[str], errors: list[str], warnings: list[str], picked: list[str]
+) -> None:
+    """A name that matches nothing is an error, a pattern a warning."""
+    choice = choose(DOMAINS, [{"name": entry} for entry in entries])
+    assert [str(error) for error in choice.errors] == errors
+    assert choice.warnings == warnings
+    assert [pick.domain.name for pick in choice.picks] == picked
+
+
+def test_by_name_is_remembered() -> None:
+    """Whoever was named is restarted even if it was never partitioned here."""
+    choice = choose(DOMAINS, [{"name": "db1"}, {"name": "w*"}])
+    assert {pick.domain.name: pick.by_name for pick in choice.picks} == {"db1": True, "web": False}

@@ -1,0 +1,75 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which nodes a guest mirrors, and in how many cells: through the planner, whose part it is."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_from_facts
+from planning import GuestOf, HostOf, planned, refusal
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes", "sentence"),
+    [
+        ("memless-node", "1", "host node 1 of nodes '1' cannot be used: it has no memory;"),
+        (
+            "cxl-2n-plus-1",
+            "0,2",
+            "host node 2 of nodes '0,2' cannot be used: it has no online pCPUs",
+        ),
+        ("offline-node", "1", "it has no online pCPUs; the nodes that can be used are 0."),
+        ("edited-no-topology", "0", "the host reports no NUMA topology; use nodes 'all'"),
+        ("edited-nothing-usable", "all", "no host node has both pCPUs and memory"),
+    ],
+)
+def test_nodes_that_cannot_be(
+    host: HostOf, guest: GuestOf, name: str, nodes: str, sentence: str
+) -> None:
+    """Asked for by number, an ineligible node is an error that says why."""
+    assert sentence in refusal(guest(), host(name), nodes=nodes)
+
+
+@pytest.mark.parametrize(
+    ("name", "warnings"),
+    [
+        ("memless-node", ["host node 1 is left out: it has no memory."]),
+        ("cxl-2n-plus-1", ["host node 2 is left out: it has no online pCPUs."]),
+        (
+            "gpu-nodes-0-8-252",
+            [f"host node {node} is left out: it has no online pCPUs." for node in (252, 253)],
+        ),
+        (
+            "edited-no-topology",
+            [
+                "the host reports no NUMA topology; the guest gets one cell, "
+                "without pins and without memory binding."
+            ],
+        ),
+    ],
+)
+def test_nodes_left_out_are_named(
+    host: HostOf, guest: GuestOf, name: str, warnings: list[str]
+) -> None:
+    """With all of them asked for, the others are named in the warnings."""
+    assert list(planned(guest(memory_kib=1 << 20), host(name)).warnings) == warnings
+
+
+def test_more_and_fewer_cells_than_nodes(host: HostOf, guest: GuestOf) -> None:
+    """Cell i is backed by node i mod n; nodes without a cell are named."""
+    layout = planned(guest(), host("sparse-ids"), cells=4)
+    assert [cell.host_node for cell in layout.cells] == [0, 8, 0, 8]
+    assert [cell.distances for cell in layout.cells] == [
+        (10, 40, 11, 40),
+        (40, 10, 40, 11),
+        (11, 40, 10, 40),
+        (40, 11, 40, 10),
+    ]
+    layout = planned(guest(), host("rfc-8n240c"), cells=2)
+    assert layout.nodeset == (0, 1)
+    assert layout.warnings == ("cells 2 leaves host nodes 2-7 unused.",)
+    assert len(planned(guest(128, 128 << 20), host("sparse-ids"), cells=128).cells) == 128
+    many = {"nodes": [{"id": i, "cpus": str(i), "memory_kib": 1 << 20} for i in range(129)]}
+    assert "129 cells, one per host node, are more than the 128 that QEMU starts" in refusal(
+        guest(200, 200 << 20), host_from_facts(many)
+    )

@@ -1,0 +1,524 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Any host, any guest, any policy: the rules of planning and editing hold, or it is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import Field, fields, replace
+from typing import Any
+
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
+    Definition,
+    managed,
+    read_definition,
+    read_guest,
+    unmanaged,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import (
+    _written,
+    partitioned,
+    restored,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.settled import is_settled
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
+    LayoutError,
+    VnumaError,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import (
+    Guest,
+    HugepageUse,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import (
+    Host,
+    HugepagePool,
+    Node,
+    host_from_facts,
+    host_to_facts,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import (
+    Layout,
+    layout_to_result,
+    plan_guests,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
+    CHOICES,
+    Policy,
+    policy_from_options,
+)
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+EXAMPLES = settings(
+    max_examples=450,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@st.composite
+def hosts(draw: st.DrawFn) -> Host:
+    """Hosts with sparse ids, odd cores, missing memory, pCPUs and distances."""
+    count = draw(st.sampled_from([0, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 6, 8, 8]))
+    ids = sorted(draw(st.sets(st.integers(0, 90), min_size=count, max_size=count)))
+    smt = draw(st.sampled_from([1, 1, 2, 2, 3, 4, 8]))
+    nodes, next_cpu = [], 0
+    for node_id in ids:
+        cores = []
+        for _core in range(draw(st.sampled_from([0, 1, 2, 3, 4, 4, 6, 6, 8, 8, 12, 16]))):
+            online = smt if draw(st.integers(0, 9)) else draw(st.integers(1, smt))
+            cores.append(tuple(range(next_cpu, next_cpu + online)))
+            next_cpu += smt
+        distances = tuple(
+            (other, draw(st.sampled_from([0, 10, 11, 16, 21, 31, 254, 255])))
+            for other in ids
+            if draw(st.integers(0, 9))
+        )
+        pools = draw(st.sampled_from([(), (HugepagePool(2048, 4096, 10),)]))
+        nodes.append(
+            Node(
+                id=node_id,
+                cpus=tuple(sorted(cpu for core in cores for cpu in core)),
+                memory_kib=draw(st.sampled_from([0, *[1 << 20, 1 << 24, 12345677] * 3])),
+                hugepages=pools,
+                distances=distances,
+                cores=tuple(cores),
+                socket_ids=(0,),
+            )
+        )
+    if len(nodes) > 1 and nodes[0].cores and not draw(st.integers(0, 7)):
+        # A core that two nodes claim, whole or in part: kernels are told such things.
+        claimed = nodes[0].cores[-1][: draw(st.integers(1, smt))]
+        nodes[1] = replace(
+            nodes[1],
+            cpus=tuple(sorted((*nodes[1].cpus, *claimed))),
+            cores=tuple(sorted((*nodes[1].cores, claimed))),
+        )
+    return Host(tuple(nodes), arch="x86_64", cpu_vendor=draw(st.sampled_from(["AMD", ""])))
+
+
+@st.composite
+def guests(draw: st.DrawFn, name: str = "anuma") -> Guest:
+    """Guests of any size, some with hugepages, pins and iothreads."""
+    vcpus = draw(st.one_of(st.sampled_from([8, 12, 16, 18, 24, 32, 40]), st.integers(1, 40)))
+    hugepages = draw(st.sampled_from([(), (), (), (HugepageUse(2048),)]))
+    memory_kib = draw(st.sampled_from([1 << 22, 1 << 23, 1 << 24, 3 << 22]))
+    if not hugepages or not draw(st.integers(0, 5)):
+        memory_kib += draw(st.sampled_from([0, 0, 1, 1023, 1024, 999999]))
+    if not draw(st.integers(0, 15)):
+        memory_kib = draw(st.integers(1, 1 << 14))
+    pins = draw(st.dictionaries(st.integers(0, vcpus - 1), st.integers(0, 60), max_size=5))
+    return Guest(
+        name=name,
+        uuid="",
+        arch=draw(st.sampled_from(["x86_64", "x86_64", "", "aarch64", "ppc64le"])),
+        vcpus=vcpus,
+        memory_kib=memory_kib,
+        hugepages=hugepages,
+        iothread_ids=tuple(range(1, draw(st.integers(0, 3)) + 1)),
+        vcpu_pins=tuple((vcpu, (cpu,)) for vcpu, cpu in sorted(pins.items())),
+        kind=draw(st.sampled_from(["", "kvm", "qemu"])),
+        cpu_mode=draw(st.sampled_from(["", "host-passthrough", "host-model", "custom"])),
+        has_acpi=bool(draw(st.integers(0, 5))),
+        online_vcpus=draw(st.sampled_from([None, None, (0,), tuple(range(vcpus))])),
+    )
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    """Every option, most of them as they are by default."""
+    options: dict[str, Any] = {
+        option: draw(st.sampled_from(values))
+        for option, values in CHOICES.items()
+        if option != "state"
+    }
+    options["remainder"] = draw(st.sampled_from([*["spread"] * 7, "fail"]))
+    options["cells"] = draw(st.sampled_from([None, None, None, None, 1, 2, 3, 5, 8]))
+    options["threads"] = draw(st.sampled_from(["auto", "auto", "auto", "auto", 1, 2]))
+    if options["distribution"] == "interleave" and draw(st.integers(0, 5)):
+        options["threads"] = "auto"
+    options["emulator_pinning"] = draw(st.sampled_from(["none", "nodes", "0"]))
+    options["reserved_cpus"] = draw(st.sampled_from([None, None, "0", "1-3"]))
+    return policy_from_options(options)
+
+
+def _planned(host: Host, pairs: list[tuple[Guest, Policy]]) -> list[Layout | LayoutError]:
+    answers = plan_guests(pairs, host)
+    for answer in answers:
+        if isinstance(answer, LayoutError):
+            said = str(answer)
+            assert "\n" not in said
+            assert said.startswith("guest ")
+            assert said.endswith(".")
+        event("refused" if isinstance(answer, LayoutError) else "planned")
+        if isinstance(answer, Layout) and len(answer.cells) > 1:
+            event("planned with several cells")
+    return answers
+
+
+@EXAMPLES
+@given(hosts(), guests(), policies())
+def test_vcpus_and_topology(
+    count_example: Callable[[], None], host: Host, guest: Guest, policy: Policy
+) -> None:
+    """Every vCPU in one cell, balanced; the topology has as many; nothing straddles cells."""
+    count_example()
+    (layout,) = _planned(host, [(guest, policy)])
+    if isinstance(layout, LayoutError):
+        return
+    cells, shape = layout.cells, layout.topology
+    assert sorted(v for cell in cells for v in cell.vcpus) == list(range(guest.vcpus))
+    assert shape.sockets * shape.dies * shape.cores * shape.threads == guest.vcpus
+    sizes = [len(cell.vcpus) for cell in cells]
+    step = shape.threads if policy.distribution == "contiguous" else 1
+    assert max(sizes) - min(sizes) <= step
+    if policy.distribution == "contiguous":
+        assert sizes == sorted(sizes, reverse=True)
+        socket = shape.cores * shape.threads
+        for first in range(0, guest.vcpus, socket):
+            whole = set(range(first, first + socket))
+            assert sum(bool(whole & set(cell.vcpus)) for cell in cells) == 1
+    if policy.remainder == "fail":
+        assert len(set(sizes)) == 1
+    eligible = [node.id for node in host.eligible]
+    assert [cell.host_node for cell in cells] == (
+        [eligible[cell.id % len(eligible)] for cell in cells] if eligible else [None]
+    )
+
+
+@EXAMPLES
+@given(hosts(), guests(), policies())
+def test_memory_and_distances(
+    count_example: Callable[[], None], host: Host, guest: Guest, policy: Policy
+) -> None:
+    """The total to the KiB, cells a granule apart at most; the full matrix, 10 on the diagonal."""
+    count_example()
+    (layout,) = _planned(host, [(guest, policy)])
+    if isinstance(layout, LayoutError):
+        return
+    sizes = [cell.memory_kib for cell in layout.cells]
+    granule = 262144 if guest.arch == "ppc64le" else 2048 if guest.hugepages else 1024
+    assert sum(sizes) == guest.memory_kib
+    assert max(sizes) - min(sizes) <= granule
+    assert all(size % granule == 0 for size in sizes[:-1])
+    assert all(size >= granule for size in sizes)
+    for cell in layout.cells:
+        if policy.distances == "none":
+            assert cell.distances == ()
+            continue
+        assert len(cell.distances) == len(layout.cells)
+        for other, value in zip(layout.cells, cell.distances):
+            if cell is other:
+                assert value == 10
+            else:
+                assert 11 <= value <= 254
+                assert (value == 11) or cell.host_node != other.host_node
+
+
+@EXAMPLES
+@given(hosts(), st.lists(st.integers(0, 3), min_size=1, max_size=4), st.data())
+def test_pins(
+    count_example: Callable[[], None], host: Host, names: list[int], data: st.DataObject
+) -> None:
+    """Pins are online, unreserved and local; exclusive ones are shared by no two guest cores."""
+    count_example()
+    policy = data.draw(policies())
+    pairs = [(data.draw(guests(name=f"guest{name}-{i}")), policy) for i, name in enumerate(names)]
+    cpus = {node.id: set(node.cpus) for node in host.nodes}
+    taken: dict[int, tuple[str, int]] = {}
+    for (guest, _policy), layout in zip(pairs, _planned(host, pairs)):
+        if isinstance(layout, LayoutError):
+            continue
+        node_of = {v: cell.host_node for cell in layout.cells for v in cell.vcpus}
+        assert len(layout.vcpu_pins) in (0, guest.vcpus)
+        width = 1 if policy.distribution == "round_robin" else layout.topology.threads
+        for vcpu, pins in enumerate(layout.vcpu_pins):
+            node = node_of[vcpu]
+            assert node is not None
+            assert pins
+            assert set(pins) <= cpus[node] - set(policy.reserved_cpus)
+            if policy.pinning == "node":
+                assert set(pins) == cpus[node] - set(policy.reserved_cpus)
+            elif policy.pinning == "cpu":
+                assert len(pins) == 1
+                assert taken.setdefault(pins[0], (guest.name, vcpu)) == (guest.name, vcpu)
+            else:
+                core = (guest.name, vcpu // width)
+                assert all(taken.setdefault(cpu, core) == core for cpu in pins)
+
+
+@EXAMPLES
+@given(hosts(), st.lists(st.integers(0, 9), min_size=2, max_size=4, unique=True), st.data())
+def test_order_does_not_matter(
+    count_example: Callable[[], None], host: Host, names: list[int], data: st.DataObject
+) -> None:
+    """The same input gives the same layout, whatever the order; facts are as good as the host."""
+    count_example()
+    pairs = [(data.draw(guests(name=f"guest{name}")), data.draw(policies())) for name in names]
+    again = host_from_facts(json.loads(json.dumps(host_to_facts(host))))
+    assert again == host
+    shown = [
+        str(answer) if isinstance(answer, LayoutError) else json.dumps(layout_to_result(answer))
+        for answer in _planned(host, pairs)
+    ]
+    turned = [
+        str(answer) if isinstance(answer, LayoutError) else json.dumps(layout_to_result(answer))
+        for answer in plan_guests(pairs[::-1], again)
+    ]
+    assert shown == turned[::-1]
+
+
+def _xml(draw: st.DrawFn) -> str:
+    vcpus = draw(st.one_of(st.sampled_from([8, 16, 24]), st.integers(1, 24)))
+    memory = draw(st.sampled_from([1 << 22, 1 << 23, 1000001]))
+    parts = {
+        "metadata": ["", "<metadata><a:b xmlns:a='urn:a'>x</a:b></metadata>"],
+        "memoryBacking": [
+            *(
+                "",
+                "",
+                "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>",
+            ),
+            "<memoryBacking><hugepages><page size='4'/></hugepages></memoryBacking>",
+            "<memoryBacking><hugepages><page size='2048' nodeset='0'/></hugepages></memoryBacking>",
+        ],
+        "iothreads": ["", "<iothreads>2</iothreads>"],
+        "cputune": [
+            "",
+            "<cputune><shares>5</shares></cputune>",
+            "<cputune><vcpupin vcpu='0' cpuset='1'/><emulatorpin cpuset='2-3'/></cputune>",
+            "<cputune><!-- mine --><vcpusched vcpus='0' scheduler='batch'/></cputune>",
+        ],
+        "numatune": [
+            "",
+            "<numatune><memory mode='interleave' nodeset='0'/></numatune>",
+            "<numatune><memory mode='strict' placement='auto'/></numatune>",
+        ],
+        "cpu": [
+            "",
+            "<cpu mode='host-passthrough' check='none'/>",
+            f"<cpu mode='custom'><model>Haswell</model><topology sockets='{vcpus}' cores='1' "
+            "threads='1'/><feature name='vmx' policy='disable'/></cpu>",
+            f"<cpu><numa><cell id='0' cpus='0-{vcpus - 1}' memory='{memory}' unit='KiB'/></numa>"
+            "</cpu>",
+            f"<cpu><numa><cell cpus='0' memory='{memory // 2}' memAccess='shared'/><cell "
+            f"memory='{memory - memory // 2}' memAccess='shared'/></numa></cpu>",
+        ],
+    }
+    chosen = {name: draw(st.sampled_from(texts)) for name, texts in parts.items()}
+    placement = draw(
+        st.sampled_from(["", " placement='static'", " placement='auto'", " current='1'"])
+    )
+    return (
+        f"<domain type='kvm'><name>anuma</name>{chosen['metadata']}<memory>{memory}</memory>"
+        f"{chosen['memoryBacking']}"
+        f"<vcpu{placement}>{vcpus}</vcpu>{chosen['iothreads']}{chosen['cputune']}"
+        f"{chosen['numatune']}<os><type arch='x86_64'>hvm</type></os>{chosen['cpu']}"
+        "<devices><graphics type='vnc' passwd='x'/></devices></domain>"
+    )
+
+
+definitions = st.composite(_xml)
+
+
+def _edited(definition: Definition, host: Host, policy: Policy) -> tuple[str, Layout | None]:
+    """Return the text and the layout, or the sentence and None."""
+    try:
+        (layout,) = _planned(host, [(read_guest(definition, 2048), policy)])
+        if isinstance(layout, LayoutError):
+            raise layout
+        return partitioned(definition, layout, policy), layout
+    except VnumaError as error:
+        return str(error), None
+
+
+@EXAMPLES
+@given(hosts(), definitions(), st.lists(policies(), min_size=1, max_size=3))
+def test_editing(
+    count_example: Callable[[], None], host: Host, text: str, sequence: list[Policy]
+) -> None:
+    """Editing twice is editing once; the rest stays; absent is the identity."""
+    count_example()
+    original = read_definition(text)
+    current = original
+    for policy in sequence:
+        edited, layout = _edited(current, host, policy)
+        if layout is None:
+            assert edited.startswith("guest anuma: ")
+            continue
+        current = read_definition(edited)
+        (again,) = _planned(host, [(read_guest(current, 2048), policy)])
+        if not isinstance(again, LayoutError):
+            # Exclusive pins count as seats the second time, and must be kept.
+            assert again.vcpu_pins == layout.vcpu_pins
+            assert partitioned(current, again, policy) == edited
+        assert unmanaged(current.root) == unmanaged(original.root)
+    back = read_definition(restored(current))
+    assert managed(back.root) == managed(original.root)
+    assert unmanaged(back.root) == unmanaged(original.root)
+
+
+@EXAMPLES
+@given(hosts(), definitions(), policies(), policies(), st.sampled_from(fields(Policy)))
+def test_settled_means_that_an_edit_changes_nothing(
+    count_example: Callable[[], None],
+    host: Host,
+    text: str,
+    policy: Policy,
+    other: Policy,
+    option: Field[Any],
+) -> None:
+    """The short cut never says so where the edit would change something, nor misses the rest."""
+    count_example()
+    first, _layout = _edited(read_definition(text), host, policy)
+    changed = replace(policy, **{option.name: getattr(other, option.name)})
+    if not first.startswith("<domain"):
+        return
+    definition = read_definition(first)
+    now = managed(definition.root)
+    for asked in (policy, changed):
+        (layout,) = _planned(host, [(read_guest(definition, 2048), asked)])
+        if isinstance(layout, LayoutError):
+            continue
+        settled = is_settled(definition.root, now, layout, asked)
+        try:
+            written = _written(definition, now, layout, asked)
+        except VnumaError:
+            assert not settled
+            continue
+        assert (written == first) >= settled
+        if (asked.emulator_pinning, asked.iothread_pinning) == ("none", "none"):
+            # Helpers that are to be pinned, and cannot be, are left to the edit.
+            assert settled == (written == first)
+        event(f"settled: {settled}")
+
+
+@EXAMPLES
+@given(hosts(), definitions(), policies())
+def test_what_is_written_is_what_was_planned(
+    count_example: Callable[[], None], host: Host, text: str, policy: Policy
+) -> None:
+    """Read again, the definition says what the layout says, and nothing else."""
+    count_example()
+    definition = read_definition(text)
+    edited, layout = _edited(definition, host, policy)
+    if layout is None:
+        return
+    says = managed(read_definition(edited).root)
+    assert says == managed(read_definition(edited.replace("\n", "\r\n")).root)
+    shape = layout.topology
+    assert says["topology"] == {
+        "sockets": shape.sockets,
+        "dies": shape.dies,
+        "clusters": 1,
+        "cores": shape.cores,
+        "threads": shape.threads,
+    }
+    assert [
+        (cell["id"], cell["cpus"], cell["memory_kib"], tuple(cell["distances"].values()))
+        for cell in says["cells"]
+    ] == [(cell.id, cell.vcpus, cell.memory_kib, cell.distances) for cell in layout.cells]
+    assert says["vcpupin"] == dict(enumerate(layout.vcpu_pins))
+    mode = layout.memory_mode
+    assert says["memnode"] == {
+        cell.id: (mode, "static", (cell.host_node,)) for cell in layout.cells if mode != "none"
+    }
+    bound = mode not in ("none", "preferred")
+    assert says["memory"] == ((mode, "static", layout.nodeset) if bound else None)
+    assert says["placement"] == "static"
+    if layout.emulator_pins is not None:
+        assert says["emulatorpin"] == {0: layout.emulator_pins}
+    if layout.iothread_pins is not None:
+        assert says["iothreadpin"] == dict(layout.iothread_pins)
+    if policy.cpu_mode != "keep":
+        assert says["cpu_mode"] == policy.cpu_mode
+
+
+def _pieces(text: str) -> list[str]:
+    """Return the markup and text that is not managed, piece by piece, without containers."""
+    rest = re.sub(r"<(vnuma:partition|numa)\b.*?</\1>", "", text, flags=re.DOTALL)
+    gone = r"<(vcpupin|emulatorpin|iothreadpin|memnode|topology|memory mode|memory nodeset)\b[^>]*>"
+    rest = re.sub(gone, "", rest)
+    rest = re.sub(r"</?(metadata|cputune|numatune|cpu)\b[^>]*>|<vcpu\b[^>]*>", "", rest)
+    return [piece.strip() for piece in re.split(r"(?<=>)|(?=<)", rest) if piece.strip()]
+
+
+@EXAMPLES
+@given(hosts(), definitions(), policies(), st.data())
+def test_every_other_piece_of_text_stays(
+    count_example: Callable[[], None], host: Host, text: str, policy: Policy, data: st.DataObject
+) -> None:
+    """Comments, CDATA, entities and either quotes, wherever they are put."""
+    count_example()
+    extras = ["<!-- <x> 'a' -->", "<?p <x>?>", '<e a="b\'c" />', "<t>&lt;&#65;é<![CDATA[<&]]></t>"]
+    for place in ("</name>", "</os>", "<devices>", "</devices>"):
+        extra = data.draw(st.sampled_from(["", "", *extras]))
+        text = text.replace(place, place + extra, 1)
+    definition = read_definition(text)
+    edited, layout = _edited(definition, host, replace(policy, cpu_mode="keep"))
+    if layout is not None:
+        assert _pieces(edited) == _pieces(text)
+        assert _pieces(restored(read_definition(edited))) == _pieces(text)
+
+
+@EXAMPLES
+@given(hosts(), st.integers(1, 4), st.data())
+def test_a_newcomer_moves_nobody(
+    count_example: Callable[[], None], host: Host, count: int, data: st.DataObject
+) -> None:
+    """With mixed policies exclusive pins never collide, and who sits well stays."""
+    count_example()
+    policy = st.builds(replace, policies(), pinning=st.sampled_from(["core", "cpu", "cpu"]))
+    pairs = []
+    for index in range(count):
+        guest = replace(data.draw(guests(name=f"m{index}")), vcpu_pins=(), hugepages=())
+        pairs.append((replace(guest, vcpus=data.draw(st.integers(1, 8))), data.draw(policy)))
+    answers = _planned(host, pairs)
+    seated = [
+        (replace(guest, vcpu_pins=tuple(enumerate(answer.vcpu_pins))), asked)
+        for (guest, asked), answer in zip(pairs, answers)
+        if isinstance(answer, Layout)
+    ]
+    layouts = [answer for answer in answers if isinstance(answer, Layout)]
+    _assert_exclusive(list(zip(seated, layouts)))
+    newcomer = replace(data.draw(guests(name=data.draw(st.sampled_from("az")))), vcpu_pins=())
+    whole = [*seated, (newcomer, data.draw(policy))]
+    again = _planned(host, whole)
+    assert again[:-1] == layouts
+    _assert_exclusive([(p, one) for p, one in zip(whole, again) if isinstance(one, Layout)])
+
+
+def _assert_exclusive(planned: list[tuple[tuple[Guest, Policy], Layout]]) -> None:
+    owner: dict[int, tuple[str, int]] = {}
+    for (guest, policy), layout in planned:
+        width = 1 if policy.distribution == "round_robin" else layout.topology.threads
+        for vcpu, pins in enumerate(layout.vcpu_pins):
+            mine = (guest.name, vcpu // width if policy.pinning == "core" else vcpu)
+            assert all(owner.setdefault(cpu, mine) == mine for cpu in pins)
+
+
+@EXAMPLES
+@given(
+    st.text(alphabet="0123456789-,^ a", max_size=12), st.sampled_from(["nodes", "reserved_cpus"])
+)
+def test_sets_by_hand(count_example: Callable[[], None], text: str, option: str) -> None:
+    """Whatever is typed is a set or one sentence."""
+    count_example()
+    said = _refusal({option: text})
+    if said is not None:
+        assert option in said
+        assert "\n" not in said
+        return
+    value = getattr(policy_from_options({option: text}), option)
+    assert value is None or list(value) == sorted(set(value))
+
+
+def _refusal(options: dict[str, Any]) -> str | None:
+    try:
+        policy_from_options(options)
+    except VnumaError as error:
+        return str(error)
+    return None
