@@ -1,0 +1,56 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Imports of plugins/module_utils go one way: from the rooms below to those above."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+MODULE_UTILS = Path(__file__).resolve().parents[2] / "plugins/module_utils"
+#: From top to bottom; a room may import from itself and from the rooms above it.
+ROOMS = (
+    ("_errors", "_cpuset", "_policy"),
+    ("_model",),
+    ("_planner",),
+    ("_domain",),
+    ("_hypervisor",),
+    ("_module",),
+)
+#: What a room may import besides the standard library and the rooms above.
+FOREIGN = {"_domain": {"lxml"}, "_hypervisor": {"libvirt"}, "_module": {"ansible"}}
+LEVELS = {name: level for level, names in enumerate(ROOMS) for name in names}
+
+
+def _imports(path: Path) -> list[tuple[str, int]]:
+    """Return what a file imports, as (module, leading dots)."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, 0) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.module or "", node.level))
+    return found
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(MODULE_UTILS).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(MODULE_UTILS.rglob("*.py")), ids=lambda p: str(p.relative_to(MODULE_UTILS))
+)
+def test_imports_go_one_way(path: Path) -> None:
+    """Nothing is imported from a room below, and nothing foreign where it does not belong."""
+    room, depth = _room(path), len(path.relative_to(MODULE_UTILS).parts)
+    standard = set(__import__("sys").stdlib_module_names)
+    for module, dots in _imports(path):
+        first = module.split(".")[0]
+        if dots == 0:
+            assert first in standard | FOREIGN.get(room, set()), f"{module} in room {room}"
+        elif dots == depth:
+            assert LEVELS[first] <= LEVELS[room], f"{room} imports {module} from below"
+        else:
+            assert dots == 1, f"{module}: imports inside a room are relative to it"
