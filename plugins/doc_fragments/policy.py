@@ -63,7 +63,7 @@ options:
       - With V(strict) memory comes from that node or not at all. A guest whose hugepages, or locked
         memory, do not fit there does not start. With V(preferred) its memory goes elsewhere then.
     type: str
-    choices: [strict, preferred, restrictive, interleave, none]
+    choices: [strict, preferred, restrictive, none]
     default: strict
   distances:
     description:

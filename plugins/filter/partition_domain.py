@@ -99,16 +99,17 @@ def partition_domain(xml: Any, host: Any, **options: Any) -> str:
         policy = policy_from_options(options)
         definition = read_definition(xml)
         if policy.state == "absent":
-            return restored(definition)
+            return restored(definition).definition.text
         topology = parse_capabilities(host) if isinstance(host, str) else host_from_facts(host)
         guest = read_guest(definition, topology.hugepage_default_kib)
         layout = plan(guest, topology, policy)
-        result = partitioned(definition, layout, policy)
+        edit = partitioned(definition, layout, policy)
     except VnumaError as error:
-        raise AnsibleFilterError(f"partition_domain: {error}") from error
+        # Ansible prints the cause of an error after its message, and here they are the same.
+        raise AnsibleFilterError(f"partition_domain: {error}") from None
     for sentence in layout.warnings:
         Display().warning(f"guest {guest.name}: {sentence}")
-    return result
+    return edit.definition.text
 
 
 class FilterModule:

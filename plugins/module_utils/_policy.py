@@ -23,7 +23,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "state": ("present", "absent"),
     "distribution": ("contiguous", "interleave", "round_robin"),
     "pinning": ("node", "core", "cpu", "none"),
-    "memory_mode": ("strict", "preferred", "restrictive", "interleave", "none"),
+    "memory_mode": ("strict", "preferred", "restrictive", "none"),
     "distances": ("host", "none"),
     "iothread_pinning": ("none", "nodes"),
     "cpu_mode": ("keep", "host-passthrough"),
@@ -49,7 +49,7 @@ class Policy:
         state: ``present`` partitions, ``absent`` restores.
         nodes: host nodes to use, None for every eligible one.
         cells: number of guest cells, None for one per chosen node.
-        distribution: how vCPUs are dealt.
+        distribution: how vCPUs are assigned to cells.
         threads: threads per guest core, None for the host's where whole cores fit.
         pinning: what a vCPU is pinned to.
         memory_mode: mode of the memory binding, ``none`` for no binding.
@@ -58,7 +58,7 @@ class Policy:
         iothread_pinning: ``none`` leaves it, or ``nodes``.
         reserved_cpus: pCPUs that nothing is pinned to.
         cpu_mode: ``keep``, or the ``<cpu mode>`` to set.
-        remainder: whether vCPUs and memory may be dealt unevenly.
+        remainder: whether vCPUs and memory may be split unevenly.
     """
 
     state: str = "present"

@@ -136,25 +136,14 @@ ansible_facts:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_to_facts
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import run
-
-
-def gather(module: AnsibleModule) -> dict[str, Any]:
-    """Return the host's topology as facts."""
-    hypervisor = Hypervisor(module.params["uri"])
-    try:
-        host = hypervisor.host(with_free=True)
-    finally:
-        hypervisor.close()
-    return {"changed": False, "ansible_facts": {"vnuma_host": host_to_facts(host)}}
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.facts import facts
 
 
 def main() -> None:
     """Run the module."""
     spec: dict[str, Any] = {"uri": {"type": "str", "default": "qemu:///system"}}
-    run(AnsibleModule(argument_spec=spec, supports_check_mode=True), gather)
+    run(AnsibleModule(argument_spec=spec, supports_check_mode=True), facts)
 
 
 if __name__ == "__main__":

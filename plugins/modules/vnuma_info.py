@@ -228,50 +228,11 @@ errors:
       type: str
 """
 
-import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.numa_maps import local_processes
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import (
-    errors_to_result,
-    run,
-    warn_once,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.info import (
-    find_out,
-    report_to_result,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
-    Store,
-    default_folder,
-)
-
-
-def info(module: AnsibleModule) -> dict[str, Any]:
-    """Find out about the guests and return it."""
-    hypervisor = Hypervisor(module.params["uri"])
-    try:
-        findings = find_out(
-            hypervisor,
-            module.params["guests"],
-            Store(module.params["state_dir"] or default_folder(), hypervisor.host_uuid()),
-            local_processes(os.geteuid()) if hypervisor.is_local() else None,
-            with_memory=module.params["memory"],
-        )
-    finally:
-        hypervisor.close()
-    warn_once(module, findings.warnings, ())
-    return {
-        "changed": False,
-        "guests": [report_to_result(report, findings.host) for report in findings.reports],
-        "drifted": [report.domain.name for report in findings.reports if report.drift],
-        "restart_required": [
-            report.domain.name for report in findings.reports if report.restart_required
-        ],
-        **errors_to_result(findings.errors),
-    }
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import run
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.info import info
 
 
 def main() -> None:

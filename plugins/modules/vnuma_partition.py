@@ -100,6 +100,15 @@ options:
     type: str
     choices: [refuse, drop]
     default: refuse
+  layouts:
+    description:
+      - How much of each layout is returned. V(changed) leaves the distances of the cells and the
+        pins of single vCPUs out of guests that need nothing, so that Ansible has less to carry;
+        V(complete) returns them for every guest.
+    type: str
+    choices: [changed, complete]
+    default: changed
+    version_added: 1.1.0
   planned:
     description:
       - Fingerprints of definitions that were planned earlier, by UUID, as RV(guests[].fingerprint)
@@ -200,6 +209,7 @@ guests:
               sample: 0-14,120-134
             distances:
               description: Distance to every cell, by cell id; empty where none are written.
+              returned: for guests that change, or with O(layouts=complete)
               type: list
               elements: int
               sample: [10, 21, 31, 21, 21, 31, 31, 31]
@@ -233,6 +243,7 @@ guests:
           sample: 0-7
         vcpu_pins:
           description: pCPUs of each vCPU as a cpuset, by vCPU; empty where nothing is pinned.
+          returned: for guests that change, or with O(layouts=complete)
           type: list
           elements: str
         emulator_pins:
@@ -264,59 +275,9 @@ errors:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_from_facts
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import (
-    errors_to_result,
-    run,
-    warn_once,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import partition_guests
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
-    Store,
-    default_folder,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.update import (
-    Keeping,
-    work_to_diff,
-    work_to_result,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import run
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import partition
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import CHOICES, DEFAULTS
-
-
-def partition(module: AnsibleModule) -> dict[str, Any]:
-    """Partition the guests and return what came of it."""
-    host = module.params["host"]
-    topology = None if host is None else host_from_facts(host)
-    hypervisor = Hypervisor(module.params["uri"])
-    try:
-        keeping = Keeping(
-            Store(module.params["state_dir"] or default_folder(), hypervisor.host_uuid()),
-            drop_saved=module.params["managed_save"] == "drop",
-            planned=module.params["planned"] or {},
-        )
-        outcome = partition_guests(
-            hypervisor,
-            module.params["guests"],
-            {option: module.params[option] for option in DEFAULTS},
-            topology,
-            write=not module.check_mode,
-            keeping=keeping,
-        )
-    finally:
-        hypervisor.close()
-    warn_once(module, outcome.warnings, [(w.domain.name, w.warnings) for w in outcome.done])
-    result: dict[str, Any] = {
-        "changed": any(work.changed for work in outcome.done),
-        "guests": [work_to_result(work) for work in outcome.done],
-        "restart_required": [work.domain.name for work in outcome.done if work.restart_required],
-        **errors_to_result(outcome.errors),
-    }
-    if module._diff:
-        result["diff"] = [
-            work_to_diff(work) for work in outcome.done if work.after is not work.before
-        ]
-    return result
 
 
 def main() -> None:
@@ -336,6 +297,7 @@ def main() -> None:
         },
         "host": {"type": "dict"},
         "managed_save": {"type": "str", "choices": ["refuse", "drop"], "default": "refuse"},
+        "layouts": {"type": "str", "choices": ["changed", "complete"], "default": "changed"},
         "planned": {"type": "dict"},
         "state_dir": {"type": "path"},
         **{option: {"type": "str", "default": default} for option, default in DEFAULTS.items()},

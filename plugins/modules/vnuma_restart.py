@@ -129,79 +129,11 @@ errors:
       type: str
 """
 
-from contextlib import nullcontext
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import PolicyError, VnumaError
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import (
-    errors_to_result,
-    run,
-    warn_once,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.restart import (
-    Restart,
-    RestartPolicy,
-    restart_guests,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.select import choose
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
-    Store,
-    default_folder,
-)
-
-
-def restart(module: AnsibleModule) -> dict[str, Any]:
-    """Power-cycle the guests and return what came of it."""
-    policy = RestartPolicy(
-        mode=module.params["mode"],
-        timeout_s=module.params["timeout"],
-        at_once=module.params["at_once"],
-        agent_timeout_s=module.params["agent_timeout"],
-    )
-    if policy.at_once < 1 or policy.timeout_s <= 0 or policy.agent_timeout_s < 0:
-        raise PolicyError(
-            f"at_once {policy.at_once}, timeout {policy.timeout_s:g} and agent_timeout "
-            f"{policy.agent_timeout_s:g} cannot be; at_once is 1 or more, timeout is over 0, and "
-            "agent_timeout 0 or more."
-        )
-    write = not module.check_mode
-    hypervisor = Hypervisor(module.params["uri"], watch=write)
-    try:
-        store = Store(module.params["state_dir"] or default_folder(), hypervisor.host_uuid())
-        named = module.params["guests"]
-        entries = [{"name": "*"}] if named is None else [{"name": name} for name in named]
-        with store.locked() if write else nullcontext():
-            choice = choose(hypervisor.domains(), entries)
-            errors: list[VnumaError] = list(choice.errors)
-            works = [Restart(pick.domain, pick.by_name) for pick in choice.picks]
-            errors += restart_guests(hypervisor, works, policy, store, write)
-    finally:
-        hypervisor.close()
-    warn_once(
-        module,
-        choice.warnings if named is not None else (),
-        [(work.domain.name, work.warnings) for work in works],
-    )
-    restarted = [w.domain.name for w in works if w.action in ("restarted", "started")]
-    touched = any(w.action in ("restarted", "started", "rolled_back") for w in works)
-    return {
-        "changed": touched,
-        "guests": [
-            {
-                "name": work.domain.name,
-                "uuid": work.domain.uuid,
-                "action": work.action,
-                "forced": work.forced,
-                "downtime_s": work.downtime_s,
-                "warnings": work.warnings,
-            }
-            for work in works
-        ],
-        "restarted": restarted,
-        **errors_to_result(errors),
-    }
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import run
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.restart import restart
 
 
 def main() -> None:

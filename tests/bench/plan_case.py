@@ -29,11 +29,9 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import part
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, Node
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import Layout, plan_guests
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
-    Policy,
-    policy_from_options,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import Policy, policy_from_options
 
 _GIB_KIB = 1 << 20
 _THREADS = 2

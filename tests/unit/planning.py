@@ -8,11 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import Definition
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import partitioned, restored
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import Layout, plan
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import Policy, policy_from_options
 
 HostOf = Callable[[str], Host]
 GuestOf = Callable[..., Guest]
@@ -28,3 +31,13 @@ def refusal(guest: Guest, host: Host, **options: Any) -> str:
     with pytest.raises(LayoutError) as raised:
         planned(guest, host, **options)
     return str(raised.value)
+
+
+def partitioned_text(definition: Definition, layout: Layout, policy: Policy) -> str:
+    """Return a definition with a layout written into it."""
+    return partitioned(definition, layout, policy).definition.text
+
+
+def restored_text(definition: Definition) -> str:
+    """Return a definition with its layout taken out."""
+    return restored(definition).definition.text

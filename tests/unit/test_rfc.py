@@ -13,16 +13,11 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
     read_definition,
     read_guest,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import (
-    partitioned,
-    restored,
-)
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
-    policy_from_options,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from lxml import etree
+from planning import partitioned_text, restored_text
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 RFC = {"distribution": "round_robin", "memory_mode": "none"}
@@ -41,7 +36,7 @@ def test_the_mails_own_listing(host: Callable[[str], Host]) -> None:
     definition = read_definition(_read("before"))
     policy = policy_from_options(RFC)
     layout = plan(read_guest(definition, 2048), host("rfc-8n240c"), policy)
-    ours = etree.fromstring(partitioned(definition, layout, policy))
+    ours = etree.fromstring(partitioned_text(definition, layout, policy))
     mail = etree.fromstring(_read("after"))
     for path in ("cputune", "cpu/topology", "cpu/numa"):
         assert _tree(ours.find(path)) == _tree(mail.find(path)), path
@@ -64,7 +59,7 @@ def test_the_mails_own_listing(host: Callable[[str], Host]) -> None:
 def test_without_a_partition_not_a_byte_changes() -> None:
     """Nothing asked, nothing done."""
     text = _read("before")
-    assert restored(read_definition(text)) == text
+    assert restored_text(read_definition(text)) == text
 
 
 def test_and_back(host: Callable[[str], Host]) -> None:
@@ -74,9 +69,9 @@ def test_and_back(host: Callable[[str], Host]) -> None:
     for options in (RFC, {}):
         policy = policy_from_options(options)
         layout = plan(read_guest(definition, 2048), host("rfc-8n240c"), policy)
-        changed = partitioned(definition, layout, policy)
+        changed = partitioned_text(definition, layout, policy)
         assert changed != text
-        assert restored(read_definition(changed)) == text
+        assert restored_text(read_definition(changed)) == text
 
 
 DISTANCES = """\
@@ -123,7 +118,7 @@ def test_the_mails_listing_is_partitioned_like_any_other(host: Callable[[str], H
     policy = policy_from_options(RFC)
     guest = read_guest(definition, 2048)
     assert (guest.vcpus, guest.memory_kib) == (16, 67108864)
-    changed = partitioned(definition, plan(guest, host("rfc-8n240c"), policy), policy)
+    changed = partitioned_text(definition, plan(guest, host("rfc-8n240c"), policy), policy)
     for path in ("cputune", "cpu/topology", "cpu/numa"):
         assert _tree(etree.fromstring(changed).find(path)) == _tree(definition.root.find(path))
-    assert restored(read_definition(changed)) == text.replace("check='numa'", "check='none'")
+    assert restored_text(read_definition(changed)) == text.replace("check='numa'", "check='none'")

@@ -1,312 +1,226 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writing a layout into a domain definition, and taking it out; knows no host and no connection.
+"""Writing a layout into a domain definition, and taking it out again.
 
-Managed are ``vcpu@placement``, ``cputune/vcpupin``, ``numatune/memory`` and ``memnode``,
-``cpu/topology``, ``cpu/numa``; and, only while the policy asks for them, ``emulatorpin``,
-``iothreadpin`` and the CPU mode. Everything else in the definition is left as it is, to the byte.
+Only the managed elements are written, and the record of what stood there before. Everything else
+in the definition stays as it is.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
 
-from .._cpuset import format_cpuset
 from .._errors import DomainError, VnumaError
-from .._planner.plan import Layout
+from .._model.domain import ManagedState
+from .._model.layout import Layout
 from .._policy import Policy, policy_to_record
-from .definition import (
-    Definition,
-    managed,
-    read_definition,
-)
-from .places import (
-    CPU_MODEL,
-    add_cpu,
-    drop_empty,
-    replace_all,
-)
+from .compare import has_rfc_switch, is_up_to_date
+from .definition import Definition
+from .element import CONTAINERS, drop_empty_containers
+from .managed import MANAGED
 from .record import (
-    add_record,
+    NAMESPACE,
+    ORIGINAL,
+    PARTITION,
+    POLICY,
     created_containers,
-    drop_record,
     find_record,
-    mark_created,
     original,
     recorded_policy,
-    write_policy,
 )
-from .settled import is_settled
-from .source import Source
-from .validate import (
-    carried_over,
-    refuse_misfits,
-    refuse_outgrown,
-    refuse_split_cores,
-)
-from .xml import (
-    Element,
-    copied,
-    elements,
-    etree,
-    insert_after,
-    remove,
-)
+from .state import read_state, wanted_state
+from .validate import check_outgrown
+from .xml import Element, elements, etree, insert_after, remove, to_text
+
+#: Elements that stand before <metadata> in libvirt's order.
+_BEFORE_METADATA = ("name", "uuid", "genid", "title", "description")
 
 
-def partitioned(definition: Definition, layout: Layout, policy: Policy) -> str:
-    """Return the definition with the layout written into it.
+@dataclass(frozen=True)
+class Edit:
+    """What came of an edit.
 
-    What stood in the managed places before the first partition is kept in the record.
+    Attributes:
+        definition: the definition to have.
+        changed: False where it is the one that was there: nothing needs to be written.
+    """
+
+    definition: Definition
+    changed: bool
+
+
+def partitioned(definition: Definition, layout: Layout, policy: Policy) -> Edit:
+    """Write a layout into a definition.
+
+    What stood in the managed elements before the first partition is kept in the record.
 
     Raises:
-        DomainError: when something in the definition cannot live with the new cells.
+        DomainError: when the record is damaged, or a managed element is malformed.
     """
-    refuse_unfit(definition, layout)
-    root = definition.root
-    try:
-        before = definition.meaning
-        if not _has_rfc_switch(root) and is_settled(root, before, layout, policy):
-            return definition.text
-        return _written(definition, before, layout, policy)
-    except VnumaError as error:
-        raise error.for_guest(definition.name) from None
+    wanted = wanted_state(layout, policy, definition.state)
+    if is_up_to_date(definition, wanted, policy):
+        return Edit(definition, changed=False)
+    return written(definition, wanted, policy)
 
 
-def refuse_unfit(definition: Definition, layout: Layout) -> None:
-    """Refuse a definition that the layout cannot be written into, whatever its pins.
+def written(definition: Definition, wanted: ManagedState, policy: Policy) -> Edit:
+    """Let a definition say what is wanted of the managed elements, and record the policy.
 
     Raises:
-        DomainError: when something in the definition cannot live with the new cells.
+        DomainError: when the record is damaged.
     """
-    root = definition.root
     try:
-        refuse_misfits(root, len(layout.cells))
-        refuse_split_cores(root, layout.topology.threads)
-        carried_over(root)
+        root = deepcopy(definition.root.getroottree()).getroot()
+        _write(root, wanted, policy)
+        after = Definition(to_text(root, definition.text), root)
+        same = means_the_same(definition, after) and not has_rfc_switch(definition.root)
     except VnumaError as error:
         raise error.for_guest(definition.name) from None
+    return Edit(definition, changed=False) if same else Edit(after, changed=True)
 
 
-def restored(definition: Definition) -> str:
-    """Return the definition as it was before its first partition; unchanged if there was none.
+def restored(definition: Definition) -> Edit:
+    """Take a layout out of a definition: it is as it was before its first partition.
 
     Raises:
         DomainError: when the record is damaged, or does not fit the guest any more.
     """
-    if find_record(definition.root) is None:
-        return definition.text
-    source = _source(definition)
-    root = source.root
+    if definition.record is None:
+        return Edit(definition, changed=False)
+    root = deepcopy(definition.root.getroottree()).getroot()
     try:
-        kept = original(find_record(root))
-        applied = recorded_policy(find_record(root))
-        before = managed(root)
-        vcpu = root.find("vcpu")
-        if vcpu is None:
+        record = find_record(root)
+        kept, applied = original(record), recorded_policy(record)
+        if root.find("vcpu") is None:
             raise DomainError("the definition has no <vcpu>; define it.")
-        _put_back(root, kept, "vcpupin")
-        if "emulator_pinning" in applied:
-            _put_back(root, kept, "emulatorpin")
-        if "iothread_pinning" in applied:
-            _put_back(root, kept, "iothreadpin")
-        for tag in ("memory", "memnode"):
-            _put_back(root, kept, tag)
-        if "cpu_mode" in applied:
-            _put_back_mode(root, kept)
-        _put_back(root, kept, "topology")
-        _put_back(root, kept, "numa")
-        placement = kept.find("vcpu")
-        if placement is not None:
-            vcpu.set("placement", placement.get("placement", "static"))
-        refuse_outgrown(root, before, managed(root))
-        drop_empty(root, created_containers(kept))
-        drop_record(root)
+        for element in MANAGED:
+            if not element.option or element.option in applied:
+                element.restore(root, kept)
+        check_outgrown(root, definition.arch, definition.state, read_state(root))
+        drop_empty_containers(root, created_containers(kept))
+        _drop_record(record)
+        return Edit(Definition(to_text(root, definition.text), root), changed=True)
     except VnumaError as error:
         raise error.for_guest(definition.name) from None
-    return source.rewritten()
 
 
-def _source(definition: Definition) -> Source:
-    return Source(definition.text, lambda text: read_definition(text).root)
+def means_the_same(first: Definition, second: Definition) -> bool:
+    """Tell whether two definitions agree on the managed elements and the record."""
+    return first.state == second.state and _meaning(first.record) == _meaning(second.record)
 
 
-def _written(definition: Definition, before: dict[str, Any], layout: Layout, policy: Policy) -> str:
-    """Return the definition with the layout, the same text where that means the same."""
-    source = _source(definition)
-    _write(source.root, layout, policy)
-    same = managed(source.root) == before and not _has_rfc_switch(definition.root)
-    return definition.text if same else source.rewritten()
+def lost_elements(before: Definition, after: Definition) -> list[str]:
+    """Return paths of elements that are not managed, and that are in one and not in the other.
+
+    The CPU's own attributes, model and vendor are left out: the policy may set the mode.
+    """
+    lost = _unmanaged(before.root) - _unmanaged(after.root)
+    return sorted({path for path, _name, _value in lost})
 
 
-def _write(root: Element, layout: Layout, policy: Policy) -> None:
+def _write(root: Element, wanted: ManagedState, policy: Policy) -> None:
     record = find_record(root)
+    is_first = record is None
     if record is None:
-        record = add_record(root)
-        kept = original(record)
-        for container in ("cputune", "numatune", "cpu"):
-            if root.find(container) is None:
-                mark_created(kept, container)
-        _keep(kept, root, "cputune", "vcpupin")
-        _keep(kept, root, "numatune", "memory", "memnode")
-        _keep(kept, root, "cpu", "topology", "numa")
-        if root.find("vcpu").get("placement", "static") != "static":
-            etree.SubElement(kept, "vcpu", placement=root.find("vcpu").get("placement"))
-    before, after = recorded_policy(record), policy_to_record(policy)
+        record = _add_record(root)
     kept = original(record)
-    _write_vcpu_pins(root, layout)
-    _write_helper_pins(root, kept, layout, before, after)
-    _write_numatune(root, layout)
-    _write_cpu(root, kept, layout, before, policy)
-    if root.find("vcpu").get("placement", "static") != "static":
-        root.find("vcpu").set("placement", "static")
-    drop_empty(root, created_containers(kept))
-    write_policy(record, after)
-
-
-def _write_vcpu_pins(root: Element, layout: Layout) -> None:
-    texts: dict[tuple[int, ...], str] = {}
-    pins = []
-    for vcpu, cpus in enumerate(layout.vcpu_pins):
-        if cpus not in texts:
-            texts[cpus] = format_cpuset(cpus)
-        pins.append(etree.Element("vcpupin", vcpu=str(vcpu), cpuset=texts[cpus]))
-    replace_all(root, "vcpupin", pins)
-
-
-def _write_helper_pins(
-    root: Element, kept: Element, layout: Layout, before: dict[str, str], after: dict[str, str]
-) -> None:
-    """Pin emulator and iothreads, or hand them back once the policy no longer asks."""
-    emulator, iothreads = layout.emulator_pins, layout.iothread_pins
-    wanted = {
-        "emulator_pinning": (
-            "emulatorpin",
-            []
-            if emulator is None
-            else [etree.Element("emulatorpin", cpuset=format_cpuset(emulator))],
-        ),
-        "iothread_pinning": (
-            "iothreadpin",
-            [
-                etree.Element("iothreadpin", iothread=str(iothread), cpuset=format_cpuset(cpus))
-                for iothread, cpus in iothreads or ()
-            ],
-        ),
-    }
-    for option, (tag, pins) in wanted.items():
-        if option in after and option not in before:
-            _keep(kept, root, "cputune", tag)
-        if option in after and pins:
-            replace_all(root, tag, pins)
-        elif option in after or option in before:
-            # Nothing to pin to, or no longer asked for: what stood before.
-            _put_back(root, kept, tag)
-        if option in before and option not in after:
-            for element in list(elements(kept, tag)):
-                remove(element)
-
-
-def _write_numatune(root: Element, layout: Layout) -> None:
-    mode, nodeset = layout.memory_mode, format_cpuset(layout.nodeset)
-    bound = mode != "none"
-    # libvirt before 9.3 takes 'preferred' with a single node only, and here there may be several.
-    whole = bound and mode != "preferred"
-    memory = [etree.Element("memory", mode=mode, nodeset=nodeset)] if whole else []
-    replace_all(root, "memory", memory)
-    nodes = [
-        etree.Element("memnode", cellid=str(cell.id), mode=mode, nodeset=str(cell.host_node))
-        for cell in layout.cells
-        if bound
-    ]
-    replace_all(root, "memnode", nodes)
-
-
-def _write_cpu(
-    root: Element, kept: Element, layout: Layout, before: dict[str, str], policy: Policy
-) -> None:
-    sharing = carried_over(root)
-    cells = []
-    for cell in layout.cells:
-        attributes = {
-            "id": str(cell.id),
-            "cpus": format_cpuset(cell.vcpus),
-            "memory": str(cell.memory_kib),
-            "unit": "KiB",
-            **sharing,
-        }
-        element = etree.Element("cell", attributes)
-        if cell.distances:
-            distances = etree.SubElement(element, "distances")
-            for sibling, value in enumerate(cell.distances):
-                etree.SubElement(distances, "sibling", id=str(sibling), value=str(value))
-        cells.append(element)
-    numa = etree.Element("numa")
-    numa.extend(cells)
-    shape = layout.topology
-    counts = {"sockets": shape.sockets, "dies": shape.dies, "cores": shape.cores}
-    attributes = {
-        **{name: str(count) for name, count in counts.items() if name != "dies" or count > 1},
-        "threads": str(shape.threads),
-    }
-    if policy.cpu_mode != "keep":
-        if "cpu_mode" not in before:
-            _keep_mode(root, kept)
-        _set_mode(root, policy.cpu_mode)
-    elif "cpu_mode" in before:
-        _put_back_mode(root, kept)
-        for element in list(elements(kept, "cpu")):
-            remove(element)
-    topology = etree.Element("topology", attributes)
-    replace_all(root, "topology", [topology])
-    replace_all(root, "numa", [numa])
+    before, after = recorded_policy(record), policy_to_record(policy)
+    if is_first:
+        _mark_created(kept, [name for name in CONTAINERS if root.find(name) is None])
+    for element in MANAGED:
+        value = getattr(wanted, element.field)
+        if not element.option or element.option in after:
+            if is_first if not element.option else element.option not in before:
+                element.keep(root, kept)
+            if element.option and not value:
+                # Nothing to pin to: what stood before.
+                element.restore(root, kept)
+            else:
+                element.write(root, value)
+        elif element.option in before:
+            element.restore(root, kept)
+            element.forget(kept)
     cpu = root.find("cpu")
-    if cpu.get("check") == "numa":
+    if has_rfc_switch(root):
         # The RFC's own switch: no released libvirt takes it.
         cpu.set("check", "none")
+    drop_empty_containers(root, created_containers(kept))
+    _state_policy(record, after)
 
 
-def _has_rfc_switch(root: Element) -> bool:
-    cpu = root.find("cpu")
-    return cpu is not None and cpu.get("check") == "numa"
+def _add_record(root: Element) -> Element:
+    metadata = root.find("metadata")
+    created = metadata is None
+    if created:
+        metadata = etree.Element("metadata")
+        insert_after(root, _BEFORE_METADATA, metadata)
+    record = etree.Element(PARTITION, nsmap={"vnuma": NAMESPACE})
+    etree.SubElement(record, POLICY)
+    kept = etree.SubElement(record, ORIGINAL)
+    insert_after(metadata, [child.tag for child in metadata], record)
+    if created:
+        _mark_created(kept, ["metadata"])
+    return record
 
 
-def _keep(kept: Element, root: Element, container: str, *tags: str) -> None:
-    copies = [copied(element) for element in elements(root.find(container), *tags)]
-    insert_after(kept, [child.tag for child in kept], *copies)
+def _state_policy(record: Element, policy: Mapping[str, str]) -> None:
+    element = record.find(POLICY)
+    if element is None:
+        element = etree.Element(POLICY)
+        record.insert(0, element)
+    element.attrib.clear()
+    element.attrib.update(sorted(policy.items()))
 
 
-def _put_back(root: Element, kept: Element, tag: str) -> None:
-    replace_all(root, tag, [copied(one) for one in elements(kept, tag)])
+def _drop_record(record: Element) -> None:
+    """Take the record out, and ``<metadata>`` too where only the record was in it."""
+    created = "metadata" in created_containers(original(record))
+    metadata = record.getparent()
+    remove(record)
+    if created and not list(elements(metadata)):
+        remove(metadata)
 
 
-def _keep_mode(root: Element, kept: Element) -> None:
-    copy = etree.SubElement(kept, "cpu")
-    cpu = root.find("cpu")
-    if cpu is not None:
-        copy.attrib.update(cpu.attrib)
-        copy.extend(copied(one) for one in elements(cpu, *CPU_MODEL))
+def _mark_created(kept: Element, containers: Collection[str]) -> None:
+    """Note that the definition had no such containers before."""
+    created = created_containers(kept).union(containers)
+    if created:
+        kept.set("created", " ".join(sorted(created)))
 
 
-def _set_mode(root: Element, mode: str) -> None:
-    cpu = root.find("cpu")
-    if cpu is None:
-        cpu = add_cpu(root)
-    if cpu.get("mode") == mode:
-        return
-    # 'match' and a model belong to other modes (docs/formatdomain, "CPU model and topology").
-    cpu.attrib.pop("match", None)
-    cpu.set("mode", mode)
-    cpu.set("check", "none")
-    for element in list(elements(cpu, *CPU_MODEL)):
-        remove(element)
+def _meaning(element: Element | None) -> tuple[object, ...] | None:
+    """Return an element's meaning: white space and the order of attributes left out."""
+    if element is None:
+        return None
+    return (
+        element.tag,
+        tuple(sorted(element.attrib.items())),
+        (element.text or "").strip(),
+        tuple(_meaning(child) for child in elements(element)),
+    )
 
 
-def _put_back_mode(root: Element, kept: Element) -> None:
-    copy, cpu = kept.find("cpu"), root.find("cpu")
-    if copy is None or cpu is None:
-        return
-    cpu.attrib.clear()
-    cpu.attrib.update(copy.attrib)
-    for tag in CPU_MODEL:
-        _put_back(root, copy, tag)
+def _unmanaged(root: Element) -> Counter[tuple[str, str, str]]:
+    """Return everything that is not managed, as (path, attribute, value)."""
+    managed = {path for element in MANAGED for path in element.paths}
+    record = find_record(root)
+    found: Counter[tuple[str, str, str]] = Counter()
+    waiting = [(child, "") for child in elements(root)]
+    while waiting:
+        element, above = waiting.pop()
+        path = f"{above}{element.tag}"
+        if path in managed or element is record:
+            continue
+        if path not in (*CONTAINERS, "metadata"):
+            found[path, "", (element.text or "").strip()] += 1
+        if path != "cpu":
+            found.update(
+                (path, name, value)
+                for name, value in element.attrib.items()
+                if (path, name) != ("vcpu", "placement")
+            )
+        waiting.extend((child, f"{path}/") for child in elements(element))
+    return found

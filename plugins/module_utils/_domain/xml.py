@@ -26,13 +26,13 @@ except ImportError as error:  # the caller says which package is missing, in one
 __all__ = [
     "LXML_IMPORT_ERROR",
     "Element",
-    "canonical",
     "copied",
     "elements",
     "etree",
     "insert_after",
     "parse_xml",
     "remove",
+    "to_text",
 ]
 
 #: An element; lxml's own type is private.
@@ -44,6 +44,11 @@ _DOCTYPE = re.compile(
     r"\A\ufeff?(?:\s|<\?(?:(?!\?>).)*\?>|<!--(?:(?!-->).)*-->)*<!DOCTYPE", re.DOTALL
 )
 _DECLARATION = re.compile(r"\A\ufeff?\s*<\?xml\s.*?\?>\s*", re.DOTALL)
+# One piece of markup; quoted attribute values may hold what would end a tag.
+_MARKUP = re.compile(
+    r"<!--.*?-->|<!\[CDATA\[.*?\]\]>|<\?.*?\?>|<(?:[^<>\"']|\"[^\"]*\"|'[^']*')+>", re.DOTALL
+)
+_ATTRIBUTE = re.compile(r'="([^"]*)"')
 _INDENT = "  "
 
 
@@ -144,11 +149,33 @@ def copied(element: Element) -> Element:
     return copy
 
 
-def canonical(element: Element) -> Any:
-    """Return an element's meaning, for comparison: white space and attribute order left out."""
-    return (
-        element.tag,
-        tuple(sorted(element.attrib.items())),
-        (element.text or "").strip(),
-        tuple(canonical(child) for child in elements(element)),
+def to_text(root: Element, like: str) -> str:
+    """Return an edited document as text, in the spelling of the one that it was read from.
+
+    libvirt quotes attributes by ', and whoever keeps definitions in files wants to see the edit
+    and little else.
+
+    Args:
+        root: the root element, whose own attributes are as they were read.
+        like: the text that was read: its quotes, and all up to its first child, are taken over.
+    """
+    text = str(etree.tostring(root.getroottree(), encoding="unicode"))
+    if like.count("='") > like.count('="'):
+        text = _MARKUP.sub(_single_quoted, text)
+    end = like[len(like.rstrip()) :]
+    return like[: _end_of_start_tag(like)] + text[_end_of_start_tag(text) :].rstrip() + end
+
+
+def _end_of_start_tag(text: str) -> int:
+    """Return where the start tag of the root ends."""
+    return next(found.end() for found in _MARKUP.finditer(text) if found[0][1] not in "!?")
+
+
+def _single_quoted(markup: re.Match[str]) -> str:
+    tag = markup.group(0)
+    if tag[1] in "!?":
+        return tag
+    return _ATTRIBUTE.sub(
+        lambda found: "='{}'".format(found.group(1).replace("'", "&apos;").replace("&quot;", '"')),
+        tag,
     )

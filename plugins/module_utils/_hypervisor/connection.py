@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from .._errors import HypervisorError
-from .events import Waker
+from .events import EventWaiter
 
 try:
     import libvirt
@@ -50,7 +50,7 @@ class Connection:
         self.uri = _without_password(uri)
         self._full_uri = uri
         self._watch = watch
-        self._waker = Waker()
+        self._events = EventWaiter()
         self._reconnecting = threading.Lock()
         # Otherwise libvirt's C library prints every error to stderr, besides raising it.
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
@@ -68,9 +68,9 @@ class Connection:
 
     def wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
         """Return whether it is done before the deadline, a time of the monotonic clock."""
-        return self._waker.wait(is_done, deadline)
+        return self._events.wait(is_done, deadline)
 
-    def patiently(self, ask: Callable[[], Any]) -> Any:
+    def with_reconnect(self, ask: Callable[[], Any]) -> Any:
         """Ask, and ask again over a new connection should the daemon have gone away."""
         deadline = time.monotonic() + _PATIENCE_S
         while True:
@@ -121,7 +121,7 @@ class Connection:
         connection = libvirt.open(self._full_uri)
         if self._watch:
             connection.domainEventRegisterAny(
-                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._waker.wake, None
+                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._events.wake, None
             )
         return connection
 

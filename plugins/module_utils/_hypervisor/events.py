@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 
-class Waker:
+class EventWaiter:
     """Wakes those who wait whenever something happens to a guest."""
 
     def __init__(self) -> None:

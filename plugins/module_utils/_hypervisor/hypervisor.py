@@ -7,13 +7,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .._domain.capabilities import parse_capabilities
 from .._domain.definition import read_definition
+from .._model.domain import Domain
 from .._model.host import Host, HugepagePool, Node
+from .._model.layout import Ids
 from .connection import Connection, libvirt
 
 #: By the numbers of virDomainState, so that they are there without the bindings too.
@@ -26,27 +28,6 @@ _STATES = {
     6: "crashed",
     7: "suspended",
 }
-
-
-@dataclass(frozen=True)
-class Domain:
-    """A guest as libvirt lists it.
-
-    Attributes:
-        name: its name.
-        uuid: its UUID.
-        persistent: False for a transient guest.
-        active: True while it runs, is paused, or is otherwise alive.
-        handle: libvirt's own object.
-        saved: whether it had a managed-save image when it was listed.
-    """
-
-    name: str
-    uuid: str
-    persistent: bool
-    active: bool
-    handle: Any
-    saved: bool = False
 
 
 class Hypervisor:
@@ -63,6 +44,8 @@ class Hypervisor:
     def __init__(self, uri: str, watch: bool = False) -> None:
         self._connection = Connection(uri, watch)
         self._capabilities_xml = ""
+        # libvirt's own object of each guest, by its UUID.
+        self._handles: dict[str, Any] = {}
 
     @property
     def uri(self) -> str:
@@ -107,13 +90,13 @@ class Hypervisor:
                     libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE,
                 )
             )
+        self._handles = {handle.UUIDString(): handle for handle in handles}
         found = [
             Domain(
                 name=handle.name(),
                 uuid=handle.UUIDString(),
                 persistent=handle.UUIDString() not in transient,
                 active=handle.ID() != -1,
-                handle=handle,
                 saved=handle.UUIDString() in saved,
             )
             for handle in handles
@@ -127,13 +110,13 @@ class Hypervisor:
         """
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
         with self._connection.errors("read the definition", domain.name):
-            return str(domain.handle.XMLDesc(flags))
+            return str(self._handle(domain).XMLDesc(flags))
 
-    def public_xml(self, domain: Domain, live: bool) -> str:
+    def xml_without_secrets(self, domain: Domain, live: bool) -> str:
         """Return the live or the persistent definition, without its passwords."""
         with self._connection.errors("read the definition", domain.name):
             flags = 0 if live else libvirt.VIR_DOMAIN_XML_INACTIVE
-            return str(self._connection.patiently(lambda: self._handle(domain).XMLDesc(flags)))
+            return str(self._connection.with_reconnect(lambda: self._handle(domain).XMLDesc(flags)))
 
     def define(self, name: str, xml: str, secrets: set[str], validate: bool = True) -> None:
         """Make a definition the persistent one.
@@ -147,7 +130,7 @@ class Hypervisor:
         """
         flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
         with self._connection.errors("define it", name, secrets):
-            self._connection.patiently(lambda: self._connection.raw.defineXMLFlags(xml, flags))
+            self._connection.with_reconnect(lambda: self._connection.raw.defineXMLFlags(xml, flags))
 
     def host_uuid(self) -> str:
         """Return the UUID of the libvirt host, '' where it has none."""
@@ -157,14 +140,14 @@ class Hypervisor:
     def saved_xml(self, domain: Domain) -> str | None:
         """Return the definition inside a guest's managed-save image, None where it has none."""
         with self._connection.errors("look for a managed-save image", domain.name):
-            if not domain.handle.hasManagedSaveImage():
+            if not self._handle(domain).hasManagedSaveImage():
                 return None
-            return str(domain.handle.managedSaveGetXMLDesc(0))
+            return str(self._handle(domain).managedSaveGetXMLDesc(0))
 
     def drop_saved(self, domain: Domain) -> None:
         """Remove a guest's managed-save image: its memory is lost, its disks are not."""
         with self._connection.errors("remove its managed-save image", domain.name):
-            domain.handle.managedSaveRemove()
+            self._handle(domain).managedSaveRemove()
 
     def running_xml(self, domain: Domain) -> str:
         """Return what a guest runs with, passwords included: what to go back to."""
@@ -174,7 +157,7 @@ class Hypervisor:
     def is_active(self, domain: Domain) -> bool:
         """Tell whether a guest is alive now."""
         with self._connection.errors("look whether it runs", domain.name):
-            return bool(self._connection.patiently(lambda: self._handle(domain).isActive()))
+            return bool(self._connection.with_reconnect(lambda: self._handle(domain).isActive()))
 
     def is_local(self) -> bool:
         """Tell whether the URI names no other host."""
@@ -185,7 +168,7 @@ class Hypervisor:
     def state(self, domain: Domain) -> str:
         """Return a guest's state in one word, ``running`` or ``off`` for most."""
         with self._connection.errors("look at its state", domain.name):
-            return _STATES.get(domain.handle.state()[0], "unknown")
+            return _STATES.get(self._handle(domain).state()[0], "unknown")
 
     def affinities(self, domain: Domain) -> dict[int, tuple[int, ...]] | None:
         """Return the pCPUs that the thread of each vCPU may run on, None where none can tell.
@@ -194,18 +177,18 @@ class Hypervisor:
         (qemuDomainHelperGetVcpus, src/qemu/qemu_driver.c), whoever pinned the thread.
         """
         with suppress(libvirt.libvirtError):
-            threads, masks = domain.handle.vcpus()
+            threads, masks = self._handle(domain).vcpus()
             return {
                 thread[0]: tuple(cpu for cpu, allowed in enumerate(mask) if allowed)
                 for thread, mask in zip(threads, masks)
             }
         return None
 
-    def hindrance(self, domain: Domain) -> str | None:
-        """Say why a live guest must not be shut down now, None where nothing hinders it."""
+    def restart_blocker(self, domain: Domain) -> str | None:
+        """Say why a live guest must not be shut down now, None where it may be."""
         with self._connection.errors("look at its state", domain.name):
-            state = domain.handle.state()[0]
-            busy = domain.handle.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
+            state = self._handle(domain).state()[0]
+            busy = self._handle(domain).jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
         if busy:
             return "a job (such as a migration or a backup) is at work on it"
         return {
@@ -225,23 +208,23 @@ class Hypervisor:
 
         with self._connection.errors("shut it down", domain.name):
             try:
-                self._connection.patiently(ask)
+                self._connection.with_reconnect(ask)
             except libvirt.libvirtError:
                 # It may have gone down, or its agent hung up on the way: only then it is no error.
-                if self._connection.patiently(lambda: self._handle(domain).isActive()):
-                    self._connection.patiently(
+                if self._connection.with_reconnect(lambda: self._handle(domain).isActive()):
+                    self._connection.with_reconnect(
                         lambda: self._handle(domain).shutdownFlags(
                             libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
                         )
                     )
 
-    def pull_power(self, domain: Domain) -> None:
-        """End a guest at once, as pulling its plug would."""
-        with self._connection.errors("pull its power", domain.name):
+    def force_off(self, domain: Domain) -> None:
+        """Force a guest off at once, as pulling its plug would."""
+        with self._connection.errors("force it off", domain.name):
             try:
-                self._connection.patiently(lambda: self._handle(domain).destroyFlags(0))
+                self._connection.with_reconnect(lambda: self._handle(domain).destroyFlags(0))
             except libvirt.libvirtError:
-                if self._connection.patiently(lambda: self._handle(domain).isActive()):
+                if self._connection.with_reconnect(lambda: self._handle(domain).isActive()):
                     raise
 
     def start(self, domain: Domain) -> None:
@@ -253,22 +236,22 @@ class Hypervisor:
                 handle.create()
 
         with self._connection.errors("start it", domain.name):
-            self._connection.patiently(create)
+            self._connection.with_reconnect(create)
 
     def agent_answers(self, domain: Domain) -> bool:
         """Tell whether the guest's agent holds its channel open."""
-        root = read_definition(self.public_xml(domain, live=True)).root
+        root = read_definition(self.xml_without_secrets(domain, live=True)).root
         return any(
             target.get("name") == "org.qemu.guest_agent.0" and target.get("state") == "connected"
             for target in root.iterfind("devices/channel/target")
         )
 
-    def pin(self, domain: Domain, what: str, number: int, cpus: tuple[int, ...]) -> None:
+    def pin(self, domain: Domain, field: str, number: int, cpus: Ids) -> None:
         """Pin a thread of a running guest, in its live state only.
 
         Args:
             domain: the guest.
-            what: ``vcpupin``, ``emulatorpin`` or ``iothreadpin``.
+            field: of `ManagedState`: ``vcpu_pins``, ``emulator_pins`` or ``iothread_pins``.
             number: which vCPU or iothread; of no meaning for the emulator.
             cpus: pCPUs.
         """
@@ -276,12 +259,13 @@ class Hypervisor:
         mask = tuple(cpu in members for cpu in range(max(members) + 1))
         live = libvirt.VIR_DOMAIN_AFFECT_LIVE
         with self._connection.errors("pin it live", domain.name):
-            if what == "vcpupin":
-                domain.handle.pinVcpuFlags(number, mask, live)
-            elif what == "iothreadpin":
-                domain.handle.pinIOThread(number, mask, live)
+            handle = self._handle(domain)
+            if field == "vcpu_pins":
+                handle.pinVcpuFlags(number, mask, live)
+            elif field == "iothread_pins":
+                handle.pinIOThread(number, mask, live)
             else:
-                domain.handle.pinEmulator(mask, live)
+                handle.pinEmulator(mask, live)
 
     def _capabilities(self) -> str:
         if not self._capabilities_xml:
@@ -291,10 +275,11 @@ class Hypervisor:
 
     def _handle(self, domain: Domain) -> Any:
         """Return libvirt's object for a guest on the connection of this moment."""
-        handle = domain.handle
-        if handle.connect() is self._connection.raw:
-            return handle
-        return self._connection.raw.lookupByUUIDString(domain.uuid)
+        handle = self._handles.get(domain.uuid)
+        if handle is None or handle.connect() is not self._connection.raw:
+            handle = self._connection.raw.lookupByUUIDString(domain.uuid)
+            self._handles[domain.uuid] = handle
+        return handle
 
     def _with_free(self, node: Node) -> Node:
         sizes = [pool.size_kib for pool in node.hugepages]

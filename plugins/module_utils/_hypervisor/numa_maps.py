@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .._cpuset import parse_cpuset
 from .._errors import VnumaError
+from .._model.layout import CellPlacement
 
 #: Where libvirt notes the pid of a guest's process, by the guest's name: the system's daemon, and
 #: a user's own (virPidFileBuildPath and its callers, src/qemu/qemu_process.c and qemu_conf.c).
@@ -36,12 +37,12 @@ _CELL_FILE = re.compile(rf" file=\S*[/_.]{_NAME}(\d+)(?=[. \\]|$)")
 _PROGRAMS = ("qemu", "kvm")
 
 
-class PlacementError(VnumaError):
+class NumaMapsError(VnumaError):
     """What the kernel knows of a guest cannot be read here; the sentence says why."""
 
 
 @dataclass(frozen=True)
-class Mapping:
+class MemoryMapping:
     """A piece of a process's address space.
 
     Attributes:
@@ -57,21 +58,6 @@ class Mapping:
     nodes: tuple[int, ...] = ()
     named: tuple[int, ...] = ()
     kib_by_node: dict[int, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class CellMemory:
-    """The memory of one guest cell, as the running guest is defined.
-
-    Attributes:
-        id: of the cell, None for the whole memory of a guest without cells.
-        size_kib: its size in KiB, as rounded when the guest was started.
-        nodes: host nodes that it is bound to; empty where it is not.
-    """
-
-    id: int | None
-    size_kib: int
-    nodes: tuple[int, ...] = ()
 
 
 class AddressSpace:
@@ -95,8 +81,8 @@ class AddressSpace:
         self._numa_maps = numa_maps.splitlines()
 
     def locate(
-        self, cells: Sequence[CellMemory], others_kib: Iterable[int] = ()
-    ) -> list[Mapping | None]:
+        self, cells: Sequence[CellPlacement], others_kib: Iterable[int] = ()
+    ) -> list[MemoryMapping | None]:
         """Return the mapping of each cell, None for one that cannot be told.
 
         QEMU maps the memory of each cell on its own, in one piece of exactly its size. It is found
@@ -109,25 +95,25 @@ class AddressSpace:
             cells: by id.
             others_kib: sizes of the guest's memory devices, which QEMU makes after the cells.
         """
-        sizes_kib = {cell.size_kib for cell in cells}
+        sizes_kib = {cell.memory_kib for cell in cells}
         mappings = self._candidates(sizes_kib)
-        found: dict[int | None, Mapping] = {}
+        found: dict[int | None, MemoryMapping] = {}
         for cell in cells:
-            named = [mapping for mapping in mappings if cell.id in mapping.named]
+            named = [mapping for mapping in mappings if cell.cell in mapping.named]
             if len(named) == 1:
-                found[cell.id] = named[0]
+                found[cell.cell] = named[0]
         others = Counter(others_kib)
         for size_kib in sizes_kib:
-            group = [one for one in cells if one.size_kib == size_kib and one.id not in found]
+            group = [one for one in cells if one.memory_kib == size_kib and one.cell not in found]
             fitting = [
                 mapping
                 for mapping in mappings
                 if mapping.size_kib == size_kib and mapping not in found.values()
             ]
             found.update(_matched(group, fitting, others[size_kib]))
-        return [found.get(cell.id) for cell in cells]
+        return [found.get(cell.cell) for cell in cells]
 
-    def _candidates(self, sizes_kib: set[int]) -> list[Mapping]:
+    def _candidates(self, sizes_kib: set[int]) -> list[MemoryMapping]:
         """Return what may be a cell, in the order of its making."""
         mappings = []
         for line in self._numa_maps:
@@ -170,18 +156,18 @@ class Processes:
         """Return what is mapped where.
 
         Raises:
-            PlacementError: when the kernel does not show it.
+            NumaMapsError: when the kernel does not show it.
         """
         texts = []
         for name in ("maps", "numa_maps"):
             try:
                 texts.append((self._proc / str(pid) / name).read_text("utf-8", "replace"))
             except PermissionError:
-                raise PlacementError(
+                raise NumaMapsError(
                     f"this user may not read /proc/{pid}/{name}; use become."
                 ) from None
             except OSError as error:
-                raise PlacementError(
+                raise NumaMapsError(
                     f"/proc/{pid}/{name} cannot be read: {error.strerror}; either the guest has "
                     "ended meanwhile, or the kernel of this host was built without NUMA."
                 ) from None
@@ -212,12 +198,12 @@ def local_processes(uid: int) -> Processes:
     return Processes(Path("/proc"), folders)
 
 
-def _mapping(line: str, size_kib: int) -> Mapping:
+def _mapping(line: str, size_kib: int) -> MemoryMapping:
     """Read a line such as ``7f9e93e00000 bind:0 anon=3 dirty=3 N0=3 kernelpagesize_kB=4``."""
     policy = _POLICY.match(line)
     page = _PAGE.search(line)
     page_kib = int(page.group(1)) if page else 4
-    return Mapping(
+    return MemoryMapping(
         start=int(line.partition(" ")[0], 16),
         size_kib=size_kib,
         nodes=parse_cpuset(policy.group(1)) if policy else (),
@@ -227,22 +213,22 @@ def _mapping(line: str, size_kib: int) -> Mapping:
 
 
 def _matched(
-    cells: Sequence[CellMemory], mappings: list[Mapping], others: int
-) -> dict[int | None, Mapping]:
+    cells: Sequence[CellPlacement], mappings: list[MemoryMapping], others: int
+) -> dict[int | None, MemoryMapping]:
     """Match cells of one size to mappings of that size, which are in the order of their making."""
-    found: dict[int | None, Mapping] = {}
+    found: dict[int | None, MemoryMapping] = {}
     rest = list(mappings)
-    waiting: list[CellMemory] = []
-    for nodes in sorted({cell.nodes for cell in cells}):
-        group = [cell for cell in cells if cell.nodes == nodes]
+    waiting: list[CellPlacement] = []
+    for nodes in sorted({cell.bound for cell in cells}):
+        group = [cell for cell in cells if cell.bound == nodes]
         bound = [mapping for mapping in rest if nodes and mapping.nodes == nodes]
         if len(bound) == len(group):
-            found.update(zip((cell.id for cell in group), bound))
+            found.update(zip((cell.cell for cell in group), bound))
             rest = [mapping for mapping in rest if mapping not in bound]
         else:
             waiting.extend(group)
     # One mapping too many or too few, and the order says nothing.
     if len(rest) == len(waiting) + others:
-        waiting.sort(key=lambda cell: -1 if cell.id is None else cell.id)
-        found.update(zip((cell.id for cell in waiting), rest))
+        waiting.sort(key=lambda cell: -1 if cell.cell is None else cell.cell)
+        found.update(zip((cell.cell for cell in waiting), rest))
     return found

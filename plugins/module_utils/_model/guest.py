@@ -21,6 +21,21 @@ class HugepageUse:
 
 
 @dataclass(frozen=True)
+class CellReference:
+    """Something in a definition that names cells, and would be wrong were they not there.
+
+    Attributes:
+        subject: what it is, with its verb, such as ``a memory device sits in cell 3``.
+        cells: the cells that it names.
+        remedy: what to do about it, such as ``move it``.
+    """
+
+    subject: str
+    cells: tuple[int, ...]
+    remedy: str
+
+
+@dataclass(frozen=True)
 class Guest:
     """What a guest has been given.
 
@@ -40,6 +55,11 @@ class Guest:
         has_topoext: whether its CPU asks for AMD's ``topoext`` feature.
         has_acpi: whether its firmware tells its kernel by ACPI what there is.
         online_vcpus: vCPUs present at boot; None for all of them.
+        cell_count: cells that it has now, 0 for a guest without.
+        memory_access: how its cells share their memory, see `Cell` in layout.
+        discard: whether its cells' memory is discarded, see `Cell` in layout.
+        cell_references: what in its definition names cells by their ids.
+        conflicts: sentences about what in its definition no new cells can live with.
     """
 
     name: str
@@ -57,3 +77,8 @@ class Guest:
     has_topoext: bool = False
     has_acpi: bool = True
     online_vcpus: tuple[int, ...] | None = None
+    cell_count: int = 0
+    memory_access: str | None = None
+    discard: str | None = None
+    cell_references: tuple[CellReference, ...] = ()
+    conflicts: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the modules share: their bindings, how errors reach the user; knows no guest and no host.
+"""What the modules share: their bindings, and how errors reach the user.
 
 This is the one place that turns typed errors into ``fail_json``.
 """

@@ -1,52 +1,40 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is really in effect for each guest of a host: plan, definitions, threads and memory.
-
-Knows which definitions are compared, and the way out where they differ; changes nothing. A running
-guest's threads and memory are looked for in _running, two definitions told apart in _difference.
-"""
+"""What is really in effect for each guest of a host: plan, definitions, threads and memory."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .._domain.definition import (
-    Definition,
-    read_definition,
-    read_guest,
-)
-from .._domain.difference import (
-    Drift,
-    differences,
-)
-from .._domain.drift import (
+from ansible.module_utils.basic import AnsibleModule
+
+from .._domain.compare import (
+    effective_layout,
     fixed_at_start,
+    is_up_to_date,
     live_pins,
     needs_restart,
 )
-from .._domain.effective import effective_layout
-from .._domain.record import (
-    find_record,
-    recorded_policy,
-)
-from .._domain.xml import Element
+from .._domain.definition import Definition, is_ours, read_definition, read_guest
+from .._domain.managed import MANAGED
+from .._domain.record import recorded_policy
+from .._domain.state import differences, wanted_state
+from .._domain.wording import Drift
 from .._errors import HypervisorError, VnumaError
-from .._hypervisor.hypervisor import Domain, Hypervisor
-from .._hypervisor.numa_maps import Processes
+from .._hypervisor.hypervisor import Hypervisor
+from .._hypervisor.numa_maps import Processes, local_processes
+from .._model.domain import Domain, ManagedState
 from .._model.host import Host
-from .._planner.plan import Layout, layout_to_result
+from .._model.layout import Layout, layout_to_result
 from .._policy import policy_from_options
-from .partition import plan_works
-from .running import (
-    Placement,
-    place,
-    placement_to_result,
-)
-from .select import Choice, choose
-from .state_dir import Store
-from .update import Outcome, Work
+from .common import errors_to_result, warn_once
+from .location import Location, locate_guest, location_to_result
+from .planning import Request, plan_requests
+from .select import Selection, select_guests
+from .state_dir import StateDir, default_state_dir
 
 _TRANSIENT = "it is transient, so change it where it is defined"
 _PLAN_AGAIN = "run vnuma_partition with its recorded options"
@@ -63,7 +51,7 @@ class Report:
         persistent: its persistent definition, None for a transient guest.
         live: the definition it runs with, None while it is off.
         planned: its layout under the recorded policy, None where there is none.
-        placement: None while it is off.
+        location: None while it is off.
         drift: what is not as it should be.
         restart_required: whether it waits for a cold start.
     """
@@ -74,14 +62,9 @@ class Report:
     persistent: Definition | None
     live: Definition | None
     planned: Layout | None = None
-    placement: Placement | None = None
+    location: Location | None = None
     drift: list[Drift] = field(default_factory=list)
     restart_required: bool = False
-
-    @property
-    def record(self) -> Element | None:
-        """The record in it, None where this collection has not partitioned it."""
-        return find_record(self.definition.root)
 
 
 @dataclass
@@ -101,10 +84,10 @@ class Findings:
     host: Host = field(default_factory=lambda: Host(nodes=()))
 
 
-def find_out(
+def inspect_guests(
     hypervisor: Hypervisor,
     names: Sequence[str] | None,
-    store: Store,
+    state_dir: StateDir,
     processes: Processes | None,
     with_memory: bool = True,
 ) -> Findings:
@@ -113,7 +96,7 @@ def find_out(
     Args:
         hypervisor: where the guests are; a read-only connection will do.
         names: names, UUIDs or shell patterns, None for every guest.
-        store: where restarts that have begun are noted.
+        state_dir: where restarts that have begun are noted.
         processes: of the hypervisor host, None where this is another machine.
         with_memory: read where the memory lies, which takes the kernel a walk through every page.
 
@@ -121,20 +104,21 @@ def find_out(
         VnumaError: when nothing could be found out at all.
     """
     domains = hypervisor.domains()
-    choice = choose(domains, [{"name": name} for name in (["*"] if names is None else names)])
-    findings = Findings(errors=list(choice.errors), host=hypervisor.host())
-    findings.warnings.extend(choice.warnings if names is not None else ())
-    _read(hypervisor, choice, findings)
+    selection = select_guests(
+        domains, [{"name": name} for name in (["*"] if names is None else names)]
+    )
+    findings = Findings(errors=list(selection.errors), host=hypervisor.host())
+    findings.warnings.extend(selection.warnings if names is not None else ())
+    _read(hypervisor, selection, findings)
     _plan(hypervisor, domains, findings)
     for report in findings.reports:
         try:
-            _compare(report, findings.host, hypervisor, store)
+            _compare(report, findings.host, hypervisor, state_dir)
             if report.live is not None:
-                placement = place(
+                report.location = locate_guest(
                     report.domain, report.live, findings.host, hypervisor, processes, with_memory
                 )
-                report.placement = placement
-                report.drift += placement.drift
+                report.drift += report.location.drift
         except VnumaError as error:
             findings.errors.append(error.for_guest(report.domain.name))
     failed = {error.guest for error in findings.errors}
@@ -144,9 +128,9 @@ def find_out(
 
 def report_to_result(report: Report, host: Host) -> dict[str, Any]:
     """Return one guest's report as the module returns it."""
-    record, placement = report.record, report.placement
+    record, location = report.definition.record, report.location
     layouts = {
-        name: None if definition is None else effective_layout(definition, host)
+        name: None if definition is None else layout_to_result(effective_layout(definition, host))
         for name, definition in (("persistent", report.persistent), ("live", report.live))
     }
     return {
@@ -158,37 +142,37 @@ def report_to_result(report: Report, host: Host) -> dict[str, Any]:
         "policy": None if record is None else recorded_policy(record),
         "planned": None if report.planned is None else layout_to_result(report.planned),
         **layouts,
-        "placement": None if placement is None else placement_to_result(placement),
+        "placement": None if location is None else location_to_result(location),
         "drift": [
             {"between": one.between, "what": one.what, "msg": one.message} for one in report.drift
         ],
         "restart_required": report.restart_required,
-        "notes": [] if placement is None else list(placement.notes),
+        "notes": [] if location is None else list(location.notes),
     }
 
 
-def _read(hypervisor: Hypervisor, choice: Choice, findings: Findings) -> None:
+def _read(hypervisor: Hypervisor, selection: Selection, findings: Findings) -> None:
     """Read the definitions of the guests that are still there."""
     gone: set[str] | None = None
-    for pick in choice.picks:
-        domain = pick.domain
+    for match in selection.matches:
+        domain = match.domain
         try:
             findings.reports.append(_report(hypervisor, domain))
         except VnumaError as error:
             if gone is None:
                 there = {one.uuid for one in hypervisor.domains()}
-                gone = {one.domain.uuid for one in choice.picks} - there
+                gone = {one.domain.uuid for one in selection.matches} - there
             # A pattern does not mean guests that ended since it was matched.
-            if pick.by_name or domain.uuid not in gone:
+            if match.by_name or domain.uuid not in gone:
                 findings.errors.append(error.for_guest(domain.name))
 
 
 def _report(hypervisor: Hypervisor, domain: Domain) -> Report:
     live = persistent = None
     if domain.active:
-        live = read_definition(hypervisor.public_xml(domain, live=True))
+        live = read_definition(hypervisor.xml_without_secrets(domain, live=True))
     if domain.persistent:
-        persistent = read_definition(hypervisor.public_xml(domain, live=False))
+        persistent = read_definition(hypervisor.xml_without_secrets(domain, live=False))
     definition = persistent or live
     if definition is None:
         # A transient guest that ended while the guests were listed.
@@ -199,53 +183,77 @@ def _report(hypervisor: Hypervisor, domain: Domain) -> Report:
 
 def _plan(hypervisor: Hypervisor, domains: Sequence[Domain], findings: Findings) -> None:
     """Plan every partitioned guest by its own record, all of them together."""
-    outcome = Outcome()
-    works: dict[str, Work] = {}
+    requests: list[tuple[Report, Request]] = []
     for report in findings.reports:
-        if report.record is None:
+        record = report.definition.record
+        if record is None:
             continue
-        with outcome.collecting(report.domain):
-            policy = policy_from_options(recorded_policy(report.record))
-            before = report.definition
-            guest = read_guest(before, findings.host.hugepage_default_kib)
-            works[report.domain.name] = Work(report.domain, policy, before, before, guest)
-    plan_works(hypervisor, domains, list(works.values()), findings.host, outcome)
-    problems = {error.guest: error.message for error in outcome.errors}
-    for report in findings.reports:
-        name = report.domain.name
-        between = "planned-live" if report.persistent is None else "planned-persistent"
-        if name in problems:
-            message = f"its recorded options give no plan any more: {problems[name]}"
-            report.drift.append(Drift(between, "plan", message))
-        elif name in works:
-            work = works[name]
-            report.planned = work.layout
-            if work.after is work.before:
+        try:
+            policy = policy_from_options(recorded_policy(record))
+            guest = read_guest(report.definition, findings.host.hugepage_default_kib)
+        except VnumaError as error:
+            report.drift.append(_no_plan(report, error))
+        else:
+            requests.append((report, Request(report.domain, guest, policy)))
+    answers = plan_requests(
+        hypervisor, domains, [request for _report, request in requests], {}, findings.host
+    )
+    for (report, request), answer in zip(requests, answers):
+        try:
+            if isinstance(answer, VnumaError):
+                raise answer
+            report.planned = answer
+            definition = report.definition
+            wanted = wanted_state(answer, request.policy, definition.state)
+            if is_up_to_date(definition, wanted, request.policy):
                 continue
-            way_out = _TRANSIENT if report.persistent is None else _PLAN_AGAIN
-            report.drift += _drifts(
-                between,
-                (work.before.meaning, "as defined"),
-                (work.after.meaning, "as planned"),
-                way_out,
-            )
+        except VnumaError as error:
+            report.drift.append(_no_plan(report, error))
+            continue
+        report.drift += _drifts(
+            _planned_or(report),
+            (definition.state, "as defined"),
+            (_as_restored(wanted, definition.state), "as planned"),
+            _TRANSIENT if report.persistent is None else _PLAN_AGAIN,
+        )
 
 
-def _compare(report: Report, host: Host, hypervisor: Hypervisor, store: Store) -> None:
+def _as_restored(wanted: ManagedState, now: ManagedState) -> ManagedState:
+    """Return what is wanted; where an option has nothing to pin to, what stands there stays."""
+    return replace(
+        wanted,
+        **{
+            element.field: getattr(now, element.field)
+            for element in MANAGED
+            if element.option and not getattr(wanted, element.field)
+        },
+    )
+
+
+def _planned_or(report: Report) -> str:
+    return "planned-live" if report.persistent is None else "planned-persistent"
+
+
+def _no_plan(report: Report, error: VnumaError) -> Drift:
+    message = f"its recorded options give no plan any more: {error.message}"
+    return Drift(_planned_or(report), "plan", message)
+
+
+def _compare(report: Report, host: Host, hypervisor: Hypervisor, state_dir: StateDir) -> None:
     """Compare what a guest is defined with to what it runs with, or would come back with."""
     if report.persistent is None:
         return
     if report.live is None:
-        _compare_off(report, report.persistent, hypervisor, store)
+        _compare_off(report, report.persistent, hypervisor, state_dir)
     else:
         _compare_running(report, report.live, report.persistent, host)
 
 
 def _compare_off(
-    report: Report, persistent: Definition, hypervisor: Hypervisor, store: Store
+    report: Report, persistent: Definition, hypervisor: Hypervisor, state_dir: StateDir
 ) -> None:
     domain = report.domain
-    if store.begun_restart(domain.uuid) is not None:
+    if state_dir.begun_restart(domain.uuid) is not None:
         report.restart_required = True
         message = "a restart of it has begun and it is off; run vnuma_restart to start it."
         report.drift.append(Drift("persistent-live", "restart", message))
@@ -260,7 +268,7 @@ def _compare_off(
 
 
 def _compare_running(report: Report, live: Definition, persistent: Definition, host: Host) -> None:
-    ours = find_record(live.root) is not None or report.record is not None
+    ours = is_ours(live, persistent)
     running = "in the running guest"
     way_out = "run vnuma_partition, which pins it while it runs" if ours else "use 'virsh vcpupin'"
     if needs_restart(live, persistent):
@@ -274,17 +282,19 @@ def _compare_running(report: Report, live: Definition, persistent: Definition, h
             way_out = "run vnuma_restart"
         report.drift += _fixed_drifts("persistent-live", (live, running), persistent, way_out)
     changed: dict[str, set[int]] = {}
-    for kind, number, _cpus in live_pins(live, persistent, host):
-        changed.setdefault(kind, set()).add(number)
-    if changed:
-        now, then = (
-            {
-                kind: {number: pins for number, pins in meaning[kind].items() if number in numbers}
-                for kind, numbers in changed.items()
-            }
-            for meaning in (live.meaning, persistent.meaning)
-        )
-        report.drift += _drifts("persistent-live", (now, running), (then, "as defined"), way_out)
+    for pin in live_pins(live, persistent, host):
+        changed.setdefault(pin.field, set()).add(pin.number)
+    now, then = (_only_pins(one.state, changed) for one in (live, persistent))
+    report.drift += _drifts("persistent-live", (now, running), (then, "as defined"), way_out)
+
+
+def _only_pins(state: ManagedState, numbers: Mapping[str, set[int]]) -> ManagedState:
+    """Return a state that says nothing but what these threads are pinned to."""
+    pins: dict[str, Any] = {
+        field: {number: cpus for number, cpus in getattr(state, field).items() if number in wanted}
+        for field, wanted in numbers.items()
+    }
+    return ManagedState(**pins)
 
 
 def _fixed_drifts(
@@ -293,16 +303,17 @@ def _fixed_drifts(
     """Return what only a cold start can change."""
     other, where = first
     now, then = fixed_at_start(other), fixed_at_start(persistent)
-    if now.get("cpu_mode") != then.get("cpu_mode"):
+    if now.cpu_mode != then.cpu_mode:
         # One of the two may be a mode that is compared with no other of its kind.
-        now["cpu_mode"], then["cpu_mode"] = (one.meaning["cpu_mode"] for one in (other, persistent))
+        now = replace(now, cpu_mode=other.state.cpu_mode)
+        then = replace(then, cpu_mode=persistent.state.cpu_mode)
     return _drifts(between, (now, where), (then, "as defined"), way_out)
 
 
 def _drifts(
     between: str,
-    first: tuple[Mapping[str, Any], str],
-    second: tuple[Mapping[str, Any], str],
+    first: tuple[ManagedState, str],
+    second: tuple[ManagedState, str],
     way_out: str,
 ) -> list[Drift]:
     return [
@@ -313,3 +324,28 @@ def _drifts(
         )
         for one in differences(first[0], second[0])
     ]
+
+
+def info(module: AnsibleModule) -> dict[str, Any]:
+    """Find out about the guests and return it."""
+    hypervisor = Hypervisor(module.params["uri"])
+    try:
+        findings = inspect_guests(
+            hypervisor,
+            module.params["guests"],
+            StateDir(module.params["state_dir"] or default_state_dir(), hypervisor.host_uuid()),
+            local_processes(os.geteuid()) if hypervisor.is_local() else None,
+            with_memory=module.params["memory"],
+        )
+    finally:
+        hypervisor.close()
+    warn_once(module, findings.warnings, ())
+    return {
+        "changed": False,
+        "guests": [report_to_result(report, findings.host) for report in findings.reports],
+        "drifted": [report.domain.name for report in findings.reports if report.drift],
+        "restart_required": [
+            report.domain.name for report in findings.reports if report.restart_required
+        ],
+        **errors_to_result(findings.errors),
+    }

@@ -1,49 +1,39 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Partitioning the guests of one host in one go: choose, plan, edit, define, verify.
+"""Partitioning the guests of one host in one go: select, plan, edit, define, verify.
 
-Knows the order of things; planning, editing and libvirt are in modules of their own. Nothing is
-written before every guest of the call has been planned.
+Nothing is written before every guest of the call has been planned.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
-from .._domain.definition import (
-    Definition,
-    read_definition,
-    read_guest,
-    secrets,
-    unmanaged,
-)
-from .._domain.drift import live_pins, needs_restart
-from .._domain.edit import (
-    partitioned,
-    refuse_unfit,
-    restored,
-)
-from .._domain.record import find_record
-from .._errors import (
-    DomainError,
-    HypervisorError,
-    VnumaError,
-)
-from .._hypervisor.hypervisor import Domain, Hypervisor
-from .._model.host import Host
-from .._planner.pinning import exclusive_cpus
-from .._planner.plan import Layout, plan_guests
-from .._policy import Policy, policy_from_options
-from .select import choose
+from ansible.module_utils.basic import AnsibleModule
+
+from .._domain.compare import is_up_to_date, live_pins, needs_restart
+from .._domain.definition import Definition, is_ours, read_definition, read_guest, secrets
+from .._domain.state import wanted_state
+from .._errors import DomainError, HypervisorError, VnumaError
+from .._hypervisor.hypervisor import Hypervisor
+from .._model.domain import Domain
+from .._model.host import Host, host_from_facts
+from .._model.layout import Layout
+from .._policy import DEFAULTS, Policy, policy_from_options
+from .common import errors_to_result, warn_once
+from .planning import Request, plan_requests
+from .select import select_guests
+from .state_dir import StateDir, default_state_dir
 from .update import (
-    Keeping,
-    Outcome,
-    Work,
+    GuestUpdate,
+    PartitionResult,
+    Safeguards,
     fingerprint,
+    update_to_diff,
+    update_to_result,
 )
 
 T = TypeVar("T")
@@ -62,9 +52,13 @@ def partition_guests(
     options: Mapping[str, Any],
     host: Host | None,
     write: bool,
-    keeping: Keeping,
-) -> Outcome:
+    safeguards: Safeguards,
+) -> PartitionResult:
     """Bring guests into the state that is asked for.
+
+    Whether there is anything to write is found out without the lock, so that a run with nothing to
+    do waits for nobody. A run that writes reads and plans again once it holds the lock: another
+    run may have been at work until then.
 
     Args:
         hypervisor: where they are.
@@ -72,7 +66,7 @@ def partition_guests(
         options: policy options for all of them.
         host: topology to plan for, None to ask the hypervisor.
         write: False stops short of every change (check mode).
-        keeping: what to hold on to before a definition is replaced.
+        safeguards: what to hold on to before a definition is replaced.
 
     Returns:
         Results and errors, guest by guest: one that fails is left as it is, the others are done.
@@ -80,34 +74,53 @@ def partition_guests(
     Raises:
         VnumaError: when nothing could be done at all.
     """
-    policy_from_options(options)
-    outcome = Outcome()
+    plan = partial(_plan, hypervisor, entries, options, host, safeguards)
+    result = plan()
+    if write and any(update.writes for update in result.updates):
+        with safeguards.state_dir.locked():
+            result = plan()
+            steps = [
+                (update.domain, partial(_apply, hypervisor, update, safeguards))
+                for update in result.updates
+            ]
+            result.updates = list(_each(result, steps))
+    return result
+
+
+def _plan(
+    hypervisor: Hypervisor,
+    entries: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+    host: Host | None,
+    safeguards: Safeguards,
+) -> PartitionResult:
+    """Say for every guest what there is to do, without doing any of it."""
+    result = PartitionResult()
     domains = hypervisor.domains()
-    wanted = _choose(domains, entries, options, outcome)
+    wanted = _select(domains, entries, options, result)
     if not wanted:
-        return outcome
+        return result
     topology = host or hypervisor.host()
-    works = []
-    dumps = [(domain, partial(_dump, hypervisor, domain, policy)) for domain, policy in wanted]
-    for domain, policy, text in _each(outcome, dumps, _AT_ONCE):
-        with outcome.collecting(domain):
-            works.append(_read(domain, policy, text, topology))
-    ready = plan_works(hypervisor, domains, works, topology, outcome)
-    writes = write and any(work.after is not work.before for work in ready)
+    reads = [(domain, partial(_read, hypervisor, domain)) for domain, _policy in wanted]
+    policies = dict(wanted)
+    updates = []
+    for domain, before, live in _each(result, reads):
+        policy = policies[domain]
+        with result.collecting(domain):
+            present = policy.state == "present"
+            guest = read_guest(before, topology.hugepage_default_kib) if present else None
+            updates.append(GuestUpdate(domain, policy, before, live, guest))
+    _lay_out(hypervisor, domains, updates, topology, result)
+    for update in sorted(updates, key=lambda update: (update.domain.name, update.domain.uuid)):
+        if update.after is not None:
+            with result.collecting(update.domain):
+                _look_ahead(hypervisor, update, update.after, topology, safeguards)
+                result.updates.append(update)
+    return result
 
-    with keeping.store.locked() if writes else nullcontext():
-        steps = [
-            (work.domain, partial(_apply, hypervisor, work, topology, write, keeping))
-            for work in ready
-        ]
-        outcome.done.extend(_each(outcome, steps, _AT_ONCE if writes else 1))
-    return outcome
 
-
-def _each(
-    outcome: Outcome, steps: Sequence[tuple[Domain, Callable[[], T]]], at_once: int
-) -> Iterator[T]:
-    """Take each guest's step, so many at once; yield what comes of them, and collect the errors."""
+def _each(result: PartitionResult, steps: Sequence[tuple[Domain, Callable[[], T]]]) -> Iterator[T]:
+    """Take each guest's step, four at a time; yield what comes of them, and collect the errors."""
 
     def attempt(step: Callable[[], T]) -> T | VnumaError:
         try:
@@ -116,169 +129,144 @@ def _each(
             return error
 
     # Most of the time goes into libvirt: dumping, validating what it is given, and its disk.
-    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
         answers = pool.map(attempt, (step for _domain, step in steps))
         for (domain, _step), answer in zip(steps, answers):
             if isinstance(answer, VnumaError):
-                outcome.errors.append(answer.for_guest(domain.name))
+                result.errors.append(answer.for_guest(domain.name))
             else:
                 yield answer
 
 
-def _choose(
+def _select(
     domains: Sequence[Domain],
     entries: Sequence[Mapping[str, Any]],
     options: Mapping[str, Any],
-    outcome: Outcome,
+    result: PartitionResult,
 ) -> list[tuple[Domain, Policy]]:
-    choice = choose(domains, entries)
-    outcome.errors.extend(choice.errors)
-    outcome.warnings.extend(choice.warnings)
+    """Return the guests that the entries mean, each with its policy."""
+    shared = policy_from_options(options)
+    selection = select_guests(domains, entries)
+    result.errors.extend(selection.errors)
+    result.warnings.extend(selection.warnings)
     wanted = []
-    for pick in choice.picks:
+    for match in selection.matches:
         overrides = {
-            key: value for key, value in pick.entry.items() if key != "name" and value is not None
+            key: value for key, value in match.entry.items() if key != "name" and value is not None
         }
-        with outcome.collecting(pick.domain):
-            wanted.append((pick.domain, policy_from_options({**options, **overrides})))
+        with result.collecting(match.domain):
+            policy = policy_from_options({**options, **overrides}) if overrides else shared
+            wanted.append((match.domain, policy))
     return wanted
 
 
-def _dump(hypervisor: Hypervisor, domain: Domain, policy: Policy) -> tuple[Domain, Policy, str]:
+def _read(hypervisor: Hypervisor, domain: Domain) -> tuple[Domain, Definition, Definition | None]:
+    """Return a guest's persistent definition, and the one that it runs with."""
     if not domain.persistent:
         raise DomainError(
             "it is transient: it has no definition that could be changed; "
             "define it, or leave it out."
         )
-    return domain, policy, hypervisor.persistent_xml(domain)
+    before = read_definition(hypervisor.persistent_xml(domain))
+    if not domain.active:
+        return domain, before, None
+    return domain, before, read_definition(hypervisor.xml_without_secrets(domain, live=True))
 
 
-def _read(domain: Domain, policy: Policy, text: str, host: Host) -> Work:
-    before = read_definition(text)
-    present = policy.state == "present"
-    guest = read_guest(before, host.hugepage_default_kib) if present else None
-    return Work(domain, policy, before, before, guest)
-
-
-def plan_works(
+def _lay_out(
     hypervisor: Hypervisor,
     domains: Sequence[Domain],
-    works: Sequence[Work],
+    updates: Sequence[GuestUpdate],
     host: Host,
-    outcome: Outcome,
-) -> list[Work]:
-    """Fill in layouts and definitions to be; return the works that can be, by name.
-
-    Args:
-        hypervisor: where the guests are.
-        domains: every guest of the host: what others own is not given away.
-        works: guests that are planned together.
-        host: topology to plan for.
-        outcome: takes the errors, each about one guest.
-    """
-    ready = []
-    for work in works:
-        if work.guest is None:
-            with outcome.collecting(work.domain):
-                work.after = _reread(work.before, restored(work.before))
-                ready.append(work)
-    pairs = [(work, work.guest) for work in works if work.guest is not None]
-    taken: frozenset[int] = frozenset()
-    refuse = None
-    if any(work.policy.pinning in ("core", "cpu") for work, _guest in pairs):
-        taken = exclusive_cpus(host, _pins_of_others(hypervisor, domains, works))
-
-        def refuse(index: int, layout: Layout) -> None:
-            refuse_unfit(pairs[index][0].before, layout)
-
-    planned = [(guest, work.policy) for work, guest in pairs]
-    answers = plan_guests(planned, host, taken, refuse)
-    for (work, _guest), answer in zip(pairs, answers):
-        with outcome.collecting(work.domain):
+    result: PartitionResult,
+) -> None:
+    """Give every update its layout and the definition to be; one without has no `after`."""
+    restored = {}
+    for update in updates:
+        if update.guest is None:
+            with result.collecting(update.domain):
+                _restore(update)
+                restored[update.domain.uuid] = update.after or update.before
+    requested = [
+        (update, Request(update.domain, update.guest, update.policy))
+        for update in updates
+        if update.guest is not None
+    ]
+    requests = [request for _update, request in requested]
+    answers = plan_requests(hypervisor, domains, requests, restored, host)
+    for (update, _request), answer in zip(requested, answers):
+        with result.collecting(update.domain):
             if isinstance(answer, VnumaError):
                 raise answer
-            work.layout = answer
-            work.warnings.extend(answer.warnings)
-            work.after = _reread(work.before, partitioned(work.before, answer, work.policy))
-            ready.append(work)
-    return sorted(ready, key=lambda work: (work.domain.name, work.domain.uuid))
+            update.layout = answer
+            update.warnings.extend(answer.warnings)
+            _partition(update, answer)
 
 
-def _reread(before: Definition, text: str) -> Definition:
-    return before if text is before.text else read_definition(text)
+def _partition(update: GuestUpdate, layout: Layout) -> None:
+    wanted = wanted_state(layout, update.policy, update.before.state)
+    if is_up_to_date(update.before, wanted, update.policy):
+        update.after = update.before
+        return
+    # Here, since a run that has nothing to write does not load the writer.
+    from .._domain.edit import written
+
+    edit = written(update.before, wanted, update.policy)
+    update.after, update.redefines = edit.definition, edit.changed
 
 
-def _pins_of_others(
-    hypervisor: Hypervisor, domains: Sequence[Domain], works: Sequence[Work]
-) -> Iterator[tuple[int, ...]]:
-    """Yield every vCPU's pins of the guests that are not planned in this call."""
-    planned = {work.domain.uuid for work in works if work.guest is not None}
-    restored_now = {work.domain.uuid: work.after for work in works if work.guest is None}
-    for domain in domains:
-        if domain.uuid in planned:
-            continue
-        definitions = [restored_now.get(domain.uuid)]
-        if definitions[0] is None:
-            definitions = [read_definition(hypervisor.public_xml(domain, live=False))]
-        if domain.active:
-            definitions.append(read_definition(hypervisor.public_xml(domain, live=True)))
-        for definition in definitions:
-            if definition is not None:
-                yield from definition.meaning["vcpupin"].values()
+def _restore(update: GuestUpdate) -> None:
+    if update.before.record is None:
+        update.after = update.before
+        return
+    from .._domain.edit import restored
+
+    edit = restored(update.before)
+    update.after, update.redefines = edit.definition, edit.changed
 
 
-def _apply(hypervisor: Hypervisor, work: Work, host: Host, write: bool, keeping: Keeping) -> Work:
-    """Define what was edited, verify what libvirt made of it, and look at the running guest."""
-    domain = work.domain
-    work.changed = work.after is not work.before
-    planned = keeping.planned.get(domain.uuid)
-    if planned and planned != fingerprint(work.before):
+def _look_ahead(
+    hypervisor: Hypervisor,
+    update: GuestUpdate,
+    after: Definition,
+    host: Host,
+    safeguards: Safeguards,
+) -> None:
+    """Find out what a guest needs besides a new definition: its pins, its image, its restart.
+
+    Raises:
+        VnumaError: when it must not be redefined.
+    """
+    domain, live = update.domain, update.live
+    planned = safeguards.planned.get(domain.uuid)
+    if update.redefines and planned and planned != fingerprint(update.before):
         raise HypervisorError(_CHANGED_MEANWHILE)
-    live, outdated = None, False
-    if domain.active:
-        live = read_definition(hypervisor.public_xml(domain, live=True))
-    else:
-        work.restart_required = keeping.store.begun_restart(domain.uuid) is not None
-        outdated = _has_outdated_image(hypervisor, work, keeping)
-    if work.changed and write:
-        _define(hypervisor, work, live, keeping)
-    if outdated:
-        work.changed = True
-        if write:
-            # Last: what was saved is not to be lost for a definition that is refused.
-            hypervisor.drop_saved(domain)
+    begun = safeguards.state_dir.begun_restart(domain.uuid) is not None
     if live is None:
-        return work
-    if find_record(live.root) is None and find_record(work.after.root) is None and not work.changed:
-        # Never partitioned, or restored and restarted: not ours to compare.
-        keeping.store.end_restart(domain.uuid)
-        return work
-    work.restart_required = needs_restart(live, work.after)
-    if work.restart_required:
-        return work
-    # Whoever began to restart it, it runs as it should: were the note to stay, a guest that is shut
-    # down for good one day would be taken for one that has to run again.
-    keeping.store.end_restart(domain.uuid)
-    pins = live_pins(live, work.after, host)
-    work.changed = work.changed or bool(pins)
-    for what, number, cpus in pins if write else ():
-        try:
-            hypervisor.pin(domain, what, number, cpus)
-        except HypervisorError as error:
-            work.restart_required = True
-            work.warnings.append(f"{error.message} It takes effect at the next start.")
-            return work
-    return work
+        update.restart_required = begun
+        update.drops_image = _has_outdated_image(hypervisor, update, after, safeguards)
+    elif is_ours(live, update.before, after):
+        update.restart_required = needs_restart(live, after)
+        # Whoever began to restart it, it runs as it should: were the note to stay, a guest that is
+        # shut down for good one day would be taken for one that has to run again.
+        update.ends_restart = begun and not update.restart_required
+        if not update.restart_required:
+            update.pins = live_pins(live, after, host)
+    else:
+        update.ends_restart = begun
+    update.changed = update.redefines or update.drops_image or bool(update.pins)
 
 
-def _has_outdated_image(hypervisor: Hypervisor, work: Work, keeping: Keeping) -> bool:
+def _has_outdated_image(
+    hypervisor: Hypervisor, update: GuestUpdate, after: Definition, safeguards: Safeguards
+) -> bool:
     """Tell whether a managed-save image would bring an old layout back, and may be dropped."""
-    if not (work.changed or work.domain.saved):
+    if not (update.redefines or update.domain.saved):
         return False
-    saved = hypervisor.saved_xml(work.domain)
-    if saved is None or not needs_restart(read_definition(saved), work.after):
+    saved = hypervisor.saved_xml(update.domain)
+    if saved is None or not needs_restart(read_definition(saved), after):
         return False
-    if not keeping.drop_saved:
+    if not safeguards.drop_saved:
         raise HypervisorError(
             "its managed-save image would bring its old layout back at the next start; start it "
             "and shut it down, or set managed_save to 'drop' to lose the state that was saved."
@@ -286,23 +274,81 @@ def _has_outdated_image(hypervisor: Hypervisor, work: Work, keeping: Keeping) ->
     return True
 
 
-def _define(hypervisor: Hypervisor, work: Work, live: Definition | None, keeping: Keeping) -> None:
-    domain, before, after = work.domain, work.before, work.after
+def _apply(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards) -> GuestUpdate:
+    """Carry out what was found out: define, verify, drop the image, pin."""
+    domain = update.domain
+    if update.redefines:
+        _define(hypervisor, update, safeguards)
+    if update.drops_image:
+        # Last: what was saved is not to be lost for a definition that is refused.
+        hypervisor.drop_saved(domain)
+    if update.ends_restart:
+        safeguards.state_dir.end_restart(domain.uuid)
+    for pin in update.pins:
+        try:
+            hypervisor.pin(domain, pin.field, pin.number, pin.cpus)
+        except HypervisorError as error:
+            update.restart_required = True
+            update.warnings.append(f"{error.message} It takes effect at the next start.")
+            break
+    return update
+
+
+def _define(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards) -> None:
+    """Define what was edited, and verify what libvirt made of it."""
+    from .._domain.edit import lost_elements, means_the_same
+
+    domain, before, after = update.domain, update.before, update.after or update.before
+    state_dir = safeguards.state_dir
     # While a restart is due, what is kept already is what the guest runs with.
-    due = live is not None and needs_restart(live, before)
-    if not due or keeping.store.old(domain.uuid) is None:
-        keeping.store.keep_old(domain.uuid, before.text)
+    due = update.live is not None and needs_restart(update.live, before)
+    if not due or state_dir.old(domain.uuid) is None:
+        state_dir.keep_old(domain.uuid, before.text)
     if hypervisor.persistent_xml(domain) != before.text:
         raise HypervisorError(_CHANGED_MEANWHILE)
     hidden = secrets(after.root)
     hypervisor.define(domain.name, after.text, hidden)
     stored = read_definition(hypervisor.persistent_xml(domain))
-    lost = unmanaged(before.root) - unmanaged(stored.root)
-    if stored.meaning == after.meaning and not lost:
+    lost = lost_elements(before, stored)
+    if means_the_same(stored, after) and not lost:
         return
     hypervisor.define(domain.name, before.text, hidden, validate=False)
-    what = f"dropped {min(lost)[0]}" if lost else "kept another layout than the one it was given"
+    what = f"dropped {lost[0]}" if lost else "kept another layout than the one it was given"
     raise HypervisorError(
         f"libvirt {what}, so its old definition was put back; please report this with the version "
         "of libvirt."
     )
+
+
+def partition(module: AnsibleModule) -> dict[str, Any]:
+    """Partition the guests and return what came of it."""
+    host = module.params["host"]
+    topology = None if host is None else host_from_facts(host)
+    hypervisor = Hypervisor(module.params["uri"])
+    try:
+        result = partition_guests(
+            hypervisor,
+            module.params["guests"],
+            {option: module.params[option] for option in DEFAULTS},
+            topology,
+            write=not module.check_mode,
+            safeguards=Safeguards(
+                StateDir(module.params["state_dir"] or default_state_dir(), hypervisor.host_uuid()),
+                drop_saved=module.params["managed_save"] == "drop",
+                planned=module.params["planned"] or {},
+            ),
+        )
+    finally:
+        hypervisor.close()
+    updates = result.updates
+    warn_once(module, result.warnings, [(one.domain.name, one.warnings) for one in updates])
+    complete = module.params["layouts"] == "complete"
+    answer: dict[str, Any] = {
+        "changed": any(update.changed for update in updates),
+        "guests": [update_to_result(update, complete) for update in updates],
+        "restart_required": [one.domain.name for one in updates if one.restart_required],
+        **errors_to_result(result.errors),
+    }
+    if module._diff:
+        answer["diff"] = [update_to_diff(update) for update in updates if update.redefines]
+    return answer

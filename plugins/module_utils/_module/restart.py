@@ -1,24 +1,26 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Power-cycling guests that wait for it, so that whoever ran before runs after.
-
-Knows how guests stop and start, and how to go back; nothing of layouts.
-"""
+"""Power-cycling guests that wait for it, so that whoever ran before runs after."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._domain.definition import read_definition, secrets
-from .._domain.drift import needs_restart
-from .._domain.record import find_record
-from .._errors import HypervisorError, VnumaError
-from .._hypervisor.hypervisor import Domain, Hypervisor
-from .state_dir import Store
+from ansible.module_utils.basic import AnsibleModule
+
+from .._domain.compare import needs_restart
+from .._domain.definition import is_ours, read_definition, secrets
+from .._errors import HypervisorError, PolicyError, VnumaError
+from .._hypervisor.hypervisor import Hypervisor
+from .._model.domain import Domain
+from .common import errors_to_result, warn_once
+from .select import select_guests
+from .state_dir import StateDir, default_state_dir
 
 #: A shutdown request that a guest missed, say while it booted, is made again.
 _ASK_AGAIN_S = 20.0
@@ -63,11 +65,35 @@ class Restart:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What a guest needs.
+
+    Attributes:
+        action: ``none``; ``start``, after a restart that was cut short while it was off; ``cycle``;
+            ``forget``, after a restart that was cut short once it ran again; or ``skip``.
+        why: for ``skip``, a sentence.
+    """
+
+    action: str
+    why: str = ""
+
+
+#: What a decision comes to in the result, where it is carried out without an error.
+_ACTIONS = {
+    "none": "none",
+    "start": "started",
+    "cycle": "restarted",
+    "forget": "none",
+    "skip": "skipped",
+}
+
+
 def restart_guests(
     hypervisor: Hypervisor,
     restarts: Sequence[Restart],
     policy: RestartPolicy,
-    store: Store,
+    state_dir: StateDir,
     write: bool,
 ) -> list[VnumaError]:
     """Power-cycle those guests whose running layout is not the one they are defined with.
@@ -76,25 +102,32 @@ def restart_guests(
         hypervisor: where they are.
         restarts: the candidates; what happened is noted in them.
         policy: how.
-        store: where old definitions and begun restarts are kept.
-        write: False only says what would happen (check mode).
+        state_dir: where old definitions and begun restarts are kept.
+        write: False only says what would happen (check mode), and writes nothing.
 
     Returns:
         The errors, one for each guest that could not be brought to its new layout.
     """
     errors: list[VnumaError] = []
-    waiting: list[tuple[Restart, Callable[[Restart], None]]] = []
+    decisions: list[tuple[Restart, Decision]] = []
     for restart in restarts:
         try:
-            step = _decide(hypervisor, restart, store)
+            decision = _decide(hypervisor, restart, state_dir)
         except VnumaError as error:
             errors.append(error.for_guest(restart.domain.name))
             restart.action = "failed"
             continue
-        if step is not None and write:
-            waiting.append((restart, step(hypervisor, policy, store)))
+        restart.action = _ACTIONS[decision.action]
+        restart.warnings.extend([decision.why] if decision.why else [])
+        decisions.append((restart, decision))
+    if not write:
+        return errors
     with ThreadPoolExecutor(max_workers=policy.at_once) as pool:
-        futures = [(restart, pool.submit(step, restart)) for restart, step in waiting]
+        futures = [
+            (restart, pool.submit(_carry_out, hypervisor, restart, decision, policy, state_dir))
+            for restart, decision in decisions
+            if decision.action in ("start", "cycle", "forget")
+        ]
     for restart, future in futures:
         problem = future.exception()
         if isinstance(problem, VnumaError):
@@ -106,56 +139,47 @@ def restart_guests(
     return errors
 
 
-def _decide(hypervisor: Hypervisor, restart: Restart, store: Store) -> Any:
-    """Say what a guest needs, without touching it; None for nothing."""
+def _decide(hypervisor: Hypervisor, restart: Restart, state_dir: StateDir) -> Decision:
+    """Say what a guest needs, without touching it or the state folder."""
     domain = restart.domain
     if not domain.persistent:
-        return None
+        return Decision("none")
+    begun = state_dir.begun_restart(domain.uuid) is not None
     if not domain.active:
-        if store.begun_restart(domain.uuid) is None:
-            return None
-        restart.action = "started"
-        return _finish_begun
-    live = read_definition(hypervisor.public_xml(domain, live=True))
-    persistent = read_definition(hypervisor.public_xml(domain, live=False))
-    ours = find_record(live.root) is not None or find_record(persistent.root) is not None
-    if not needs_restart(live, persistent) or not (ours or restart.by_name):
-        if store.begun_restart(domain.uuid) is not None and not needs_restart(live, persistent):
-            # A restart that was cut short after its start: nothing is left to do.
-            store.end_restart(domain.uuid)
-            store.drop_old(domain.uuid)
-        return None
-    hindrance = hypervisor.hindrance(domain)
-    if hindrance:
-        restart.action = "skipped"
-        restart.warnings.append(f"{hindrance}; it keeps its old layout until its next cold start.")
-        return None
-    restart.action = "restarted"
-    return _cycle
+        return Decision("start" if begun else "none")
+    live = read_definition(hypervisor.xml_without_secrets(domain, live=True))
+    persistent = read_definition(hypervisor.xml_without_secrets(domain, live=False))
+    if not needs_restart(live, persistent):
+        return Decision("forget" if begun else "none")
+    if not (is_ours(live, persistent) or restart.by_name):
+        return Decision("none")
+    blocker = hypervisor.restart_blocker(domain)
+    if blocker:
+        return Decision("skip", f"{blocker}; it keeps its old layout until its next cold start.")
+    return Decision("cycle")
 
 
-def _finish_begun(
-    hypervisor: Hypervisor, policy: RestartPolicy, store: Store
-) -> Callable[[Restart], None]:
-    def step(restart: Restart) -> None:
-        _start(hypervisor, restart, policy, store, None)
-
-    return step
-
-
-def _cycle(
-    hypervisor: Hypervisor, policy: RestartPolicy, store: Store
-) -> Callable[[Restart], None]:
-    def step(restart: Restart) -> None:
-        domain = restart.domain
+def _carry_out(
+    hypervisor: Hypervisor,
+    restart: Restart,
+    decision: Decision,
+    policy: RestartPolicy,
+    state_dir: StateDir,
+) -> None:
+    domain = restart.domain
+    if decision.action == "forget":
+        state_dir.end_restart(domain.uuid)
+        state_dir.drop_old(domain.uuid)
+        return
+    stopped_at = None
+    if decision.action == "cycle":
         running = hypervisor.running_xml(domain)
-        if not _is_what_runs(store.old(domain.uuid), running):
-            store.keep_old(domain.uuid, running)
-        store.begin_restart(domain.uuid, domain.name)
+        if not _is_what_runs(state_dir.old(domain.uuid), running):
+            state_dir.keep_old(domain.uuid, running)
+        state_dir.begin_restart(domain.uuid, domain.name)
         _stop(hypervisor, restart, policy)
-        _start(hypervisor, restart, policy, store, time.monotonic())
-
-    return step
+        stopped_at = time.monotonic()
+    _start(hypervisor, restart, policy, state_dir, stopped_at)
 
 
 def _is_what_runs(kept: str | None, running: str) -> bool:
@@ -183,7 +207,7 @@ def _stop(hypervisor: Hypervisor, restart: Restart, policy: RestartPolicy) -> No
         if hypervisor.wait(lambda: not hypervisor.is_active(domain), ask_again):
             return
     if policy.mode == "force":
-        hypervisor.pull_power(domain)
+        hypervisor.force_off(domain)
         restart.forced = True
         if hypervisor.wait(lambda: not hypervisor.is_active(domain), time.monotonic() + 60):
             return
@@ -198,7 +222,7 @@ def _start(
     hypervisor: Hypervisor,
     restart: Restart,
     policy: RestartPolicy,
-    store: Store,
+    state_dir: StateDir,
     stopped_at: float | None,
 ) -> None:
     """Start a guest; where that fails, put its old definition back and start it with that."""
@@ -206,18 +230,18 @@ def _start(
     try:
         hypervisor.start(domain)
     except HypervisorError as reason:
-        _roll_back(hypervisor, restart, store, reason, stopped_at)
+        _roll_back(hypervisor, restart, state_dir, reason, stopped_at)
     if stopped_at is not None:
         restart.downtime_s = round(time.monotonic() - stopped_at, 1)
-    store.end_restart(domain.uuid)
-    live = read_definition(hypervisor.public_xml(domain, live=True))
-    persistent = read_definition(hypervisor.public_xml(domain, live=False))
+    state_dir.end_restart(domain.uuid)
+    live = read_definition(hypervisor.xml_without_secrets(domain, live=True))
+    persistent = read_definition(hypervisor.xml_without_secrets(domain, live=False))
     if needs_restart(live, persistent):
         raise HypervisorError(
             "it was started, and yet does not run with the layout it is defined with; see whether "
             "something else started it from a saved image."
         )
-    store.drop_old(domain.uuid)
+    state_dir.drop_old(domain.uuid)
     if policy.agent_timeout_s and not hypervisor.wait(
         lambda: hypervisor.agent_answers(domain), time.monotonic() + policy.agent_timeout_s
     ):
@@ -230,12 +254,12 @@ def _start(
 def _roll_back(
     hypervisor: Hypervisor,
     restart: Restart,
-    store: Store,
+    state_dir: StateDir,
     reason: HypervisorError,
     stopped_at: float | None,
 ) -> None:
     domain = restart.domain
-    old = store.old(domain.uuid)
+    old = state_dir.old(domain.uuid)
     why = reason.message.rstrip(".")
     if old is None:
         raise HypervisorError(
@@ -249,14 +273,68 @@ def _roll_back(
         raise HypervisorError(
             f"it starts neither with its new definition ({why}) nor with the old one "
             f"({second.message.rstrip('.')}); it is off, and its old definition is kept in "
-            f"{store.folder / (domain.uuid + '.xml')}."
+            f"{state_dir.folder / (domain.uuid + '.xml')}."
         ) from None
     restart.action = "rolled_back"
     if stopped_at is not None:
         restart.downtime_s = round(time.monotonic() - stopped_at, 1)
-    store.end_restart(domain.uuid)
-    store.drop_old(domain.uuid)
+    state_dir.end_restart(domain.uuid)
+    state_dir.drop_old(domain.uuid)
     raise HypervisorError(
         "it did not start with its new layout, so its old definition was put back and it runs with "
         f"that: {why}; change its options, or make room on the host, and run again."
     )
+
+
+def restart(module: AnsibleModule) -> dict[str, Any]:
+    """Power-cycle the guests and return what came of it."""
+    policy = RestartPolicy(
+        mode=module.params["mode"],
+        timeout_s=module.params["timeout"],
+        at_once=module.params["at_once"],
+        agent_timeout_s=module.params["agent_timeout"],
+    )
+    if policy.at_once < 1 or policy.timeout_s <= 0 or policy.agent_timeout_s < 0:
+        raise PolicyError(
+            f"at_once {policy.at_once}, timeout {policy.timeout_s:g} and agent_timeout "
+            f"{policy.agent_timeout_s:g} cannot be; at_once is 1 or more, timeout is over 0, and "
+            "agent_timeout 0 or more."
+        )
+    write = not module.check_mode
+    hypervisor = Hypervisor(module.params["uri"], watch=write)
+    try:
+        state_dir = StateDir(
+            module.params["state_dir"] or default_state_dir(), hypervisor.host_uuid()
+        )
+        named = module.params["guests"]
+        entries = [{"name": "*"}] if named is None else [{"name": name} for name in named]
+        with state_dir.locked() if write else nullcontext():
+            selection = select_guests(hypervisor.domains(), entries)
+            errors: list[VnumaError] = list(selection.errors)
+            restarts = [Restart(match.domain, match.by_name) for match in selection.matches]
+            errors += restart_guests(hypervisor, restarts, policy, state_dir, write)
+    finally:
+        hypervisor.close()
+    warn_once(
+        module,
+        selection.warnings if named is not None else (),
+        [(restart.domain.name, restart.warnings) for restart in restarts],
+    )
+    restarted = [one.domain.name for one in restarts if one.action in ("restarted", "started")]
+    touched = any(one.action in ("restarted", "started", "rolled_back") for one in restarts)
+    return {
+        "changed": touched,
+        "guests": [
+            {
+                "name": restart.domain.name,
+                "uuid": restart.domain.uuid,
+                "action": restart.action,
+                "forced": restart.forced,
+                "downtime_s": restart.downtime_s,
+                "warnings": restart.warnings,
+            }
+            for restart in restarts
+        ],
+        "restarted": restarted,
+        **errors_to_result(errors),
+    }

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which guests an entry means: by name, UUID or shell pattern; knows no libvirt."""
+"""Which guests an entry means: by name, UUID or shell pattern."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from .._errors import HypervisorError
-from .._hypervisor.hypervisor import Domain
+from .._model.domain import Domain
 
 _PATTERN_CHARACTERS = frozenset("*?[")
 
 
 @dataclass(frozen=True)
-class Pick:
+class Match:
     """A guest, and the entry that means it.
 
     Attributes:
@@ -31,31 +31,31 @@ class Pick:
 
 
 @dataclass
-class Choice:
+class Selection:
     """What the entries of a call mean.
 
     Attributes:
-        picks: one for each guest, by name.
+        matches: one for each guest, by name.
         errors: names that match nothing, and guests that are listed twice.
         warnings: patterns that match nothing.
     """
 
-    picks: list[Pick] = field(default_factory=list)
+    matches: list[Match] = field(default_factory=list)
     errors: list[HypervisorError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
-def choose(domains: Sequence[Domain], entries: Sequence[Mapping[str, Any]]) -> Choice:
+def select_guests(domains: Sequence[Domain], entries: Sequence[Mapping[str, Any]]) -> Selection:
     """Match entries to guests: names win over UUIDs, both over patterns, the first pattern wins.
 
     Args:
         domains: every guest of the host.
         entries: dictionaries with a ``name``.
     """
-    choice = Choice()
+    selection = Selection()
     by_name = {domain.name: domain for domain in domains}
     by_uuid = {domain.uuid: domain for domain in domains}
-    picks: dict[str, Pick] = {}
+    matched: dict[str, Match] = {}
     twice: set[str] = set()
     patterns: list[Mapping[str, Any]] = []
     for entry in entries:
@@ -64,27 +64,29 @@ def choose(domains: Sequence[Domain], entries: Sequence[Mapping[str, Any]]) -> C
         if domain is None and _PATTERN_CHARACTERS.intersection(name):
             patterns.append(entry)
         elif domain is None:
-            choice.errors.append(
+            selection.errors.append(
                 HypervisorError(
                     "it does not exist on this host; correct the name, or define it first.",
                     guest=name or "without a name",
                 )
             )
-        elif domain.uuid in picks:
+        elif domain.uuid in matched:
             twice.add(domain.uuid)
         else:
-            picks[domain.uuid] = Pick(domain, entry, by_name=True)
+            matched[domain.uuid] = Match(domain, entry, by_name=True)
     for entry in patterns:
-        matches = [domain for domain in domains if fnmatchcase(domain.name, str(entry["name"]))]
-        if not matches:
-            choice.warnings.append(f"pattern '{entry['name']}' matches no guest on this host.")
-        for domain in matches:
-            picks.setdefault(domain.uuid, Pick(domain, entry, by_name=False))
+        alike = [domain for domain in domains if fnmatchcase(domain.name, str(entry["name"]))]
+        if not alike:
+            selection.warnings.append(f"pattern '{entry['name']}' matches no guest on this host.")
+        for domain in alike:
+            matched.setdefault(domain.uuid, Match(domain, entry, by_name=False))
     for uuid in twice:
         # Which of its entries is meant cannot be told, so none is taken.
-        name = picks.pop(uuid).domain.name
-        choice.errors.append(
+        name = matched.pop(uuid).domain.name
+        selection.errors.append(
             HypervisorError("it is listed twice in guests; keep one entry.", guest=name)
         )
-    choice.picks = sorted(picks.values(), key=lambda pick: (pick.domain.name, pick.domain.uuid))
-    return choice
+    selection.matches = sorted(
+        matched.values(), key=lambda match: (match.domain.name, match.domain.uuid)
+    )
+    return selection

@@ -24,11 +24,11 @@ SYSTEM_FOLDER = "/var/lib/kvm-vnuma"
 _LOCK_PATIENCE_S = 10.0
 
 
-class StoreError(VnumaError):
+class StateDirError(VnumaError):
     """The folder cannot be read or written, or another run is using it."""
 
 
-def default_folder() -> str:
+def default_state_dir() -> str:
     """Return the folder for the user that the module runs as."""
     if os.geteuid() == 0:
         return SYSTEM_FOLDER
@@ -36,7 +36,7 @@ def default_folder() -> str:
     return str((Path(state) if state else Path.home() / ".local/state") / "kvm-vnuma")
 
 
-class Store:
+class StateDir:
     """The kept definitions and begun restarts of one libvirt host.
 
     Args:
@@ -52,7 +52,7 @@ class Store:
         """Keep other runs on this host out.
 
         Raises:
-            StoreError: when another run is at work and stays so for ten seconds.
+            StateDirError: when another run is at work and stays so for ten seconds.
         """
         with self._failing("the lock cannot be taken"):
             self._make()
@@ -62,7 +62,7 @@ class Store:
             deadline = time.monotonic() + _LOCK_PATIENCE_S
             while not _try_lock(descriptor):
                 if time.monotonic() > deadline:
-                    raise StoreError(
+                    raise StateDirError(
                         "another run of kvm.vnuma is at work on this host's guests; nothing was "
                         "done here, run again when it has ended."
                     )
@@ -75,7 +75,7 @@ class Store:
         """Keep a definition before it is replaced; it is on the disk when this returns.
 
         Raises:
-            StoreError: when it cannot be written; the definition must not be replaced then.
+            StateDirError: when it cannot be written; the definition must not be replaced then.
         """
         self._write(f"{guest_uuid}.xml", xml, "its old definition cannot be kept")
 
@@ -137,7 +137,7 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreError(f"{self.folder / name} cannot be read: {error.strerror}.") from None
+            raise StateDirError(f"{self.folder / name} cannot be read: {error.strerror}.") from None
 
     def _drop(self, name: str) -> None:
         with suppress(FileNotFoundError), self._failing("what was kept cannot be removed"):
@@ -148,7 +148,7 @@ class Store:
         try:
             yield
         except OSError as error:
-            raise StoreError(
+            raise StateDirError(
                 f"{failing} in {self.folder}: {error.strerror}; nothing was changed, make room or "
                 "set state_dir to a folder that can be written."
             ) from None

@@ -1,20 +1,18 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Dealing one guest over its cells: vCPUs, CPU topology, memory, distances.
-
-Knows figures of guest and host; neither XML nor other guests, and nothing of pins.
-"""
+"""How one guest is split over its cells: vCPUs, CPU topology, memory, distances."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from math import gcd
 
 from .._errors import LayoutError
 from .._model.guest import Guest, HugepageUse
 from .._model.host import Node
+from .._model.layout import Ids, Topology
 from .._policy import Policy
 
 # SLIT values (ACPI 6.4, 5.2.17): 10 means local, 0-9 are reserved, 255 means unreachable.
@@ -39,16 +37,6 @@ HIGHEST_XAPIC_ID = 254
 MOST_XAPIC_VCPUS = 255
 
 
-@dataclass(frozen=True)
-class Topology:
-    """The guest's CPU topology; the product of the four is its number of vCPUs."""
-
-    sockets: int
-    dies: int
-    cores: int
-    threads: int
-
-
 def is_x86(arch: str) -> bool:
     """Tell whether an architecture, as libvirt names it, is that of a PC."""
     return arch in ("x86_64", "i686")
@@ -66,15 +54,15 @@ def highest_apic_id(topology: Topology) -> int:
     return (last_core << thread_bits) + topology.threads - 1
 
 
-def deal_vcpus(
+def assign_vcpus(
     guest: Guest,
     arch: str,
     nodes: tuple[Node, ...],
     count: int,
     policy: Policy,
     warnings: list[str],
-) -> tuple[list[tuple[int, ...]], Topology]:
-    """Deal the vCPUs over the cells, and give the CPU topology that goes with it.
+) -> tuple[list[Ids], Topology]:
+    """Assign the vCPUs to the cells, and give the CPU topology that goes with it.
 
     Args:
         guest: whose vCPUs they are.
@@ -96,10 +84,10 @@ def deal_vcpus(
             f"{count}, or set remainder to 'spread'."
         )
     if policy.distribution == "contiguous":
-        dealt, topology = _deal_contiguous(vcpus, count, policy, host_threads)
+        assigned, topology = _assign_contiguous(vcpus, count, policy, host_threads)
         if is_x86(arch) and vcpus <= MOST_XAPIC_VCPUS:
             topology = _with_low_apic_ids(topology)
-        return dealt, topology
+        return assigned, topology
     if policy.distribution == "interleave":
         if policy.threads not in (None, 1):
             raise LayoutError(
@@ -118,9 +106,9 @@ def deal_vcpus(
     return [tuple(range(cell, vcpus, count)) for cell in range(count)], topology
 
 
-def _deal_contiguous(
+def _assign_contiguous(
     vcpus: int, count: int, policy: Policy, host_threads: int
-) -> tuple[list[tuple[int, ...]], Topology]:
+) -> tuple[list[Ids], Topology]:
     threads = policy.threads
     if threads is None:
         whole = vcpus % host_threads == 0 and vcpus // host_threads >= count
@@ -144,14 +132,16 @@ def _deal_contiguous(
             f"make the vCPUs a multiple of {count * threads}, or set remainder to 'spread'."
         )
     sizes = [each + 1] * larger + [each] * (count - larger)
-    dealt: list[tuple[int, ...]] = []
+    assigned: list[Ids] = []
     first = 0
     for size in sizes:
-        dealt.append(tuple(range(first, first + size * threads)))
+        assigned.append(tuple(range(first, first + size * threads)))
         first += size * threads
     # The greatest common divisor keeps every socket inside one cell.
     per_socket = reduce(gcd, sizes)
-    return dealt, Topology(sockets=cores // per_socket, dies=1, cores=per_socket, threads=threads)
+    return assigned, Topology(
+        sockets=cores // per_socket, dies=1, cores=per_socket, threads=threads
+    )
 
 
 def _with_low_apic_ids(topology: Topology) -> Topology:
@@ -197,16 +187,16 @@ def hugepage_uses(guest: Guest, nodes: Sequence[Node | None]) -> tuple[HugepageU
     return tuple(use for use in guest.hugepages if use.size_kib >= smallest)
 
 
-def deal_memory(
+def split_memory(
     guest: Guest, arch: str, backing: Sequence[Node | None], policy: Policy
 ) -> list[int]:
-    """Deal the memory over the cells in granules, and return the KiB of each.
+    """Split the memory over the cells in granules, and return the KiB of each.
 
     Args:
         guest: whose memory it is.
         arch: its architecture.
         backing: the host node of each cell.
-        policy: whether it may be dealt unevenly.
+        policy: whether it may be split unevenly.
 
     Raises:
         LayoutError: when it does not make what the policy asks for.
@@ -263,7 +253,7 @@ def check_pools(guest: Guest, backing: Sequence[Node | None], memory: Sequence[i
             )
 
 
-def distance_matrix(backing: Sequence[Node | None]) -> list[tuple[int, ...]]:
+def distance_matrix(backing: Sequence[Node | None]) -> list[Ids]:
     """Return the distance from every cell to every cell: the full matrix, in rows."""
     known: dict[tuple[int, int], int] = {}
     nodes = {node.id: node for node in backing if node is not None}

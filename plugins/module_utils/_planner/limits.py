@@ -13,14 +13,9 @@ from .._cpuset import MAX_ID, format_cpuset
 from .._errors import LayoutError
 from .._model.guest import Guest
 from .._model.host import Host, Node
+from .._model.layout import Topology
 from .._policy import Policy
-from .distribution import (
-    HIGHEST_XAPIC_ID,
-    MOST_XAPIC_VCPUS,
-    Topology,
-    highest_apic_id,
-    is_x86,
-)
+from .distribution import HIGHEST_XAPIC_ID, MOST_XAPIC_VCPUS, highest_apic_id, is_x86
 
 #: Architectures with a machine that has NUMA in QEMU: the ones that set get_default_cpu_node_id,
 #: without which "NUMA is not supported by this machine-type" (hw/core/numa.c). s390x does not.
@@ -37,7 +32,7 @@ _MODELS_WITH_TOPOEXT = ("EPYC", "Dhyana")
 _VENDORS_WITH_TOPOEXT = ("AMD", "Hygon")
 
 
-def refuse_foreign(guest: Guest, arch: str, policy: Policy) -> None:
+def check_guest(guest: Guest, arch: str, policy: Policy) -> None:
     """Refuse a guest that cannot have cells, whatever the host.
 
     Raises:
@@ -66,7 +61,63 @@ def refuse_foreign(guest: Guest, arch: str, policy: Policy) -> None:
         )
 
 
-def refuse_asymmetry(arch: str, matrix: Sequence[Sequence[int]]) -> None:
+def check_definition(guest: Guest, count: int) -> None:
+    """Refuse a guest whose definition cannot live with so many new cells.
+
+    Raises:
+        LayoutError: with what names a cell that would not be there, or conflicts with any cells.
+    """
+    if guest.conflicts:
+        raise LayoutError(guest.conflicts[0])
+    present = f"its cells will be 0 to {count - 1}" if count > 1 else "its only cell will be 0"
+    for reference in guest.cell_references:
+        if max(reference.cells) >= count:
+            raise LayoutError(
+                f"{reference.subject}, and {present}; {reference.remedy}, or change cells."
+            )
+    named = [use.cells for use in guest.hugepages if use.cells is not None]
+    for cells in named:
+        # On a guest without cells libvirt takes a nodeset of 0 only, and drops it.
+        if max(cells) >= count:
+            raise LayoutError(
+                f"its hugepages name cells '{format_cpuset(cells)}', and {present}; change the "
+                "nodeset of <page>, or cells."
+            )
+    # Pages that are for every cell there is, and not for every cell there will be: a guest without
+    # cells counts as one, cell 0. Where some cell has ordinary pages already, someone meant that.
+    covered = {cell for cells in named for cell in cells}
+    lost = set(range(count)) - covered
+    everywhere = covered.issuperset(range(max(1, guest.cell_count)))
+    if named and len(named) == len(guest.hugepages) and lost and everywhere:
+        raise LayoutError(
+            f"its hugepages are for {_cells_text(covered)}, and {_cells_text(lost)} would have "
+            "none; take nodeset out of <page>, so that it is for every cell, or change cells."
+        )
+
+
+def check_split_cores(guest: Guest, threads: int) -> None:
+    """Refuse a guest core of which some vCPUs are there at boot and some are not.
+
+    On ppc64 a core is plugged as a whole, and libvirt does not start such a guest
+    (qemuProcessValidateHotpluggableVcpus, src/qemu/qemu_process.c). On x86 a thread is the unit.
+
+    Raises:
+        LayoutError: with the vCPUs of the core.
+    """
+    if not guest.arch.startswith("ppc64") or guest.online_vcpus is None:
+        return
+    online = set(guest.online_vcpus)
+    for first in range(0, guest.vcpus, threads):
+        core = set(range(first, first + threads))
+        if core & online and core - online:
+            raise LayoutError(
+                f"vCPUs {format_cpuset(core)} would be one core with threads {threads}, and only "
+                f"{format_cpuset(core & online)} of them are online; change <vcpu current>, or "
+                "set threads to 1."
+            )
+
+
+def check_asymmetry(arch: str, matrix: Sequence[Sequence[int]]) -> None:
     """Refuse distances that differ by direction, where QEMU does.
 
     A pseries machine ends with "Asymmetrical NUMA topologies aren't supported", at its start or as
@@ -83,9 +134,21 @@ def refuse_asymmetry(arch: str, matrix: Sequence[Sequence[int]]) -> None:
 
 
 def topology_warnings(
-    guest: Guest, arch: str, host: Host, policy: Policy, topology: Topology
+    guest: Guest,
+    arch: str,
+    host: Host,
+    policy: Policy,
+    topology: Topology,
+    nodes: Sequence[Node],
 ) -> Iterator[str]:
     """Yield what becomes of the CPU topology."""
+    host_threads = min((node.threads for node in nodes), default=topology.threads)
+    if topology.threads > host_threads:
+        yield (
+            f"threads {topology.threads} are more than the {host_threads} of the host's cores: its "
+            "scheduler takes separate cores for siblings; set threads to "
+            f"{'1' if host_threads == 1 else f'{host_threads} or 1'}."
+        )
     if not is_x86(arch or "x86_64"):
         return
     if topology.threads > 1 and _hides_threads(guest, host, policy):
@@ -100,9 +163,9 @@ def topology_warnings(
         )
 
 
-def boot_warnings(guest: Guest, arch: str, dealt: Sequence[tuple[int, ...]]) -> Iterator[str]:
+def boot_warnings(guest: Guest, arch: str, assigned: Sequence[tuple[int, ...]]) -> Iterator[str]:
     """Yield which cells the guest's kernel will not see, or not as they are."""
-    if len(dealt) > 1 and is_x86(arch) and not guest.has_acpi:
+    if len(assigned) > 1 and is_x86(arch) and not guest.has_acpi:
         # Seen with QEMU 7.2 and Linux 6.1: a q35 guest gets its nodes from tables that SeaBIOS
         # makes up then, without distances; a pc guest gets a single node.
         yield (
@@ -111,7 +174,7 @@ def boot_warnings(guest: Guest, arch: str, dealt: Sequence[tuple[int, ...]]) -> 
         )
     if guest.online_vcpus is not None and len(guest.online_vcpus) < guest.vcpus:
         online = frozenset(guest.online_vcpus)
-        empty = [cell for cell, vcpus in enumerate(dealt) if online.isdisjoint(vcpus)]
+        empty = [cell for cell, vcpus in enumerate(assigned) if online.isdisjoint(vcpus)]
         if empty:
             yield (
                 f"cells {format_cpuset(empty)} have no vCPU at boot, since {len(online)} of "
@@ -133,6 +196,10 @@ def memory_warnings(backing: Sequence[Node | None], memory_kib: Sequence[int]) -
                 f"{nodes[node_id].memory_kib} KiB in all; give it less memory, more nodes, or "
                 "memory_mode 'preferred'."
             )
+
+
+def _cells_text(ids: set[int]) -> str:
+    return f"cell{'s' if len(ids) > 1 else ''} {format_cpuset(ids)}"
 
 
 def _hides_threads(guest: Guest, host: Host, policy: Policy) -> bool:

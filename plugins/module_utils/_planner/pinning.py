@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who gets which pCPU when pins are exclusive; standard library only, no XML, no libvirt."""
+"""Who gets which pCPUs where pins are exclusive."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def exclusive_cpus(host: Host, pins: Iterable[tuple[int, ...]]) -> frozenset[int
     """Return the pCPUs that some pins take for themselves.
 
     A vCPU that is held to one pCPU, or to the threads of one core, was put there on purpose: no
-    other guest may be placed there. A pin to anything wider shares.
+    other guest may have those. A pin to anything wider shares.
 
     Args:
         host: whose cores they are.
@@ -44,15 +44,15 @@ def exclusive_cpus(host: Host, pins: Iterable[tuple[int, ...]]) -> frozenset[int
     return frozenset(taken)
 
 
-class Pinboard:
-    """The pCPUs of one host while guests with exclusive pins are placed on them.
+class CpuAllocator:
+    """The pCPUs of one host while guests are given exclusive pins.
 
     Args:
-        taken: pCPUs that guests outside of this call own.
+        in_use: pCPUs that guests outside of this call own.
     """
 
-    def __init__(self, taken: frozenset[int]) -> None:
-        self._taken = set(taken)
+    def __init__(self, in_use: frozenset[int]) -> None:
+        self._in_use = set(in_use)
         self._cores: dict[int, dict[int, tuple[int, ...]]] = {}
         self._kept: dict[int, dict[tuple[int, ...], tuple[int, ...]]] = {}
         self._holders: dict[int, int] = {}
@@ -60,7 +60,7 @@ class Pinboard:
         # there, so that nobody has to look at all of them again.
         self._first_open: dict[tuple[int, frozenset[int]], int] = {}
 
-    def keep(
+    def reserve_current(
         self,
         owner: int,
         current: Sequence[tuple[int, tuple[int, ...]]],
@@ -77,12 +77,12 @@ class Pinboard:
         for demand in demands:
             seat = tuple(now.get(vcpu, ()) for vcpu in demand.vcpus)
             cpus = self._fits(seat, demand, policy, reserved)
-            if cpus and not self._taken.intersection(cpus):
-                self._taken.update(cpus)
+            if cpus and not self._in_use.intersection(cpus):
+                self._in_use.update(cpus)
                 self._holders.update(dict.fromkeys(cpus, owner))
                 kept[demand.vcpus] = cpus
 
-    def place(
+    def allocate(
         self, owner: int, demands: Sequence[CoreDemand], policy: Policy
     ) -> dict[int, tuple[int, ...]]:
         """Give every guest core of one guest its pCPUs, or take none for it.
@@ -105,11 +105,11 @@ class Pinboard:
             node, width = waiting[0].node, len(waiting[0].vcpus)
             free = list(islice(self._free_seats(node, width, policy, reserved), len(waiting)))
             if len(free) < len(waiting):
-                self._taken.difference_update(given)
+                self._in_use.difference_update(given)
                 raise LayoutError(self._too_few(node, width, demands, len(free), kept, policy))
             for demand, cpus in zip(waiting, free):
                 seats[demand.vcpus] = cpus
-                self._taken.update(cpus)
+                self._in_use.update(cpus)
                 given += cpus
         self._holders.update(dict.fromkeys(given, owner))
         return {
@@ -118,8 +118,8 @@ class Pinboard:
             for thread, vcpu in enumerate(vcpus)
         }
 
-    def leave(self, owner: int, owned: frozenset[int]) -> bool:
-        """Let a guest that has no place stay where it is.
+    def hold(self, owner: int, owned: frozenset[int]) -> bool:
+        """Let a guest that was given no pins stay where it is.
 
         Args:
             owner: the guest.
@@ -130,23 +130,23 @@ class Pinboard:
         """
         if any(self._holders.get(cpu, owner) != owner for cpu in owned):
             return False
-        self._taken.update(owned)
+        self._in_use.update(owned)
         return True
 
     def _free_seats(
         self, node: Node, width: int, policy: Policy, reserved: frozenset[int]
     ) -> Iterator[tuple[int, ...]]:
         """Yield what a guest core of *width* threads could have on the node, best first."""
-        taken = self._taken
+        in_use = self._in_use
         open_cores = self._open_cores(node, reserved)
         if policy.pinning == "core":
             for core in open_cores:
                 usable = _open_threads(core, reserved)
-                if len(usable) >= width and taken.isdisjoint(usable):
+                if len(usable) >= width and in_use.isdisjoint(usable):
                     yield usable
             return
         threads = (
-            tuple(cpu for cpu in core if cpu not in taken and cpu not in reserved)
+            tuple(cpu for cpu in core if cpu not in in_use and cpu not in reserved)
             for core in open_cores
         )
         if width > 1:
@@ -165,7 +165,7 @@ class Pinboard:
         """Yield the node's cores, without those at the beginning that are full."""
         key = (node.id, reserved)
         first = self._first_open.get(key, 0)
-        while first < len(node.cores) and self._taken.issuperset(
+        while first < len(node.cores) and self._in_use.issuperset(
             _open_threads(node.cores[first], reserved)
         ):
             first += 1
@@ -213,7 +213,7 @@ class Pinboard:
             if policy.pinning == "core" or width > 1
             else "pCPUs of their own"
         )
-        held = self._taken.difference(*own).union(policy.reserved_cpus).intersection(node.cpus)
+        held = self._in_use.difference(*own).union(policy.reserved_cpus).intersection(node.cpus)
         return (
             f"pinning '{policy.pinning}' needs {len(wanted)} {unit} on host node {node.id}, which "
             f"has {free} left (pCPUs reserved or taken by other guests: "

@@ -12,10 +12,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.kvm.vnuma.plugins.filter.partition_domain import FilterModule
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import (
-    Host,
-    host_to_facts,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, host_to_facts
 
 partition_domain = FilterModule().filters()["partition_domain"]
 

@@ -9,19 +9,23 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
-    managed,
-    managed_text,
-    memory_kib,
     read_definition,
     read_guest,
-    unmanaged,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import partitioned
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import DomainError, VnumaError
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import (
+    lost_elements,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.state import (
+    managed_text,
+    read_state,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.units import memory_kib
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from lxml import etree
+from planning import partitioned_text
 
 HostOf = Callable[[str], Host]
 
@@ -37,7 +41,7 @@ def _domain(inside: str = "", vcpu: str = "<vcpu>16</vcpu>", memory: str = "") -
 def _edit(text: str, host: Host, **options: Any) -> str:
     definition = read_definition(text)
     policy = policy_from_options(options)
-    return partitioned(definition, plan(read_guest(definition, 2048), host, policy), policy)
+    return partitioned_text(definition, plan(read_guest(definition, 2048), host, policy), policy)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,7 @@ def test_units_that_are_none(unit: str) -> None:
     """The unit is quoted."""
     element = etree.Element("memory", unit=unit)
     element.text = "1"
-    with pytest.raises(DomainError) as raised:
+    with pytest.raises(VnumaError) as raised:
         memory_kib(element)
     assert f"<memory> has the unit '{unit}', which libvirt does not know." in str(raised.value)
 
@@ -98,7 +102,7 @@ def test_sizes_that_are_none(size: str) -> None:
     """One sentence, whatever stands there."""
     element = etree.Element("memory")
     element.text = size
-    with pytest.raises(DomainError) as raised:
+    with pytest.raises(VnumaError) as raised:
         memory_kib(element)
     assert str(raised.value).startswith("<memory> is '")
 
@@ -172,7 +176,7 @@ def test_what_cannot_be_read_names_the_guest(host: HostOf, inside: str, sentence
 )
 def test_vcpus_that_are_none(vcpu: str, sentence: str) -> None:
     """A guest without vCPUs cannot be planned for."""
-    with pytest.raises(DomainError) as raised:
+    with pytest.raises(VnumaError) as raised:
         read_guest(read_definition(_domain(vcpu=vcpu)), 2048)
     assert str(raised.value) == f"guest anuma: {sentence}"
 
@@ -359,7 +363,7 @@ def test_meaning(path: str, one: str, other: str, same: bool) -> None:
     opening = "".join(f"<{step}>" for step in steps)
     closing = "".join(f"</{step}>" for step in reversed(steps))
     left, right = (
-        managed(read_definition(_domain(opening + text + closing)).root) for text in (one, other)
+        read_state(read_definition(_domain(opening + text + closing)).root) for text in (one, other)
     )
     assert (left == right) is same
 
@@ -371,7 +375,7 @@ def test_unmanaged_sees_every_loss() -> None:
         "<devices><disk><source file='/a'/></disk><disk><source file='/a'/></disk>"
         "<graphics type='vnc' passwd='x'/></devices>"
     )
-    whole = unmanaged(read_definition(text).root)
+    whole = read_definition(text)
     for old, new in (
         ("<shares>5</shares>", ""),
         ("<shares>5", "<shares>6"),
@@ -379,11 +383,9 @@ def test_unmanaged_sees_every_loss() -> None:
         ("<disk><source file='/a'/></disk>", ""),
         (" passwd='x'", ""),
     ):
-        lost = whole - unmanaged(read_definition(text.replace(old, new, 1)).root)
-        assert lost, old
-    assert not whole - unmanaged(
-        read_definition(text.replace("<vcpu>", "<vcpu placement='auto'>")).root
-    )
+        assert lost_elements(whole, read_definition(text.replace(old, new, 1))), old
+    placed = read_definition(text.replace("<vcpu>", "<vcpu placement='auto'>"))
+    assert not lost_elements(whole, placed)
 
 
 def test_the_diff_has_what_is_managed_and_nothing_else(host: HostOf) -> None:
@@ -416,7 +418,8 @@ def test_the_diff_has_what_is_managed_and_nothing_else(host: HostOf) -> None:
 )
 def test_hugepages_of_cells(host: HostOf, pages: str, options: dict[str, Any], fits: bool) -> None:
     """Pages for every cell, or for cells that will be there."""
-    inside = f"<memoryBacking><hugepages>{pages}</hugepages></memoryBacking>"
+    hugepages = f"<hugepages>{pages}</hugepages>" if pages else "<hugepages/>"
+    inside = f"<memoryBacking>{hugepages}</memoryBacking>"
     text = _domain(inside, memory="<memory>14680064</memory>")
     options = {**options, "memory_mode": "none"}
     if fits:
@@ -424,6 +427,6 @@ def test_hugepages_of_cells(host: HostOf, pages: str, options: dict[str, Any], f
         assert inside in after
         assert _edit(after, host("rfc-8n240c"), **options) == after
         return
-    with pytest.raises(DomainError) as raised:
+    with pytest.raises(VnumaError) as raised:
         _edit(text, host("rfc-8n240c"), **options)
     assert str(raised.value).startswith("guest anuma: its hugepages name cells '")

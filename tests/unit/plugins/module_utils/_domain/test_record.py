@@ -10,11 +10,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
-    managed,
     read_definition,
     read_guest,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import partitioned, restored
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.record import (
     NAMESPACE,
     find_record,
@@ -24,6 +22,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import DomainErr
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
+from planning import partitioned_text, restored_text
 
 HostOf = Callable[[str], Host]
 
@@ -47,11 +46,11 @@ def _domain(cpu: str = TOPOLOGY, metadata: str = "") -> str:
 def _edit(text: str, host: Host, **options: Any) -> str:
     definition = read_definition(text)
     policy = policy_from_options(options)
-    return partitioned(definition, plan(read_guest(definition, 2048), host, policy), policy)
+    return partitioned_text(definition, plan(read_guest(definition, 2048), host, policy), policy)
 
 
 def _restored(text: str) -> str:
-    return restored(read_definition(text))
+    return restored_text(read_definition(text))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_another_policy_with_the_same_layout_is_recorded(host: HostOf) -> None:
     assert record is not None
     assert recorded_policy(record) == {"remainder": "fail"}
     back = read_definition(_edit(other, host("rfc-8n240c")))
-    assert managed(back.root) == managed(read_definition(once).root)
+    assert back.state == read_definition(once).state
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_a_record_without_policy(host: HostOf) -> None:
     without = re.sub(r"\n\s*<vnuma:policy[^>]*/>", "", once)
     assert without != once
     again = _edit(without, host("rfc-8n240c"), cells=2)
-    assert managed(read_definition(again).root) == managed(read_definition(once).root)
+    assert read_definition(again).state == read_definition(once).state
     assert _restored(without) == _domain()
 
 
@@ -224,6 +223,6 @@ def test_pins_asked_for_where_there_is_no_node(host: HostOf) -> None:
     policy = policy_from_options({"emulator_pinning": "nodes"})
     layout = plan(read_guest(definition, 2048), host("edited-no-topology"), policy)
     assert layout.emulator_pins is None
-    after = read_definition(partitioned(definition, layout, policy))
-    assert managed(after.root)["emulatorpin"] == {0: (0, 1)}
-    assert restored(after) == _domain()
+    after = read_definition(partitioned_text(definition, layout, policy))
+    assert after.state.emulator_pins == {0: (0, 1)}
+    assert restored_text(after) == _domain()

@@ -15,15 +15,19 @@ from pathlib import Path
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.numa_maps import (
     AddressSpace,
-    CellMemory,
-    Mapping,
-    PlacementError,
+    MemoryMapping,
+    NumaMapsError,
     Processes,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import CellPlacement
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "placement"
 MIB = 1024
 UUID = "1ee311e5-cc07-43d4-9a57-525f461e6ee8"
+
+
+def _cell(cell: int | None, memory_kib: int, bound: tuple[int, ...] = ()) -> CellPlacement:
+    return CellPlacement(cell, (), memory_kib, bound=bound)
 
 
 def _recorded(name: str) -> AddressSpace:
@@ -32,12 +36,12 @@ def _recorded(name: str) -> AddressSpace:
     )
 
 
-def _kib(mappings: list[Mapping | None]) -> list[dict[int, int] | None]:
+def _kib(mappings: list[MemoryMapping | None]) -> list[dict[int, int] | None]:
     return [None if mapping is None else mapping.kib_by_node for mapping in mappings]
 
 
-def _three(*nodes: tuple[int, ...]) -> list[CellMemory]:
-    return [CellMemory(cell, 120 * MIB, nodes[cell]) for cell in range(3)]
+def _three(*nodes: tuple[int, ...]) -> list[CellPlacement]:
+    return [_cell(cell, 120 * MIB, nodes[cell]) for cell in range(3)]
 
 
 def test_bound_cells() -> None:
@@ -67,13 +71,13 @@ def test_cells_of_one_size_by_order(nodes: tuple[tuple[int, ...], ...]) -> None:
 
 def test_one_mapping_too_many() -> None:
     """Two cells, three mappings of their size: which is which cannot be told."""
-    cells = [CellMemory(0, 120 * MIB), CellMemory(1, 120 * MIB)]
+    cells = [_cell(0, 120 * MIB), _cell(1, 120 * MIB)]
     assert _recorded("kvm-3-cells").locate(cells) == [None, None]
 
 
 def test_a_memory_device_of_the_same_size() -> None:
     """QEMU makes memory devices after the cells, so their addresses are lower."""
-    cells = [CellMemory(0, 120 * MIB), CellMemory(1, 120 * MIB)]
+    cells = [_cell(0, 120 * MIB), _cell(1, 120 * MIB)]
     found = _recorded("kvm-3-cells").locate(cells, [120 * MIB])
     assert _kib(found) == [{0: 100352}, {1: 83968}]
 
@@ -81,22 +85,22 @@ def test_a_memory_device_of_the_same_size() -> None:
 def test_no_mapping_of_that_size() -> None:
     """A cell that is not there is not found, the others are."""
     cells = [
-        CellMemory(0, 120 * MIB, (0,)),
-        CellMemory(1, 77 * MIB),
-        CellMemory(2, 120 * MIB, (2,)),
+        _cell(0, 120 * MIB, (0,)),
+        _cell(1, 77 * MIB),
+        _cell(2, 120 * MIB, (2,)),
     ]
     assert _kib(_recorded("kvm-3-cells").locate(cells)) == [{0: 100352}, None, {2: 110592}]
 
 
 def test_a_guest_without_cells() -> None:
     """All of its memory is one mapping, scattered over the nodes."""
-    found = _recorded("kvm-no-cells").locate([CellMemory(None, 360 * MIB)])
+    found = _recorded("kvm-no-cells").locate([_cell(None, 360 * MIB)])
     assert _kib(found) == [{0: 26624, 1: 28672, 2: 118784}]
 
 
 def test_files_in_hugepages() -> None:
     """Files have the cell in their name; a page counts with its own size."""
-    cells = [CellMemory(0, 16 * MIB), CellMemory(1, 16 * MIB)]
+    cells = [_cell(0, 16 * MIB), _cell(1, 16 * MIB)]
     found = _recorded("hugepages").locate(cells)
     assert [mapping is not None and mapping.named for mapping in found] == [(0,), (1,)]
     assert _kib(found) == [{0: 16384}, {0: 16384}]
@@ -104,7 +108,7 @@ def test_files_in_hugepages() -> None:
 
 def test_anonymous_files() -> None:
     """A memfd has the same name for every cell, so the order tells."""
-    cells = [CellMemory(0, 16 * MIB), CellMemory(1, 16 * MIB)]
+    cells = [_cell(0, 16 * MIB), _cell(1, 16 * MIB)]
     first, second = _recorded("memfd-hugepages").locate(cells)
     assert first is not None
     assert second is not None
@@ -130,7 +134,7 @@ def test_legacy_layout() -> None:
         ("2b000000", "rw-p", "default anon=1 N4=1 kernelpagesize_kB=4"),
         heap=0x55000000,
     )
-    found = space.locate([CellMemory(0, MIB), CellMemory(1, MIB)])
+    found = space.locate([_cell(0, MIB), _cell(1, MIB)])
     assert _kib(found) == [{3: 4}, {4: 4}]
 
 
@@ -151,7 +155,7 @@ def test_legacy_layout() -> None:
 def test_policies(policy: str, nodes: tuple[int, ...]) -> None:
     """Every policy that the kernel prints is understood, and no file name is taken for one."""
     space = _space(("7f0000000000", "rw-p", f"{policy} anon=2 dirty=2 N1=2 kernelpagesize_kB=64"))
-    (found,) = space.locate([CellMemory(None, MIB)])
+    (found,) = space.locate([_cell(None, MIB)])
     assert found is not None
     assert found.nodes == nodes
     assert found.kib_by_node == {1: 128}
@@ -160,7 +164,7 @@ def test_policies(policy: str, nodes: tuple[int, ...]) -> None:
 def test_reserved_addresses_are_no_memory() -> None:
     """A mapping that nobody may write to is not guest memory."""
     space = _space(("7f0000000000", "---p", "default"), ("7e0000000000", "rw-p", "default"))
-    (found,) = space.locate([CellMemory(0, MIB)])
+    (found,) = space.locate([_cell(0, MIB)])
     assert found is not None
     assert found.start == 0x7E0000000000
     assert found.kib_by_node == {}
@@ -178,7 +182,7 @@ def test_names_of_ten_cells_and_more() -> None:
             for cell in range(12)
         )
     )
-    found = space.locate([CellMemory(cell, MIB) for cell in range(12)])
+    found = space.locate([_cell(cell, MIB) for cell in range(12)])
     assert _kib(found) == [{cell: 4} for cell in range(12)]
 
 
@@ -230,10 +234,10 @@ def test_what_cannot_be_read(proc: Callable[..., None], tmp_path: Path) -> None:
     """A process that has ended, or a kernel without NUMA, is said in a sentence."""
     proc(7, "qemu-system-x86", maps="")
     processes = _processes(tmp_path)
-    with pytest.raises(PlacementError, match=r"/proc/7/numa_maps cannot be read: No such file"):
+    with pytest.raises(NumaMapsError, match=r"/proc/7/numa_maps cannot be read: No such file"):
         processes.address_space(7)
     (tmp_path / "proc/7/numa_maps").write_text("")
-    assert processes.address_space(7).locate([CellMemory(0, MIB)]) == [None]
+    assert processes.address_space(7).locate([_cell(0, MIB)]) == [None]
 
 
 def test_without_permission(
@@ -246,5 +250,5 @@ def test_without_permission(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(PlacementError, match=r"this user may not read /proc/7/maps; use become"):
+    with pytest.raises(NumaMapsError, match=r"this user may not read /proc/7/maps; use become"):
         _processes(tmp_path).address_space(7)

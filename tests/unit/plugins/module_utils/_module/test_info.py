@@ -14,18 +14,18 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
     read_definition,
     read_guest,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import partitioned, restored
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Domain
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.info import (
     Findings,
-    find_out,
+    inspect_guests,
     report_to_result,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import Store
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import StateDir
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
+from planning import partitioned_text, restored_text
 
 
 def _xml(name: str, vcpus: int = 16) -> str:
@@ -72,13 +72,12 @@ class FakeHypervisor:
                 f"uuid-{name}",
                 name in self.persistent,
                 name in self.live and name not in self.ended,
-                None,
                 saved=name in self.saved,
             )
             for name in sorted(names)
         ]
 
-    def public_xml(self, domain: Domain, live: bool) -> str:
+    def xml_without_secrets(self, domain: Domain, live: bool) -> str:
         """A definition."""
         if domain.name in self.vanishing | self.broken:
             raise HypervisorError("libvirt could not read the definition: no.", guest=domain.name)
@@ -104,22 +103,22 @@ class Bench:
     """The fake hypervisor, and the call."""
 
     fake: FakeHypervisor
-    store: Store
+    store: StateDir
 
     def partitioned(self, xml: str, **options: Any) -> str:
         """Return a definition as vnuma_partition would leave it."""
         policy = policy_from_options(options)
         definition = read_definition(xml)
         layout = plan(read_guest(definition, 2048), self.fake.topology, policy)
-        return partitioned(definition, layout, policy)
+        return partitioned_text(definition, layout, policy)
 
-    def find_out(self, *names: str) -> Findings:
+    def inspect_guests(self, *names: str) -> Findings:
         """Find out about the guests named, or about all."""
-        return find_out(self.fake, list(names) or None, self.store, None)
+        return inspect_guests(self.fake, list(names) or None, self.store, None)
 
     def only(self) -> dict[str, Any]:
         """Find out about the only guest."""
-        findings = self.find_out()
+        findings = self.inspect_guests()
         assert findings.errors == []
         (report,) = findings.reports
         return report_to_result(report, findings.host)
@@ -128,7 +127,7 @@ class Bench:
 @pytest.fixture
 def bench(host: Callable[[str], Host], tmp_path: Path) -> Bench:
     """The RFC's host, without guests."""
-    return Bench(FakeHypervisor(host("rfc-8n240c")), Store(str(tmp_path), "host"))
+    return Bench(FakeHypervisor(host("rfc-8n240c")), StateDir(str(tmp_path), "host"))
 
 
 def _drift(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -288,7 +287,7 @@ def test_restored_and_not_restarted(bench: Bench) -> None:
     """The record is in the running guest alone: ours all the same."""
     xml = bench.partitioned(_xml("anuma"))
     bench.fake.live["anuma"] = xml
-    bench.fake.persistent["anuma"] = restored(read_definition(xml))
+    bench.fake.persistent["anuma"] = restored_text(read_definition(xml))
     result = bench.only()
     assert not result["partitioned"]
     assert result["restart_required"]
@@ -367,7 +366,7 @@ def test_exclusive_pins_are_planned_together(bench: Bench) -> None:
     bench.fake.persistent["stranger"] = _xml("stranger", 2).replace("  <os>", taken)
     first = {
         report.domain.name: report_to_result(report, bench.fake.topology)
-        for report in bench.find_out().reports
+        for report in bench.inspect_guests().reports
     }
     assert first["one"]["persistent"]["vcpu_pins"] == first["two"]["persistent"]["vcpu_pins"]
     assert first["one"]["drift"] == []
@@ -381,14 +380,14 @@ def test_choosing(bench: Bench) -> None:
     """Names, UUIDs and patterns; what matches nothing is an error or a warning."""
     for name in ("anuma", "db1", "db2"):
         bench.fake.persistent[name] = _xml(name)
-    findings = bench.find_out("db*", "uuid-anuma", "nobody", "x*")
+    findings = bench.inspect_guests("db*", "uuid-anuma", "nobody", "x*")
     assert [report.domain.name for report in findings.reports] == ["anuma", "db1", "db2"]
     assert [str(error) for error in findings.errors] == [
         "guest nobody: it does not exist on this host; correct the name, or define it first."
     ]
     assert findings.warnings == ["pattern 'x*' matches no guest on this host."]
     bench.fake.persistent.clear()
-    assert bench.find_out().warnings == []
+    assert bench.inspect_guests().warnings == []
 
 
 def test_guests_that_end_meanwhile(bench: Bench) -> None:
@@ -396,14 +395,14 @@ def test_guests_that_end_meanwhile(bench: Bench) -> None:
     for name in ("anuma", "gone"):
         bench.fake.live[name] = _xml(name)
     bench.fake.vanishing = {"gone"}
-    findings = bench.find_out()
+    findings = bench.inspect_guests()
     assert [report.domain.name for report in findings.reports] == ["anuma"]
     assert findings.errors == []
     bench.fake.listed = 0
-    findings = bench.find_out("gone", "anuma")
+    findings = bench.inspect_guests("gone", "anuma")
     assert [error.guest for error in findings.errors] == ["gone"]
     bench.fake.vanishing, bench.fake.broken = set(), {"gone"}
-    findings = bench.find_out()
+    findings = bench.inspect_guests()
     assert [error.guest for error in findings.errors] == ["gone"]
     assert [report.domain.name for report in findings.reports] == ["anuma"]
 
@@ -412,9 +411,9 @@ def test_a_transient_guest_that_ended_while_guests_were_listed(bench: Bench) -> 
     """It is neither alive nor defined: only who asks for it by name hears of it."""
     bench.fake.live["gone"] = _xml("gone")
     bench.fake.ended = bench.fake.vanishing = {"gone"}
-    assert bench.find_out().errors == []
+    assert bench.inspect_guests().errors == []
     bench.fake.listed = 0
-    assert [str(error) for error in bench.find_out("gone").errors] == [
+    assert [str(error) for error in bench.inspect_guests("gone").errors] == [
         "guest gone: it has ended, and it had no persistent definition."
     ]
 
@@ -425,7 +424,7 @@ def test_state_that_cannot_be_read(bench: Bench) -> None:
         bench.fake.persistent[name] = _xml(name)
     bench.store.folder.mkdir(parents=True)
     (bench.store.folder / "uuid-db.restart").mkdir()
-    findings = bench.find_out()
+    findings = bench.inspect_guests()
     assert [report.domain.name for report in findings.reports] == ["anuma"]
     assert "guest db: " in str(findings.errors[0])
     assert "cannot be read: Is a directory" in str(findings.errors[0])

@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
-    HypervisorError,
-    PolicyError,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Domain
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError, PolicyError
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import partition_guests
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import Store
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
+    StateDir,
+    StateDirError,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.update import (
-    Keeping,
-    Outcome,
+    PartitionResult,
+    Safeguards,
     fingerprint,
-    work_to_diff,
-    work_to_result,
+    update_to_diff,
+    update_to_result,
 )
 
 SECRET = "s3cr3tvn"
@@ -52,6 +52,7 @@ class FakeHypervisor:
     transient: set[str] = field(default_factory=set)
     spoil: Callable[[str], str] = str
     meanwhile: Callable[[str], str] | None = None
+    meanwhile_at: int = 3
     refuse: str = ""
     refuse_pins: bool = False
     calls: list[tuple[Any, ...]] = field(default_factory=list)
@@ -69,26 +70,25 @@ class FakeHypervisor:
                 f"uuid-{name}",
                 name not in self.transient,
                 name in self.live,
-                None,
                 saved=name in self.saved,
             )
             for name in sorted(self.persistent)
         ]
 
     def persistent_xml(self, domain: Domain) -> str:
-        """The definition; another one from the second time on, if someone is to interfere."""
+        """The definition; another one from some time on, if someone is to interfere."""
         self.reads[domain.name] = self.reads.get(domain.name, 0) + 1
-        if self.meanwhile is not None and self.reads[domain.name] == 2:
+        if self.meanwhile is not None and self.reads[domain.name] == self.meanwhile_at:
             self.persistent[domain.name] = self.meanwhile(self.persistent[domain.name])
         return self.persistent[domain.name]
 
-    def public_xml(self, domain: Domain, live: bool) -> str:
+    def xml_without_secrets(self, domain: Domain, live: bool) -> str:
         """Without passwords."""
         kept = self.live if live else self.persistent
         return kept[domain.name].replace(f" passwd='{SECRET}'", "")
 
     def define(self, name: str, xml: str, secrets: set[str], validate: bool = True) -> None:
-        """Store a definition."""
+        """StateDir a definition."""
         assert secrets == {SECRET}
         self.calls.append(("define", name, validate))
         if name == self.refuse and validate:
@@ -111,7 +111,7 @@ class FakeHypervisor:
         self.calls.append(("pin", domain.name, what, number, cpus))
 
 
-Call = Callable[..., Outcome]
+Call = Callable[..., PartitionResult]
 
 
 @pytest.fixture
@@ -130,30 +130,30 @@ def call(fake: FakeHypervisor, tmp_path: Path) -> Call:
         drop_saved: bool = False,
         planned: dict[str, str] | None = None,
         **options: Any,
-    ) -> Outcome:
-        keeping = Keeping(Store(str(tmp_path), "host"), drop_saved, planned or {})
+    ) -> PartitionResult:
+        safeguards = Safeguards(StateDir(str(tmp_path), "host"), drop_saved, planned or {})
         fake.calls.clear()
         fake.reads.clear()
         listed = entries or [{"name": "*"}]
-        return partition_guests(fake, listed, options, None, write, keeping)
+        return partition_guests(fake, listed, options, None, write, safeguards)
 
     return partition
 
 
-def _said(outcome: Outcome) -> list[str]:
-    return [str(error) for error in outcome.errors]
+def _said(result: PartitionResult) -> list[str]:
+    return [str(error) for error in result.errors]
 
 
 def test_done_once(fake: FakeHypervisor, call: Call) -> None:
     """Defined with validation, and the second time there is nothing to do."""
     first = call()
-    assert [(work.domain.name, work.changed) for work in first.done] == [
+    assert [(update.domain.name, update.changed) for update in first.updates] == [
         *(("anuma", True), ("db", True))
     ]
     assert sorted(fake.calls) == [("define", "anuma", True), ("define", "db", True)]
     assert all(SECRET in xml for xml in fake.persistent.values())
     again = call()
-    assert [work.changed for work in again.done] == [False, False]
+    assert [update.changed for update in again.updates] == [False, False]
     assert fake.calls == []
     call(state="absent")
     assert fake.persistent == {name: _xml(name) for name in ("anuma", "db")}
@@ -168,9 +168,9 @@ def test_several_are_defined_at_once(fake: FakeHypervisor, call: Call) -> None:
         return xml
 
     fake.spoil = wait
-    outcome = call()
-    assert [work.domain.name for work in outcome.done] == ["anuma", "db"]
-    assert not outcome.errors
+    result = call()
+    assert [update.domain.name for update in result.updates] == ["anuma", "db"]
+    assert not result.errors
 
 
 def test_check_mode_writes_nothing(fake: FakeHypervisor, call: Call, tmp_path: Path) -> None:
@@ -180,18 +180,18 @@ def test_check_mode_writes_nothing(fake: FakeHypervisor, call: Call, tmp_path: P
     assert list(tmp_path.iterdir()) == []
     assert fake.persistent["anuma"] == _xml("anuma")
     done = call()
-    assert [work_to_result(work) for work in planned.done] == [
-        work_to_result(work) for work in done.done
+    assert [update_to_result(update, complete=True) for update in planned.updates] == [
+        update_to_result(update, complete=True) for update in done.updates
     ]
-    assert [work_to_diff(work) for work in planned.done] == [
-        work_to_diff(work) for work in done.done
+    assert [update_to_diff(update) for update in planned.updates] == [
+        update_to_diff(update) for update in done.updates
     ]
 
 
 def test_the_old_definition_is_kept(fake: FakeHypervisor, call: Call, tmp_path: Path) -> None:
     """Before anything is defined, passwords and all."""
     call()
-    assert Store(str(tmp_path), "host").old("uuid-anuma") == _xml("anuma")
+    assert StateDir(str(tmp_path), "host").old("uuid-anuma") == _xml("anuma")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_the_old_definition_is_kept(fake: FakeHypervisor, call: Call, tmp_path: 
     [
         (
             lambda xml: xml.replace(f" passwd='{SECRET}'", ""),
-            "libvirt dropped /devices/graphics, so its old definition was put back;",
+            "libvirt dropped devices/graphics, so its old definition was put back;",
         ),
         (
             lambda xml: xml.replace("mode='strict'", "mode='preferred'"),
@@ -216,14 +216,14 @@ def test_what_libvirt_spoils_is_put_back(
 ) -> None:
     """A definition that does not come back as it was given is undone, without validation."""
     fake.spoil = spoil
-    outcome = call([{"name": "anuma"}])
-    (said,) = _said(outcome)
+    result = call([{"name": "anuma"}])
+    (said,) = _said(result)
     assert said.startswith("guest anuma: ")
     assert sentence in said
     assert SECRET not in said
     assert fake.persistent["anuma"] == _xml("anuma")
     assert fake.calls == [("define", "anuma", True), ("define", "anuma", False)]
-    assert outcome.done == []
+    assert result.updates == []
 
 
 def test_what_libvirt_rewrites_is_no_loss(fake: FakeHypervisor, call: Call) -> None:
@@ -232,15 +232,15 @@ def test_what_libvirt_rewrites_is_no_loss(fake: FakeHypervisor, call: Call) -> N
         "cpus='0-1'", "cpus='0,1'"
     )
     assert _said(call()) == []
-    assert [work.changed for work in call().done] == [False, False]
+    assert [update.changed for update in call().updates] == [False, False]
 
 
 def test_one_failure_does_not_hide_the_others(fake: FakeHypervisor, call: Call) -> None:
     """The refused one is as it was, the other is done."""
     fake.refuse = "anuma"
-    outcome = call()
-    assert _said(outcome) == ["guest anuma: libvirt could not define it: no."]
-    assert [work.domain.name for work in outcome.done] == ["db"]
+    result = call()
+    assert _said(result) == ["guest anuma: libvirt could not define it: no."]
+    assert [update.domain.name for update in result.updates] == ["db"]
     assert fake.persistent["anuma"] == _xml("anuma")
     assert "<numa>" in fake.persistent["db"]
 
@@ -257,8 +257,8 @@ def test_a_bad_override_stops_its_guest_alone(
     fake: FakeHypervisor, call: Call, entry: dict[str, Any], sentence: str
 ) -> None:
     """Before anything is written for it; the others go on."""
-    outcome = call([{"name": "anuma", **entry}, {"name": "db"}])
-    (said,) = _said(outcome)
+    result = call([{"name": "anuma", **entry}, {"name": "db"}])
+    (said,) = _said(result)
     assert said.startswith("guest anuma: ")
     assert sentence in said
     assert [name for _what, name, _how in fake.calls] == ["db"]
@@ -282,8 +282,8 @@ def test_transient_guests_are_refused(fake: FakeHypervisor, call: Call) -> None:
 def test_changed_between_reading_and_writing(fake: FakeHypervisor, call: Call) -> None:
     """Nothing is written over what someone else has just written."""
     fake.meanwhile = lambda xml: xml.replace("hvm", "hvm ")
-    outcome = call([{"name": "anuma"}])
-    assert _said(outcome) == [
+    result = call([{"name": "anuma"}])
+    assert _said(result) == [
         "guest anuma: someone else changed its definition after it was planned; nothing was "
         "written, run again."
     ]
@@ -305,29 +305,33 @@ def test_changed_since_an_earlier_plan(fake: FakeHypervisor, call: Call) -> None
     assert fingerprint(read_definition(other)) == fingerprint(read_definition(_xml("db")))
 
 
-def test_an_unwritable_store_stops_before_define(fake: FakeHypervisor, tmp_path: Path) -> None:
-    """Without a way back nothing is defined."""
+def test_an_unwritable_state_dir_stops_before_define(fake: FakeHypervisor, tmp_path: Path) -> None:
+    """Without a way back nothing is defined, and what is there and cannot be read is said."""
+    nowhere = Safeguards(StateDir("/proc/kvm-vnuma", "host"))
+    with pytest.raises(StateDirError, match="nothing was changed"):
+        partition_guests(fake, [{"name": "*"}], {}, None, True, nowhere)
     (tmp_path / "file").write_text("in the way")
-    keeping = Keeping(Store(str(tmp_path / "file"), "host"))
-    with pytest.raises(Exception, match="nothing was changed"):
-        partition_guests(fake, [{"name": "*"}], {}, None, True, keeping)
+    in_the_way = Safeguards(StateDir(str(tmp_path / "file"), "host"))
+    result = partition_guests(fake, [{"name": "*"}], {}, None, True, in_the_way)
+    assert all("cannot be read: Not a directory." in said for said in _said(result))
+    assert len(result.errors) == 2
     assert fake.calls == []
 
 
 def test_running_guests_need_a_restart(fake: FakeHypervisor, call: Call) -> None:
     """Cells need a cold start; what was never ours to compare is left alone."""
     fake.live["anuma"] = fake.persistent["anuma"]
-    first = {work.domain.name: work for work in call().done}
+    first = {update.domain.name: update for update in call().updates}
     assert first["anuma"].restart_required
     assert not first["db"].restart_required
-    second = {work.domain.name: work for work in call().done}
+    second = {update.domain.name: update for update in call().updates}
     assert second["anuma"].restart_required
     assert not second["anuma"].changed
     fake.live["anuma"] = fake.persistent["anuma"]
-    assert not any(work.restart_required for work in call().done)
+    assert not any(update.restart_required for update in call().updates)
     fake.live["stranger"] = _xml("stranger", 8)
     fake.persistent["stranger"] = _xml("stranger", 16)
-    (stranger,) = call([{"name": "stranger"}], state="absent").done
+    (stranger,) = call([{"name": "stranger"}], state="absent").updates
     assert not stranger.restart_required
 
 
@@ -338,25 +342,25 @@ def test_the_first_old_definition_stays_until_the_restart(
     fake.live["anuma"] = fake.persistent["anuma"]
     call()
     call(cells=2)
-    assert Store(str(tmp_path), "host").old("uuid-anuma") == _xml("anuma")
+    assert StateDir(str(tmp_path), "host").old("uuid-anuma") == _xml("anuma")
     fake.live["anuma"] = fake.persistent["anuma"]
     now = fake.persistent["anuma"]
     call(cells=4)
-    assert Store(str(tmp_path), "host").old("uuid-anuma") == now
+    assert StateDir(str(tmp_path), "host").old("uuid-anuma") == now
 
 
 def test_pins_change_live(fake: FakeHypervisor, call: Call) -> None:
     """Where the cells stay, pins are set at once; in check mode they are only said."""
     call()
     fake.live["anuma"] = fake.persistent["anuma"]
-    (said,) = call([{"name": "anuma"}], pinning="cpu", write=False).done
+    (said,) = call([{"name": "anuma"}], pinning="cpu", write=False).updates
     assert (said.changed, said.restart_required, fake.calls) == (True, False, [])
-    (done,) = call([{"name": "anuma"}], pinning="cpu").done
+    (done,) = call([{"name": "anuma"}], pinning="cpu").updates
     assert (done.changed, done.restart_required) == (True, False)
     pins = [one for one in fake.calls if one[0] == "pin"]
     assert pins[:2] == [
-        ("pin", "anuma", "vcpupin", 0, (0,)),
-        ("pin", "anuma", "vcpupin", 1, (120,)),
+        ("pin", "anuma", "vcpu_pins", 0, (0,)),
+        ("pin", "anuma", "vcpu_pins", 1, (120,)),
     ]
     assert len(pins) == 16
 
@@ -366,11 +370,11 @@ def test_pins_that_cannot_change_live_wait(fake: FakeHypervisor, call: Call) -> 
     call()
     fake.live["anuma"] = fake.persistent["anuma"]
     fake.refuse_pins = True
-    outcome = call([{"name": "anuma"}], pinning="cpu")
-    assert _said(outcome) == []
-    (work,) = outcome.done
-    assert work.restart_required
-    assert work.warnings == [
+    result = call([{"name": "anuma"}], pinning="cpu")
+    assert _said(result) == []
+    (update,) = result.updates
+    assert update.restart_required
+    assert update.warnings == [
         "libvirt could not pin it live: no. It takes effect at the next start."
     ]
 
@@ -391,14 +395,14 @@ def test_saved_images(fake: FakeHypervisor, call: Call) -> None:
     (said,) = _said(call([{"name": "anuma"}]))
     assert "its managed-save image would bring its old layout back" in said
     assert fake.calls == []
-    outcome = call([{"name": "anuma"}], drop_saved=True, write=False)
-    assert [work.changed for work in outcome.done] == [True]
+    result = call([{"name": "anuma"}], drop_saved=True, write=False)
+    assert [update.changed for update in result.updates] == [True]
     assert "anuma" in fake.saved
     assert _said(call([{"name": "anuma"}], drop_saved=True)) == []
     assert ("drop", "anuma") in fake.calls
     fake.saved["anuma"] = fake.persistent["anuma"]
-    (work,) = call([{"name": "anuma"}]).done
-    assert not work.changed
+    (update,) = call([{"name": "anuma"}]).updates
+    assert not update.changed
     assert "anuma" in fake.saved
 
 
@@ -415,20 +419,20 @@ def test_who_cannot_be_edited_keeps_its_pcpus(fake: FakeHypervisor, call: Call, 
         f"  <cputune>{pins}</cputune>\n  <cpu><numa>{cells}</numa></cpu>\n  <os>",
     )
     fake.persistent = {name: stuck, "db": _xml("db")}
-    outcome = call(pinning="core", nodes="0")
-    assert _said(outcome) == [
+    result = call(pinning="core", nodes="0")
+    assert _said(result) == [
         f"guest {name}: its cells differ in memAccess, and new cells cannot; give every cell the "
         "same."
     ]
     assert fake.persistent[name] == stuck
     assert "<vcpupin vcpu='0' cpuset='2,122'/>" in fake.persistent["db"]
-    assert not call(pinning="core", nodes="0").done[0].changed
+    assert not call(pinning="core", nodes="0").updates[0].changed
 
 
 def test_a_begun_restart_is_remembered(fake: FakeHypervisor, call: Call, tmp_path: Path) -> None:
     """A guest that is off because a restart was cut short is still waiting for it."""
-    Store(str(tmp_path), "host").begin_restart("uuid-anuma", "anuma")
-    required = {work.domain.name: work.restart_required for work in call().done}
+    StateDir(str(tmp_path), "host").begin_restart("uuid-anuma", "anuma")
+    required = {update.domain.name: update.restart_required for update in call().updates}
     assert required == {"anuma": True, "db": False}
 
 
@@ -439,9 +443,9 @@ def test_others_keep_their_cpus(fake: FakeHypervisor, call: Call) -> None:
     (said,) = _said(call([{"name": "anuma"}], pinning="core", nodes="0"))
     assert "needs 8 cores with 2 free threads on host node 0, which has 6 left" in said
     assert "(pCPUs reserved or taken by other guests: 0-7,14,120-127)" in said
-    (work,) = call([{"name": "anuma"}], pinning="core", nodes="0-1").done
-    assert work.layout is not None
-    ours = {cpu for pins in work.layout.vcpu_pins for cpu in pins}
+    (update,) = call([{"name": "anuma"}], pinning="core", nodes="0-1").updates
+    assert update.layout is not None
+    ours = {cpu for pins in update.layout.vcpu_pins for cpu in pins}
     theirs = {
         int(pin.get("cpuset"))
         for xml in (fake.persistent["db"], fake.live["db"])
@@ -454,17 +458,18 @@ def test_others_keep_their_cpus(fake: FakeHypervisor, call: Call) -> None:
 @pytest.mark.parametrize("name", ["anuma", "db"])
 def test_the_diff_shows_no_password(fake: FakeHypervisor, call: Call, name: str) -> None:
     """Neither do results."""
-    (work,) = call([{"name": name}], cpu_mode="host-passthrough").done
-    diff = work_to_diff(work)
+    (update,) = call([{"name": name}], cpu_mode="host-passthrough").updates
+    diff = update_to_diff(update)
     assert diff["before"] != diff["after"]
-    assert SECRET not in repr(diff) + repr(work_to_result(work))
-    assert work_to_result(work)["layout"]["cells"][7]["host_node"] == 7
+    assert SECRET not in repr(diff) + repr(update_to_result(update, complete=True))
+    assert update_to_result(update, complete=True)["layout"]["cells"][7]["host_node"] == 7
 
 
 def test_guests_of_a_call_keep_their_own_cpus(fake: FakeHypervisor, call: Call) -> None:
     """What they have themselves is not taken from them the second time."""
     call(pinning="core", nodes="0-1")
-    assert [work.changed for work in call(pinning="core", nodes="0-1").done] == [False, False]
+    again = call(pinning="core", nodes="0-1")
+    assert [update.changed for update in again.updates] == [False, False]
 
 
 def test_who_is_restored_gives_its_cpus_back(fake: FakeHypervisor, call: Call) -> None:
@@ -473,7 +478,8 @@ def test_who_is_restored_gives_its_cpus_back(fake: FakeHypervisor, call: Call) -
     call([{"name": "db"}], **options)
     live = fake.persistent["db"]
     entries = [{"name": "anuma"}, {"name": "db", "state": "absent"}]
-    by_name = {work.domain.name: work for work in call(entries, write=False, **options).done}
+    planned = call(entries, write=False, **options)
+    by_name = {update.domain.name: update for update in planned.updates}
     assert by_name["anuma"].layout is not None
     assert by_name["anuma"].layout.vcpu_pins[0] == (0, 120)
     fake.live["db"] = live
@@ -486,6 +492,6 @@ def test_pins_that_someone_moved_are_put_back(fake: FakeHypervisor, call: Call) 
     fake.live["anuma"] = fake.persistent["anuma"].replace(
         "vcpu='3' cpuset='15-29,135-149'", "vcpu='3' cpuset='7'"
     )
-    (work,) = call([{"name": "anuma"}]).done
-    assert (work.changed, work.restart_required) == (True, False)
-    assert fake.calls == [("pin", "anuma", "vcpupin", 3, (*range(15, 30), *range(135, 150)))]
+    (update,) = call([{"name": "anuma"}]).updates
+    assert (update.changed, update.restart_required) == (True, False)
+    assert fake.calls == [("pin", "anuma", "vcpu_pins", 3, (*range(15, 30), *range(135, 150)))]

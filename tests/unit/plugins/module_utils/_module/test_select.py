@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Domain
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.select import choose
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.select import select_guests
 
 NAMES = ("anuma", "db1", "db2", "db[1]", "web")
 
@@ -15,7 +15,7 @@ def _uuid(name: str) -> str:
     return f"00000000-0000-4000-8000-00000000000{NAMES.index(name)}"
 
 
-DOMAINS = [Domain(name, _uuid(name), persistent=True, active=False, handle=None) for name in NAMES]
+DOMAINS = [Domain(name, _uuid(name), persistent=True, active=False) for name in NAMES]
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,10 @@ DOMAINS = [Domain(name, _uuid(name), persistent=True, active=False, handle=None)
 def test_picks(entries: list[str], picked: dict[str, int]) -> None:
     """Names and UUIDs win over patterns, the first pattern over the others."""
     listed = [{"name": entry, "cells": index} for index, entry in enumerate(entries)]
-    choice = choose(DOMAINS, listed)
-    assert {pick.domain.name: pick.entry["cells"] for pick in choice.picks} == picked
-    assert [pick.domain.name for pick in choice.picks] == sorted(picked)
-    assert (choice.errors, choice.warnings) == ([], [])
+    selection = select_guests(DOMAINS, listed)
+    assert {match.domain.name: match.entry["cells"] for match in selection.matches} == picked
+    assert [match.domain.name for match in selection.matches] == sorted(picked)
+    assert (selection.errors, selection.warnings) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,14 @@ def test_what_is_not_there(
     entries: list[str], errors: list[str], warnings: list[str], picked: list[str]
 ) -> None:
     """A name that matches nothing is an error, a pattern a warning."""
-    choice = choose(DOMAINS, [{"name": entry} for entry in entries])
-    assert [str(error) for error in choice.errors] == errors
-    assert choice.warnings == warnings
-    assert [pick.domain.name for pick in choice.picks] == picked
+    selection = select_guests(DOMAINS, [{"name": entry} for entry in entries])
+    assert [str(error) for error in selection.errors] == errors
+    assert selection.warnings == warnings
+    assert [match.domain.name for match in selection.matches] == picked
 
 
 def test_by_name_is_remembered() -> None:
     """Whoever was named is restarted even if it was never partitioned here."""
-    choice = choose(DOMAINS, [{"name": "db1"}, {"name": "w*"}])
-    assert {pick.domain.name: pick.by_name for pick in choice.picks} == {"db1": True, "web": False}
+    selection = select_guests(DOMAINS, [{"name": "db1"}, {"name": "w*"}])
+    by_name = {match.domain.name: match.by_name for match in selection.matches}
+    assert by_name == {"db1": True, "web": False}

@@ -11,23 +11,23 @@ from pathlib import Path
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._module import state_dir as _store
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
-    Store,
-    StoreError,
+    StateDir,
+    StateDirError,
 )
 
 
 def test_keeps_and_forgets(tmp_path: Path) -> None:
     """Definitions and begun restarts, each by the guest's UUID."""
-    store = Store(str(tmp_path / "deep" / "state"), "host")
+    store = StateDir(str(tmp_path / "deep" / "state"), "host")
     assert store.old("a") is None
     assert store.begun_restart("a") is None
     store.keep_old("a", "<domain/>")
     store.begin_restart("a", "anuma")
-    assert Store(str(tmp_path / "deep" / "state"), "host").old("a") == "<domain/>"
+    assert StateDir(str(tmp_path / "deep" / "state"), "host").old("a") == "<domain/>"
     note = store.begun_restart("a")
     assert note is not None
     assert note["name"] == "anuma"
-    assert Store(str(tmp_path / "deep" / "state"), "other").old("a") is None
+    assert StateDir(str(tmp_path / "deep" / "state"), "other").old("a") is None
     store.end_restart("a")
     store.drop_old("a")
     store.drop_old("a")
@@ -38,7 +38,7 @@ def test_private(tmp_path: Path) -> None:
     """Definitions hold passwords: nobody else may read them, whatever the umask."""
     umask = os.umask(0)
     try:
-        store = Store(str(tmp_path / "state"), "host")
+        store = StateDir(str(tmp_path / "state"), "host")
         store.keep_old("a", "<domain/>")
         with store.locked():
             pass
@@ -52,22 +52,22 @@ def test_private(tmp_path: Path) -> None:
 def test_what_cannot_be_written_leaves_no_draft(tmp_path: Path) -> None:
     """A folder that is a file is said so, and nothing is left behind."""
     (tmp_path / "state").write_text("in the way")
-    with pytest.raises(StoreError) as raised:
-        Store(str(tmp_path / "state"), "host").keep_old("a", "<domain/>")
+    with pytest.raises(StateDirError) as raised:
+        StateDir(str(tmp_path / "state"), "host").keep_old("a", "<domain/>")
     assert "its old definition cannot be kept in" in str(raised.value)
     assert "nothing was changed, make room or set state_dir" in str(raised.value)
 
 
 def test_a_damaged_note_still_counts(tmp_path: Path) -> None:
     """A restart that was begun is one, even if its note cannot be read."""
-    store = Store(str(tmp_path), "host")
+    store = StateDir(str(tmp_path), "host")
     store.begin_restart("a", "anuma")
     (tmp_path / "host" / "a.restart").write_text("{")
     assert store.begun_restart("a") == {}
 
 
 def _hold(folder: str, taken: object, go: object) -> None:
-    with Store(folder, "host").locked():
+    with StateDir(folder, "host").locked():
         taken.set()
         go.wait()
 
@@ -80,10 +80,10 @@ def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     other = context.Process(target=_hold, args=(str(tmp_path), taken, go))
     other.start()
     taken.wait()
-    with pytest.raises(StoreError) as raised, Store(str(tmp_path), "host").locked():
+    with pytest.raises(StateDirError) as raised, StateDir(str(tmp_path), "host").locked():
         pass
     assert "another run of kvm.vnuma is at work on this host's guests" in str(raised.value)
     go.set()
     other.join()
-    with Store(str(tmp_path), "host").locked():
+    with StateDir(str(tmp_path), "host").locked():
         pass

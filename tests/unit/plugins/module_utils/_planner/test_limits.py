@@ -170,4 +170,27 @@ def test_guests_that_can(
 ) -> None:
     """What QEMU starts is not refused."""
     keys = {"memory_kib": 4 << 20, **keys}
-    assert planned(guest(**keys), host("asymmetric-4n16c"), **options).warnings == ()
+    warnings = planned(guest(**keys), host("asymmetric-4n16c"), **options).warnings
+    assert [one for one in warnings if not one.startswith("threads ")] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "width"),
+    [
+        ("asymmetric-4n16c", {"threads": 2}, "1"),
+        ("asymmetric-4n16c", {"threads": 2, "pinning": "none"}, "1"),
+        ("rfc-8n240c", {"threads": 4, "nodes": "0-1"}, "2"),
+        ("rfc-8n240c", {"threads": 2}, None),
+        ("rfc-8n240c", {}, None),
+        ("edited-no-topology", {"threads": 2}, None),
+    ],
+)
+def test_more_threads_than_the_hosts_cores_have(
+    host: HostOf, guest: GuestOf, name: str, options: dict[str, Any], width: str | None
+) -> None:
+    """The guest's scheduler would take separate cores for siblings: a warning says so."""
+    warnings = planned(guest(), host(name), **options).warnings
+    said = [one for one in warnings if one.startswith("threads ")]
+    assert len(said) == (width is not None)
+    if width is not None:
+        assert f"are more than the {width} of the host's cores" in said[0]

@@ -12,17 +12,10 @@ import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.pinning import (
-    exclusive_cpus,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import (
-    Layout,
-    plan,
-    plan_guests,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
-    policy_from_options,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.pinning import exclusive_cpus
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan, plan_guests
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 
 HostOf = Callable[[str], Host]
 GuestOf = Callable[..., Guest]
@@ -43,7 +36,7 @@ def test_core_puts_threads_on_siblings(host: HostOf, guest: GuestOf) -> None:
     layout = plan(guest(32), host("rfc-8n240c"), policy_from_options({"pinning": "core"}))
     assert layout.vcpu_pins[:4] == ((0, 120), (0, 120), (1, 121), (1, 121))
     assert layout.vcpu_pins[30:] == ((106, 226), (106, 226))
-    assert layout.cells[0].pins == (0, 1, 120, 121)
+    assert layout.cell_pins(layout.cells[0]) == (0, 1, 120, 121)
 
 
 def test_cpu_is_one_to_one(host: HostOf, guest: GuestOf) -> None:
@@ -217,7 +210,7 @@ def test_cells_on_one_node_share_its_cores(host: HostOf, guest: GuestOf) -> None
     """Two cells on one node take cores of that node, and never the same."""
     options = {"pinning": "cpu", "nodes": "0-1", "cells": 4}
     layout = plan(guest(16), host("rfc-8n240c"), policy_from_options(options))
-    assert [cell.pins for cell in layout.cells] == [
+    assert [layout.cell_pins(cell) for cell in layout.cells] == [
         (0, 1, 120, 121),
         (15, 16, 135, 136),
         (2, 3, 122, 123),

@@ -38,7 +38,7 @@ def test_no_topology(host: HostOf, guest: GuestOf) -> None:
     """One cell, nothing pinned, nothing bound."""
     layout = planned(guest(), host("edited-no-topology"), pinning="core")
     (cell,) = layout.cells
-    assert (cell.host_node, cell.pins, cell.distances) == (None, (), (10,))
+    assert (layout.host_nodes, layout.cell_pins(cell), cell.distances) == ((None,), (), (10,))
     assert (layout.vcpu_pins, layout.memory_mode, layout.nodeset) == ((), "none", ())
     assert "cells 2 cannot be had" in refusal(guest(), host("edited-no-topology"), cells=2)
 
@@ -46,11 +46,11 @@ def test_no_topology(host: HostOf, guest: GuestOf) -> None:
 def test_pins(host: HostOf, guest: GuestOf) -> None:
     """Every online, unreserved pCPU of the node; or none."""
     layout = planned(guest(), host("rfc-8n240c"), reserved_cpus="0,120")
-    assert layout.cells[0].pins == (*range(1, 15), *range(121, 135))
-    assert layout.vcpu_pins[0] == layout.cells[0].pins
+    assert layout.cell_pins(layout.cells[0]) == (*range(1, 15), *range(121, 135))
+    assert layout.vcpu_pins[0] == layout.cell_pins(layout.cells[0])
     assert layout.vcpu_pins[15] == (*range(105, 120), *range(225, 240))
     free = planned(guest(), host("rfc-8n240c"), pinning="none", memory_mode="none")
-    assert (free.vcpu_pins, free.cells[0].pins, free.memory_mode) == ((), (), "none")
+    assert (free.vcpu_pins, free.cell_pins(free.cells[0]), free.memory_mode) == ((), (), "none")
 
 
 def test_emulator_and_iothreads(host: HostOf, guest: GuestOf) -> None:
@@ -67,7 +67,7 @@ def test_emulator_and_iothreads(host: HostOf, guest: GuestOf) -> None:
     second = tuple(cpu for cpu in (*range(30, 45), *range(150, 165)) if cpu != 30)
     third = (*range(45, 60), *range(165, 180))
     assert layout.emulator_pins == tuple(sorted((*second, *third)))
-    assert layout.iothread_pins == ((1, second), (2, third), (5, second))
+    assert layout.iothread_pins == {1: second, 2: third, 5: second}
     layout = planned(threads, host("rfc-8n240c"), emulator_pinning="0-1", reserved_cpus="0-1")
     assert layout.emulator_pins == (0, 1)
     assert layout.iothread_pins is None

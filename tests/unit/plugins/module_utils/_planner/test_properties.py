@@ -10,27 +10,25 @@ from collections.abc import Callable
 from dataclasses import Field, fields, replace
 from typing import Any
 
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.compare import is_up_to_date
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
     Definition,
-    managed,
     read_definition,
     read_guest,
-    unmanaged,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import (
-    _written,
-    partitioned,
+    lost_elements,
     restored,
+    written,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.settled import is_settled
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
-    LayoutError,
-    VnumaError,
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.state import (
+    read_state,
+    wanted_state,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import (
-    Guest,
-    HugepageUse,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import to_text
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError, VnumaError
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Binding
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest, HugepageUse
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import (
     Host,
     HugepagePool,
@@ -38,11 +36,11 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import (
     host_from_facts,
     host_to_facts,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import (
     Layout,
     layout_to_result,
-    plan_guests,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     CHOICES,
     Policy,
@@ -50,6 +48,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
 )
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from planning import partitioned_text, restored_text
 
 EXAMPLES = settings(
     max_examples=450,
@@ -184,7 +183,7 @@ def test_vcpus_and_topology(
     if policy.remainder == "fail":
         assert len(set(sizes)) == 1
     eligible = [node.id for node in host.eligible]
-    assert [cell.host_node for cell in cells] == (
+    assert list(layout.host_nodes) == (
         [eligible[cell.id % len(eligible)] for cell in cells] if eligible else [None]
     )
 
@@ -210,12 +209,13 @@ def test_memory_and_distances(
             assert cell.distances == ()
             continue
         assert len(cell.distances) == len(layout.cells)
-        for other, value in zip(layout.cells, cell.distances):
-            if cell is other:
+        nodes = layout.host_nodes
+        for other, value in enumerate(cell.distances):
+            if other == cell.id:
                 assert value == 10
             else:
                 assert 11 <= value <= 254
-                assert (value == 11) or cell.host_node != other.host_node
+                assert (value == 11) or nodes[cell.id] != nodes[other]
 
 
 @EXAMPLES
@@ -232,7 +232,9 @@ def test_pins(
     for (guest, _policy), layout in zip(pairs, _planned(host, pairs)):
         if isinstance(layout, LayoutError):
             continue
-        node_of = {v: cell.host_node for cell in layout.cells for v in cell.vcpus}
+        node_of = {
+            v: node for cell, node in zip(layout.cells, layout.host_nodes) for v in cell.vcpus
+        }
         assert len(layout.vcpu_pins) in (0, guest.vcpus)
         width = 1 if policy.distribution == "round_robin" else layout.topology.threads
         for vcpu, pins in enumerate(layout.vcpu_pins):
@@ -330,7 +332,7 @@ def _edited(definition: Definition, host: Host, policy: Policy) -> tuple[str, La
         (layout,) = _planned(host, [(read_guest(definition, 2048), policy)])
         if isinstance(layout, LayoutError):
             raise layout
-        return partitioned(definition, layout, policy), layout
+        return partitioned_text(definition, layout, policy), layout
     except VnumaError as error:
         return str(error), None
 
@@ -354,11 +356,15 @@ def test_editing(
         if not isinstance(again, LayoutError):
             # Exclusive pins count as seats the second time, and must be kept.
             assert again.vcpu_pins == layout.vcpu_pins
-            assert partitioned(current, again, policy) == edited
-        assert unmanaged(current.root) == unmanaged(original.root)
-    back = read_definition(restored(current))
-    assert managed(back.root) == managed(original.root)
-    assert unmanaged(back.root) == unmanaged(original.root)
+            assert partitioned_text(current, again, policy) == edited
+        assert _same_besides(current, original)
+    back = restored(current).definition
+    assert back.state == original.state
+    assert _same_besides(back, original)
+
+
+def _same_besides(one: Definition, other: Definition) -> bool:
+    return lost_elements(one, other) == lost_elements(other, one) == []
 
 
 @EXAMPLES
@@ -378,21 +384,18 @@ def test_settled_means_that_an_edit_changes_nothing(
     if not first.startswith("<domain"):
         return
     definition = read_definition(first)
-    now = managed(definition.root)
     for asked in (policy, changed):
         (layout,) = _planned(host, [(read_guest(definition, 2048), asked)])
         if isinstance(layout, LayoutError):
             continue
-        settled = is_settled(definition.root, now, layout, asked)
-        try:
-            written = _written(definition, now, layout, asked)
-        except VnumaError:
-            assert not settled
-            continue
-        assert (written == first) >= settled
+        wanted = wanted_state(layout, asked, definition.state)
+        settled = is_up_to_date(definition, wanted, asked)
+        edit = written(definition, wanted, asked)
+        assert edit.changed == (edit.definition.text != first)
+        assert not (settled and edit.changed)
         if (asked.emulator_pinning, asked.iothread_pinning) == ("none", "none"):
             # Helpers that are to be pinned, and cannot be, are left to the edit.
-            assert settled == (written == first)
+            assert settled == (not edit.changed)
         event(f"settled: {settled}")
 
 
@@ -407,34 +410,26 @@ def test_what_is_written_is_what_was_planned(
     edited, layout = _edited(definition, host, policy)
     if layout is None:
         return
-    says = managed(read_definition(edited).root)
-    assert says == managed(read_definition(edited.replace("\n", "\r\n")).root)
-    shape = layout.topology
-    assert says["topology"] == {
-        "sockets": shape.sockets,
-        "dies": shape.dies,
-        "clusters": 1,
-        "cores": shape.cores,
-        "threads": shape.threads,
-    }
-    assert [
-        (cell["id"], cell["cpus"], cell["memory_kib"], tuple(cell["distances"].values()))
-        for cell in says["cells"]
-    ] == [(cell.id, cell.vcpus, cell.memory_kib, cell.distances) for cell in layout.cells]
-    assert says["vcpupin"] == dict(enumerate(layout.vcpu_pins))
+    says = read_definition(edited).state
+    assert says == read_state(read_definition(edited.replace("\n", "\r\n")).root)
+    assert says.topology == layout.topology
+    assert says.cells == layout.cells
+    assert says.vcpu_pins == dict(enumerate(layout.vcpu_pins))
     mode = layout.memory_mode
-    assert says["memnode"] == {
-        cell.id: (mode, "static", (cell.host_node,)) for cell in layout.cells if mode != "none"
+    assert says.cell_bindings == {
+        cell.id: Binding(mode, (node,))
+        for cell, node in zip(layout.cells, layout.host_nodes)
+        if mode != "none" and node is not None
     }
     bound = mode not in ("none", "preferred")
-    assert says["memory"] == ((mode, "static", layout.nodeset) if bound else None)
-    assert says["placement"] == "static"
+    assert says.memory_binding == (Binding(mode, layout.nodeset) if bound else None)
+    assert says.vcpu_placement == "static"
     if layout.emulator_pins is not None:
-        assert says["emulatorpin"] == {0: layout.emulator_pins}
+        assert says.emulator_pins == {0: layout.emulator_pins}
     if layout.iothread_pins is not None:
-        assert says["iothreadpin"] == dict(layout.iothread_pins)
+        assert says.iothread_pins == layout.iothread_pins
     if policy.cpu_mode != "keep":
-        assert says["cpu_mode"] == policy.cpu_mode
+        assert says.cpu_mode == policy.cpu_mode
 
 
 def _pieces(text: str) -> list[str]:
@@ -451,7 +446,7 @@ def _pieces(text: str) -> list[str]:
 def test_every_other_piece_of_text_stays(
     count_example: Callable[[], None], host: Host, text: str, policy: Policy, data: st.DataObject
 ) -> None:
-    """Comments, CDATA, entities and either quotes, wherever they are put."""
+    """Comments, CDATA, entities and either quotes, as a parser hands them on."""
     count_example()
     extras = ["<!-- <x> 'a' -->", "<?p <x>?>", '<e a="b\'c" />', "<t>&lt;&#65;é<![CDATA[<&]]></t>"]
     for place in ("</name>", "</os>", "<devices>", "</devices>"):
@@ -460,8 +455,9 @@ def test_every_other_piece_of_text_stays(
     definition = read_definition(text)
     edited, layout = _edited(definition, host, replace(policy, cpu_mode="keep"))
     if layout is not None:
-        assert _pieces(edited) == _pieces(text)
-        assert _pieces(restored(read_definition(edited))) == _pieces(text)
+        parsed = _pieces(to_text(definition.root, text))
+        assert _pieces(edited) == parsed
+        assert _pieces(restored_text(read_definition(edited))) == parsed
 
 
 @EXAMPLES

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.numa_maps import (
-    CellMemory,
-    Mapping,
-    PlacementError,
+    MemoryMapping,
+    NumaMapsError,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.running import (
-    place,
-    placement_to_result,
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import CellPlacement
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.location import (
+    locate_guest,
+    location_to_result,
 )
 
 _XML = (
@@ -66,16 +66,17 @@ class FakeProcesses:
         """This very object."""
         assert pid == self.pid
         if self.error:
-            raise PlacementError(self.error)
+            raise NumaMapsError(self.error)
         return self
 
     def locate(
-        self, cells: Sequence[CellMemory], others_kib: Sequence[int]
-    ) -> list[Mapping | None]:
+        self, cells: Sequence[CellPlacement], others_kib: Sequence[int]
+    ) -> list[MemoryMapping | None]:
         """The mappings."""
         self.asked.append((list(cells), list(others_kib)))
         return [
-            None if pages is None else Mapping(0, 2048, kib_by_node=pages) for pages in self.pages
+            None if pages is None else MemoryMapping(0, 2048, kib_by_node=pages)
+            for pages in self.pages
         ]
 
 
@@ -92,8 +93,8 @@ def placed(host: Callable[[str], Host]) -> Place:
         with_memory: bool = True,
         xml: str = _XML,
     ) -> Any:
-        return place(
-            Domain("anuma", "uuid-anuma", True, True, None),
+        return locate_guest(
+            Domain("anuma", "uuid-anuma", True, True),
             read_definition(xml),
             host("asymmetric-4n16c"),
             FakeHypervisor(_AS_PINNED if affinities is None else affinities),
@@ -112,9 +113,15 @@ def test_all_in_place(placed: Place) -> None:
     assert placement.notes == []
     assert processes.asked == [
         ("anuma", "uuid-anuma"),
-        ([CellMemory(0, 2048, (0,)), CellMemory(1, 2048, (1,))], [1024]),
+        (
+            [
+                CellPlacement(0, (0, 1), 2048, "strict", (0,), (0,)),
+                CellPlacement(1, (2, 3), 2048, "preferred", (1,), (1,)),
+            ],
+            [1024],
+        ),
     ]
-    assert placement_to_result(placement) == {
+    assert location_to_result(placement) == {
         "pid": 77,
         "vcpus": {"0": "0-3", "1": "0-3", "2": "4-7", "3": "0-15"},
         "cells": [
@@ -167,7 +174,7 @@ def test_offline_vcpus_have_no_thread(placed: Place) -> None:
     """A vCPU that is not plugged is not missed."""
     placement = placed(FakeProcesses([{0: 4}, {1: 4}]), {0: (0, 1, 2, 3)})
     assert placement.drift == []
-    assert placement_to_result(placement)["vcpus"] == {"0": "0-3"}
+    assert location_to_result(placement)["vcpus"] == {"0": "0-3"}
 
 
 def test_stray_memory(placed: Place) -> None:
@@ -179,7 +186,7 @@ def test_stray_memory(placed: Place) -> None:
         "cell 1 has 8 of its 8 KiB on host node 0 and is bound preferred to host node 1; see that "
         "there is room, shut the guest down and start it.",
     ]
-    shares = [cell["local_share"] for cell in placement_to_result(placement)["cells"]]
+    shares = [cell["local_share"] for cell in location_to_result(placement)["cells"]]
     assert shares == [0.75, 0.0]
 
 
@@ -191,7 +198,7 @@ def test_memory_that_is_not_bound(placed: Place) -> None:
     affinities = {**_AS_PINNED, 3: (8,)}
     placement = placed(FakeProcesses([{0: 2, 1: 1}, {}]), affinities, xml=xml)
     assert placement.drift == []
-    first, second = placement_to_result(placement)["cells"]
+    first, second = location_to_result(placement)["cells"]
     # Two thirds, rounded down: only every page gives 1.
     assert (first["nodes"], first["local_share"]) == ("0", 0.6666)
     assert (second["nodes"], second["resident_kib"], second["local_share"]) == ("1-2", 0, None)
@@ -200,7 +207,7 @@ def test_memory_that_is_not_bound(placed: Place) -> None:
 def test_cells_that_cannot_be_told(placed: Place) -> None:
     """They are null, with a note; the others are there."""
     placement = placed(FakeProcesses([None, {1: 4}]))
-    first, second = placement_to_result(placement)["cells"]
+    first, second = location_to_result(placement)["cells"]
     assert first["kib_by_node"] is first["resident_kib"] is first["local_share"] is None
     assert second["local_share"] == 1.0
     assert placement.notes == [
@@ -233,7 +240,7 @@ def test_why_not(placed: Place, processes: FakeProcesses | None, note: str) -> N
     """The memory is null and a sentence says why; the threads are there all the same."""
     placement = placed(processes)
     assert placement.notes == [note]
-    result = placement_to_result(placement)
+    result = location_to_result(placement)
     assert result["cells"] is None
     assert result["vcpus"]["2"] == "4-7"
 
@@ -243,20 +250,20 @@ def test_without_memory(placed: Place) -> None:
     processes = FakeProcesses(error="must not be asked")
     placement = placed(processes, with_memory=False)
     assert placement.notes == []
-    assert placement_to_result(placement)["cells"] is None
+    assert location_to_result(placement)["cells"] is None
 
 
 def test_a_driver_that_does_not_tell(host: Callable[[str], Host]) -> None:
     """Threads are null with a note."""
-    placement = place(
-        Domain("anuma", "uuid-anuma", True, True, None),
+    placement = locate_guest(
+        Domain("anuma", "uuid-anuma", True, True),
         read_definition(_XML),
         host("asymmetric-4n16c"),
         FakeHypervisor(None),
         FakeProcesses([{0: 4}, {1: 4}]),
         with_memory=True,
     )
-    assert placement_to_result(placement)["vcpus"] is None
+    assert location_to_result(placement)["vcpus"] is None
     assert placement.notes == [
         "the affinity of its vCPUs is not available: libvirt's driver does not tell it."
     ]

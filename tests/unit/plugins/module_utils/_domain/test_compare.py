@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.drift import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.compare import (
+    LivePin,
     live_pins,
     needs_restart,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 
 CELLS = "<numa><cell id='0' cpus='0-1' memory='{}' unit='KiB'/></numa>"
@@ -80,12 +81,12 @@ def test_live_pins(host: Callable[[str], Host]) -> None:
     then = "<cputune><vcpupin vcpu='1' cpuset='1,121'/></cputune>"
     both = [read_definition(_domain(text)) for text in (live, then)]
     assert live_pins(*both, rfc) == [
-        ("vcpupin", 0, tuple(range(240))),
-        ("vcpupin", 1, (1, 121)),
+        LivePin("vcpu_pins", 0, tuple(range(240))),
+        LivePin("vcpu_pins", 1, (1, 121)),
     ]
     assert live_pins(both[1], both[1], rfc) == []
     # Nobody knows where everywhere is on a host without topology.
-    assert live_pins(*both, host("edited-no-topology")) == [("vcpupin", 1, (1, 121))]
+    assert live_pins(*both, host("edited-no-topology")) == [LivePin("vcpu_pins", 1, (1, 121))]
 
 
 @pytest.mark.parametrize("option", ["", "emulator_pinning='nodes'", "iothread_pinning='nodes'"])
@@ -101,7 +102,7 @@ def test_helper_pins_only_where_the_policy_has_them(
     live, then = (read_definition(_domain(record + pins.format(n))) for n in (0, 1))
     wanted = {
         "": [],
-        "emulator_pinning='nodes'": [("emulatorpin", 0, (1,))],
-        "iothread_pinning='nodes'": [("iothreadpin", 1, (1,))],
+        "emulator_pinning='nodes'": [LivePin("emulator_pins", 0, (1,))],
+        "iothread_pinning='nodes'": [LivePin("iothread_pins", 1, (1,))],
     }
     assert live_pins(live, then, host("rfc-8n240c")) == wanted[option]

@@ -7,17 +7,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.compare import is_up_to_date
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
-    managed,
     read_definition,
     read_guest,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import partitioned
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.settled import is_settled
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.state import (
+    wanted_state,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import DomainError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
+from planning import partitioned_text
 
 GUEST = (
     "<domain type='kvm'><name>anuma</name><memory unit='GiB'>64</memory>"
@@ -35,13 +37,13 @@ POLICY = policy_from_options(
 def settled(host: Callable[[str], Host]) -> tuple[Host, str]:
     """The RFC's host, and a guest that mirrors it."""
     rfc, before = host("rfc-8n240c"), read_definition(GUEST)
-    return rfc, partitioned(before, plan(read_guest(before, 2048), rfc, POLICY), POLICY)
+    return rfc, partitioned_text(before, plan(read_guest(before, 2048), rfc, POLICY), POLICY)
 
 
 def _is_settled(host: Host, text: str) -> bool:
     definition = read_definition(text)
     layout = plan(read_guest(definition, 2048), host, POLICY)
-    return is_settled(definition.root, managed(definition.root), layout, POLICY)
+    return is_up_to_date(definition, wanted_state(layout, POLICY, definition.state), POLICY)
 
 
 def test_settled(settled: tuple[Host, str]) -> None:
@@ -69,7 +71,6 @@ def test_settled(settled: tuple[Host, str]) -> None:
         ("<cpu mode='host-passthrough'", "<cpu mode='host-model'"),
         ("id='7' cpus='14-15'", "id='7' cpus='14'"),
         ("memory='8388608'", "memory='8387584'"),
-        ("unit='KiB' memAccess='shared'", "unit='KiB' memAccess='private'"),
         ("<sibling id='7' value='10'/>", "<sibling id='7' value='11'/>"),
         ("<sibling id='7' value='10'/>", ""),
         ("iothread_pinning='nodes'", "iothread_pinning='nodes' nodes='0-7'"),

@@ -1,9 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the threads and the memory of a running guest really are, and which are astray.
-
-Knows what is compared and the way out; the kernel is read in _placement and by libvirt's daemon.
-"""
+"""Where the threads and the memory of a running guest really are, and which are astray."""
 
 from __future__ import annotations
 
@@ -12,35 +9,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._cpuset import format_cpuset
-from .._domain.definition import (
-    Definition,
-    memory_kib,
-)
-from .._domain.difference import (
-    Drift,
-    nodes_text,
-    numbered,
-)
-from .._domain.effective import Room, rooms
-from .._hypervisor.hypervisor import Domain, Hypervisor
-from .._hypervisor.numa_maps import (
-    CellMemory,
-    PlacementError,
-    Processes,
-)
+from .._domain.compare import cell_placements
+from .._domain.definition import Definition
+from .._domain.units import memory_kib
+from .._domain.wording import Drift, nodes_text, numbered
+from .._hypervisor.hypervisor import Hypervisor
+from .._hypervisor.numa_maps import NumaMapsError, Processes
+from .._model.domain import Domain
 from .._model.host import Host
+from .._model.layout import CellPlacement
 
 _NO_MEMORY = "its memory by host node is not available"
 
 
 @dataclass
-class Placement:
+class Location:
     """Where a running guest really is.
 
     Attributes:
         pid: of its QEMU process, None where that is not on this machine.
         affinities: pCPUs that the thread of each vCPU may run on, None where that is not known.
-        memory: KiB by host node for each room, None for one that is not known; None as a whole
+        memory: KiB by host node for each cell, None for one that is not known; None as a whole
             where it could not be read, or was not to be.
         drift: what is elsewhere than the definition has it.
         notes: sentences about what could not be told.
@@ -48,19 +37,19 @@ class Placement:
 
     pid: int | None = None
     affinities: Mapping[int, tuple[int, ...]] | None = None
-    memory: list[tuple[Room, Mapping[int, int] | None]] | None = None
+    memory: list[tuple[CellPlacement, Mapping[int, int] | None]] | None = None
     drift: list[Drift] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def place(
+def locate_guest(
     domain: Domain,
     live: Definition,
     host: Host,
     hypervisor: Hypervisor,
     processes: Processes | None,
     with_memory: bool,
-) -> Placement:
+) -> Location:
     """Find the threads and the memory of a running guest.
 
     Args:
@@ -74,33 +63,33 @@ def place(
     Raises:
         DomainError: when the definition cannot be read.
     """
-    placement = Placement(affinities=hypervisor.affinities(domain))
-    if placement.affinities is None:
-        placement.notes.append(
+    location = Location(affinities=hypervisor.affinities(domain))
+    if location.affinities is None:
+        location.notes.append(
             "the affinity of its vCPUs is not available: libvirt's driver does not tell it."
         )
     else:
-        placement.drift += _stray_threads(placement.affinities, live, host)
+        location.drift += _stray_threads(location.affinities, live, host)
     if processes is None:
-        placement.notes.append(
+        location.notes.append(
             f"{_NO_MEMORY} over {hypervisor.uri}; run the module on the hypervisor host itself."
         )
-        return placement
-    placement.pid = processes.find(domain.name, domain.uuid)
-    if placement.pid is None:
-        placement.notes.append(
+        return location
+    location.pid = processes.find(domain.name, domain.uuid)
+    if location.pid is None:
+        location.notes.append(
             f"{_NO_MEMORY}: no QEMU process of it is on the machine that the module runs on."
         )
     elif with_memory:
-        _find_memory(placement, placement.pid, rooms(live, host), live, processes)
-    return placement
+        _find_memory(location, location.pid, cell_placements(live, host), live, processes)
+    return location
 
 
-def placement_to_result(placement: Placement) -> dict[str, Any]:
-    """Return a placement as the module returns it."""
-    affinities, memory = placement.affinities, placement.memory
+def location_to_result(location: Location) -> dict[str, Any]:
+    """Return a location as the module returns it."""
+    affinities, memory = location.affinities, location.memory
     return {
-        "pid": placement.pid,
+        "pid": location.pid,
         "vcpus": None
         if affinities is None
         else {str(vcpu): format_cpuset(cpus) for vcpu, cpus in sorted(affinities.items())},
@@ -108,43 +97,42 @@ def placement_to_result(placement: Placement) -> dict[str, Any]:
         if memory is None
         else [
             {
-                "id": room.cell,
-                "nodes": format_cpuset(room.home),
+                "id": place.cell,
+                "nodes": format_cpuset(place.home),
                 "kib_by_node": None
                 if pages is None
                 else {str(node): kib for node, kib in sorted(pages.items())},
                 "resident_kib": None if pages is None else sum(pages.values()),
-                "local_share": None if pages is None else _local_share(room, pages),
+                "local_share": None if pages is None else _local_share(place, pages),
             }
-            for room, pages in memory
+            for place, pages in memory
         ],
     }
 
 
 def _find_memory(
-    placement: Placement,
+    location: Location,
     pid: int,
-    found: Sequence[Room],
+    found: Sequence[CellPlacement],
     live: Definition,
     processes: Processes,
 ) -> None:
-    cells = [CellMemory(room.cell, room.memory_kib, room.bound) for room in found]
     devices = [memory_kib(size) for size in live.root.iterfind("devices/memory/target/size")]
     try:
-        mappings = processes.address_space(pid).locate(cells, devices)
-    except PlacementError as error:
-        placement.notes.append(f"{_NO_MEMORY}: {error.message}")
+        mappings = processes.address_space(pid).locate(found, devices)
+    except NumaMapsError as error:
+        location.notes.append(f"{_NO_MEMORY}: {error.message}")
         return
-    placement.memory = []
+    location.memory = []
     lost = []
-    for room, mapping in zip(found, mappings):
-        placement.memory.append((room, None if mapping is None else mapping.kib_by_node))
+    for place, mapping in zip(found, mappings):
+        location.memory.append((place, None if mapping is None else mapping.kib_by_node))
         if mapping is None:
-            lost.append(_room_text(room))
+            lost.append(_place_text(place))
         else:
-            placement.drift += _stray_memory(room, mapping.kib_by_node)
+            location.drift += _stray_memory(place, mapping.kib_by_node)
     if lost:
-        placement.notes.append(
+        location.notes.append(
             f"{_NO_MEMORY} for {', '.join(lost)}: it cannot be told from the other memory of its "
             "QEMU process."
         )
@@ -156,7 +144,7 @@ def _stray_threads(
     """Return the vCPUs whose threads the kernel lets run elsewhere than the guest has them."""
     online = {cpu for node in host.nodes for cpu in node.cpus}
     alike: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-    for vcpu, pins in live.meaning["vcpupin"].items():
+    for vcpu, pins in live.state.vcpu_pins.items():
         # The kernel's answer lacks pCPUs that are offline, a pin may name them.
         wanted = tuple(cpu for cpu in pins if cpu in online) or pins
         actual = affinities.get(vcpu)
@@ -177,31 +165,31 @@ def _stray_threads(
     return drift
 
 
-def _stray_memory(room: Room, pages: Mapping[int, int]) -> list[Drift]:
+def _stray_memory(place: CellPlacement, pages: Mapping[int, int]) -> list[Drift]:
     """Return the memory that is on other host nodes than it is bound to."""
-    away = {node: kib for node, kib in sorted(pages.items()) if node not in room.bound}
-    if not room.bound or not any(away.values()):
+    away = {node: kib for node, kib in sorted(pages.items()) if node not in place.bound}
+    if not place.bound or not any(away.values()):
         return []
     # migratepages(8) is no way out: it would take along what other cells have there.
     return [
         Drift(
             "live-actual",
             "memory",
-            f"{_room_text(room)} has {sum(away.values())} of its {sum(pages.values())} KiB on "
-            f"{nodes_text(away)} and is bound {room.mode} to {nodes_text(room.bound)}; see that "
+            f"{_place_text(place)} has {sum(away.values())} of its {sum(pages.values())} KiB on "
+            f"{nodes_text(away)} and is bound {place.mode} to {nodes_text(place.bound)}; see that "
             "there is room, shut the guest down and start it.",
         )
     ]
 
 
-def _local_share(room: Room, pages: Mapping[int, int]) -> float | None:
+def _local_share(place: CellPlacement, pages: Mapping[int, int]) -> float | None:
     resident = sum(pages.values())
-    if not resident or not room.home:
+    if not resident or not place.home:
         return None
-    local = sum(kib for node, kib in pages.items() if node in room.home)
+    local = sum(kib for node, kib in pages.items() if node in place.home)
     # Rounded down, so that 1 means every page.
     return local * 10000 // resident / 10000
 
 
-def _room_text(room: Room) -> str:
-    return "the guest" if room.cell is None else f"cell {room.cell}"
+def _place_text(place: CellPlacement) -> str:
+    return "the guest" if place.cell is None else f"cell {place.cell}"

@@ -8,19 +8,23 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.compare import (
+    cell_placements,
+    effective_layout,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
+    Definition,
     read_definition,
     read_guest,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import partitioned
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.effective import (
-    Room,
-    effective_layout,
-    rooms,
-)
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import layout_to_result, plan
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import (
+    CellPlacement,
+    layout_to_result,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
+from planning import partitioned_text
 
 _BARE = (
     "<domain type='kvm'><name>anuma</name><memory unit='KiB'>16777216</memory>"
@@ -31,6 +35,10 @@ _BARE = (
 
 def _domain(inner: str, vcpus: int = 4) -> str:
     return f"<domain><memory>4096</memory><vcpu>{vcpus}</vcpu>{inner}</domain>"
+
+
+def _result(definition: Definition, host: Host) -> dict[str, Any]:
+    return layout_to_result(effective_layout(definition, host))
 
 
 def _cells(*vcpus: str) -> str:
@@ -59,13 +67,13 @@ def test_what_was_planned_is_what_is_read(
     policy = policy_from_options(options)
     before = read_definition(_BARE)
     layout = plan(read_guest(before, 2048), rfc, policy)
-    after = read_definition(partitioned(before, layout, policy))
-    assert effective_layout(after, rfc) == layout_to_result(layout)
+    after = read_definition(partitioned_text(before, layout, policy))
+    assert _result(after, rfc) == layout_to_result(layout)
 
 
 def test_nothing_in_the_definition(host: Callable[[str], Host]) -> None:
     """A guest that nobody touched has no cells, and nothing is made up."""
-    assert effective_layout(read_definition(_BARE), host("rfc-8n240c")) == {
+    assert _result(read_definition(_BARE), host("rfc-8n240c")) == {
         "cells": [],
         "topology": None,
         "memory_mode": "none",
@@ -79,7 +87,7 @@ def test_nothing_in_the_definition(host: Callable[[str], Host]) -> None:
 def test_some_pins(host: Callable[[str], Host]) -> None:
     """An unpinned vCPU has an empty cpuset; a cell of which one is unpinned has no host node."""
     pins = "<cputune><vcpupin vcpu='0' cpuset='0-2'/><vcpupin vcpu='3' cpuset='5'/></cputune>"
-    layout = effective_layout(
+    layout = _result(
         read_definition(_domain(pins + _cells("0-1", "2-3"))), host("asymmetric-4n16c")
     )
     assert layout["vcpu_pins"] == ["0-2", "", "", "5"]
@@ -119,14 +127,14 @@ def test_where_memory_belongs(
 ) -> None:
     """The cell's own binding comes first, then the guest's, then its pins."""
     definition = read_definition(_domain(tune + _cells("0-1", "2-3")))
-    found = rooms(definition, host("asymmetric-4n16c"))
-    assert [(room.mode, room.bound, room.home) for room in found] == expected
+    found = cell_placements(definition, host("asymmetric-4n16c"))
+    assert [(place.mode, place.bound, place.home) for place in found] == expected
 
 
 def test_mixed_modes(host: Callable[[str], Host]) -> None:
     """Cells that differ in mode are said to."""
     tune = "<numatune><memnode cellid='0' mode='strict' nodeset='1'/></numatune>"
-    layout = effective_layout(
+    layout = _result(
         read_definition(_domain(tune + _cells("0-1", "2-3"))), host("asymmetric-4n16c")
     )
     assert layout["memory_mode"] == "mixed"
@@ -134,13 +142,13 @@ def test_mixed_modes(host: Callable[[str], Host]) -> None:
 
 
 def test_the_whole_of_a_guest_without_cells(host: Callable[[str], Host]) -> None:
-    """It is one room, without what its memory devices have."""
+    """It is one piece, without what its memory devices have."""
     inner = (
         "<numatune><memory mode='strict' nodeset='2'/></numatune>"
         "<devices><memory model='dimm'><target><size>1024</size></target></memory></devices>"
     )
-    found = rooms(read_definition(_domain(inner)), host("asymmetric-4n16c"))
-    assert found == [Room(None, (0, 1, 2, 3), 3072, "strict", (2,), (2,))]
+    found = cell_placements(read_definition(_domain(inner)), host("asymmetric-4n16c"))
+    assert found == [CellPlacement(None, (0, 1, 2, 3), 3072, "strict", (2,), (2,))]
 
 
 def test_missing_distances(host: Callable[[str], Host]) -> None:
@@ -150,5 +158,5 @@ def test_missing_distances(host: Callable[[str], Host]) -> None:
         "memory='2048'><distances><sibling id='1' value='15'/></distances></cell>",
         1,
     )
-    layout = effective_layout(read_definition(_domain(inner)), host("asymmetric-4n16c"))
+    layout = _result(read_definition(_domain(inner)), host("asymmetric-4n16c"))
     assert [cell["distances"] for cell in layout["cells"]] == [[10, 15], []]

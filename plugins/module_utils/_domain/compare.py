@@ -1,0 +1,192 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a running guest differs from a definition, and the layout that a definition amounts to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .._model.domain import Binding, ManagedState
+from .._model.host import Host
+from .._model.layout import Cell, CellPlacement, Ids, Layout
+from .._planner.distribution import DISTANCE_LOCAL, DISTANCE_REMOTE, granule_kib
+from .._policy import Policy, policy_to_record
+from .definition import Definition, read_guest
+from .managed import MANAGED
+from .record import original, recorded_policy
+from .xml import Element
+
+
+@dataclass(frozen=True)
+class LivePin:
+    """A pin to set in a running guest.
+
+    Attributes:
+        field: of `ManagedState`: ``vcpu_pins``, ``emulator_pins`` or ``iothread_pins``.
+        number: which vCPU or iothread; 0 for the emulator.
+        cpus: where it belongs.
+    """
+
+    field: str
+    number: int
+    cpus: Ids
+
+
+def is_up_to_date(definition: Definition, wanted: ManagedState, policy: Policy) -> bool:
+    """Tell whether a definition says what is wanted, and its record states the policy.
+
+    Editing a definition and comparing what came of it gives the same answer, and takes several
+    times as long. On most runs most guests are up to date.
+
+    Raises:
+        DomainError: when the record is damaged.
+    """
+    record, recorded = definition.record, policy_to_record(policy)
+    if record is None or recorded_policy(record) != recorded or has_rfc_switch(definition.root):
+        return False
+    original(record)
+    now = definition.state
+    return all(
+        getattr(now, element.field) == getattr(wanted, element.field)
+        # Where there is nothing to pin to, what stood before has to come back: only an edit tells.
+        and (not element.option or bool(getattr(wanted, element.field)))
+        for element in MANAGED
+        if not element.option or element.option in recorded
+    )
+
+
+def has_rfc_switch(root: Element) -> bool:
+    """Tell whether a definition asks for cells as the RFC had it: ``<cpu check='numa'>``."""
+    cpu = root.find("cpu")
+    return cpu is not None and cpu.get("check") == "numa"
+
+
+def needs_restart(live: Definition, persistent: Definition) -> bool:
+    """Tell whether only a cold start can make the running guest equal to the definition.
+
+    Pins are left out: they can be changed while it runs, see `live_pins`.
+
+    Args:
+        live: of the running guest.
+        persistent: what it would be started with.
+    """
+    return fixed_at_start(live) != fixed_at_start(persistent)
+
+
+def live_pins(live: Definition, persistent: Definition, host: Host) -> list[LivePin]:
+    """Return the pins to set so that the running guest has those of the definition.
+
+    What the definition leaves free belongs on every pCPU.
+    """
+    everywhere = tuple(sorted({cpu for node in host.nodes for cpu in node.cpus}))
+    options = {
+        option
+        for definition in (live, persistent)
+        if definition.record is not None
+        for option in recorded_policy(definition.record)
+    }
+    changes = []
+    for element in MANAGED:
+        if not element.live or (element.option and element.option not in options):
+            continue
+        now, then = (getattr(one.state, element.field) for one in (live, persistent))
+        for number in sorted({*now, *then}):
+            wanted = then.get(number, everywhere)
+            if wanted and now.get(number, everywhere) != wanted:
+                changes.append(LivePin(element.field, number, wanted))
+    return changes
+
+
+def fixed_at_start(definition: Definition) -> ManagedState:
+    """Return what no change of a running guest reaches, as it would read once started.
+
+    Args:
+        definition: of a guest, running or not.
+    """
+    state = definition.state
+    # libvirt rounds cells up when it starts the guest, and shows the rounded size from then on.
+    granule = granule_kib(definition.arch)
+    binding = state.memory_binding
+    if binding is not None and binding.placement == "auto":
+        # A running guest shows numad's answer for this run.
+        binding = replace(binding, nodes=())
+    # Other modes are expanded in a running guest, and cannot be compared.
+    comparable = state.cpu_mode in ("host-passthrough", "maximum")
+    return replace(
+        state,
+        vcpu_placement="static",
+        **dict[str, Any]({element.field: {} for element in MANAGED if element.live}),
+        memory_binding=binding,
+        cpu_mode=state.cpu_mode if comparable else None,
+        cells=tuple(
+            replace(cell, memory_kib=-(-cell.memory_kib // granule) * granule)
+            for cell in state.cells
+        ),
+    )
+
+
+def cell_placements(definition: Definition, host: Host) -> list[CellPlacement]:
+    """Return where a definition puts the memory of a guest, cell by cell.
+
+    Args:
+        definition: live or persistent.
+        host: whose pCPUs the pins mean.
+
+    Raises:
+        DomainError: when the definition cannot be read.
+    """
+    state = definition.state
+    node_of = {cpu: node.id for node in host.nodes for cpu in node.cpus}
+    if state.cells:
+        places = [CellPlacement(cell.id, cell.vcpus, cell.memory_kib) for cell in state.cells]
+    else:
+        guest = read_guest(definition, host.hugepage_default_kib)
+        places = [CellPlacement(None, tuple(range(guest.vcpus)), guest.memory_kib)]
+    found = []
+    for place in places:
+        whole = state.memory_binding or Binding("none", ())
+        binding = whole if place.cell is None else state.cell_bindings.get(place.cell, whole)
+        pins = [state.vcpu_pins.get(vcpu, ()) for vcpu in place.vcpus]
+        pinned = {node_of[cpu] for cpus in pins for cpu in cpus if cpu in node_of}
+        home = binding.nodes or (tuple(sorted(pinned)) if pins and all(pins) else ())
+        found.append(replace(place, mode=binding.mode, bound=binding.nodes, home=home))
+    return found
+
+
+def effective_layout(definition: Definition, host: Host) -> Layout:
+    """Return the layout that a definition amounts to, whoever wrote it.
+
+    What it leaves open is None: the CPU topology, and the host node of a cell that is neither bound
+    nor pinned to a single one. A guest without cells has none.
+
+    Raises:
+        DomainError: when the definition cannot be read.
+    """
+    state, found = definition.state, cell_placements(definition, host)
+    modes = {place.mode for place in found}
+    vcpus = 1 + max((vcpu for place in found for vcpu in place.vcpus), default=-1)
+    emulator, iothreads = state.emulator_pins, state.iothread_pins
+    return Layout(
+        cells=tuple(replace(cell, distances=_distances(cell)) for cell in state.cells),
+        host_nodes=tuple(
+            place.home[0] if len(place.home) == 1 else None
+            for place, _cell in zip(found, state.cells)
+        ),
+        topology=state.topology,
+        vcpu_pins=tuple(state.vcpu_pins.get(vcpu, ()) for vcpu in range(vcpus))
+        if state.vcpu_pins
+        else (),
+        memory_mode=modes.pop() if len(modes) == 1 else "mixed",
+        nodeset=tuple(sorted({node for place in found for node in place.home})),
+        emulator_pins=emulator[0] if emulator else None,
+        iothread_pins=dict(sorted(iothreads.items())) if iothreads else None,
+    )
+
+
+def _distances(cell: Cell) -> Ids:
+    """Return the row of a cell, as libvirt fills it (virDomainNumaGetNodeDistance, numa_conf.c)."""
+    return tuple(
+        value or (DISTANCE_LOCAL if other == cell.id else DISTANCE_REMOTE)
+        for other, value in enumerate(cell.distances)
+    )

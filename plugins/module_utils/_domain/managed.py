@@ -1,0 +1,380 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The managed elements: the one place that knows how each is read, written, compared and worded.
+
+A managed element is an entry of `MANAGED`. Who adds one adds a field to `ManagedState` (in
+_model/domain) for what it says, an entry here, and a line to `wanted_state` (in state) for what a
+layout would have it say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Optional
+
+from .._cpuset import format_cpuset, parse_cpuset
+from .._model.domain import Binding
+from .._model.layout import Cell, Ids, Topology
+from .element import (
+    CPU,
+    CPUTUNE,
+    NUMATUNE,
+    ChildElements,
+    ManagedElement,
+    container_of,
+    only,
+    replace_elements,
+    shown_container,
+)
+from .units import integer, kib
+from .wording import (
+    Difference,
+    binding_text,
+    cell_text,
+    cells_text,
+    numbered,
+    pinned_text,
+    topology_text,
+)
+from .xml import Element, copied, elements, etree, remove
+
+_QUOTAS = (
+    *("shares", "global_period", "global_quota", "period", "quota"),
+    *("emulator_period", "emulator_quota", "iothread_period", "iothread_quota"),
+)
+_CPU_MODEL = ("model", "vendor")
+
+
+class _Pins(ChildElements[Mapping[int, Ids]]):
+    """Pins of threads: ``<vcpupin>``, ``<emulatorpin>`` or ``<iothreadpin>``."""
+
+    live = True
+
+    def __init__(
+        self, field: str, tag: str, before: Sequence[str], names: tuple[str, str], option: str
+    ) -> None:
+        super().__init__(field, field, CPUTUNE, tag, before)
+        self.one, self.many = names
+        self.option = option
+        #: Attribute with the number of the thread; there is only one emulator.
+        self.key = "" if self.one == "the emulator" else tag.removesuffix("pin")
+
+    def read(self, root: Element) -> dict[int, Ids]:
+        return {
+            integer(pin.get(self.key), f"<{self.tag}> {self.key}") if self.key else 0: parse_cpuset(
+                pin.get("cpuset", "")
+            )
+            for pin in self.found(root)
+        }
+
+    def format(self, value: Mapping[int, Ids]) -> list[Element]:
+        return [
+            etree.Element(
+                self.tag,
+                {**({self.key: str(number)} if self.key else {}), "cpuset": format_cpuset(cpus)},
+            )
+            for number, cpus in value.items()
+        ]
+
+    def subject(self, numbers: list[int]) -> str:
+        if not self.key:
+            return f"{self.one} is"
+        return f"{numbered(self.one, self.many, numbers)} {'is' if len(numbers) == 1 else 'are'}"
+
+    def differences(
+        self, first: Mapping[int, Ids], second: Mapping[int, Ids]
+    ) -> Iterator[Difference]:
+        alike: dict[tuple[Ids, Ids], list[int]] = {}
+        for number in sorted({*first, *second}):
+            both = (first.get(number, ()), second.get(number, ()))
+            if both[0] != both[1]:
+                alike.setdefault(both, []).append(number)
+        for (one, other), numbers in alike.items():
+            subject = self.subject(numbers)
+            yield Difference(self.what, subject, pinned_text(one), pinned_text(other))
+
+
+class _MemoryBinding(ChildElements[Optional[Binding]]):
+    """``<numatune><memory>``: the binding of the guest's memory as a whole."""
+
+    def read(self, root: Element) -> Binding | None:
+        return next((_binding(element) for element in self.found(root)), None)
+
+    def format(self, value: Binding | None) -> list[Element]:
+        return [] if value is None else [_binding_element(self.tag, {}, value)]
+
+    def differences(self, first: Binding | None, second: Binding | None) -> Iterator[Difference]:
+        subject = "its memory as a whole is"
+        yield Difference(self.what, subject, binding_text(first), binding_text(second))
+
+
+class _CellBindings(ChildElements[Mapping[int, Binding]]):
+    """``<numatune><memnode>``: the binding of each cell's memory."""
+
+    def read(self, root: Element) -> dict[int, Binding]:
+        return {
+            integer(element.get("cellid"), "cellid"): _binding(element)
+            for element in self.found(root)
+        }
+
+    def format(self, value: Mapping[int, Binding]) -> list[Element]:
+        return [
+            _binding_element(self.tag, {"cellid": str(cell)}, binding)
+            for cell, binding in value.items()
+        ]
+
+    def differences(
+        self, first: Mapping[int, Binding], second: Mapping[int, Binding]
+    ) -> Iterator[Difference]:
+        for cell in sorted({*first, *second}):
+            one, other = first.get(cell), second.get(cell)
+            if one != other:
+                subject = f"the memory of cell {cell} is"
+                yield Difference(self.what, subject, binding_text(one), binding_text(other))
+
+
+class _CpuTopology(ChildElements[Optional[Topology]]):
+    """``<cpu><topology>``."""
+
+    rank = 1
+
+    def read(self, root: Element) -> Topology | None:
+        element = next(self.found(root), None)
+        if element is None:
+            return None
+        return Topology(
+            **{
+                part: integer(element.get(part, "1"), f"topology {part}")
+                for part in ("sockets", "dies", "clusters", "cores", "threads")
+            }
+        )
+
+    def format(self, value: Topology | None) -> list[Element]:
+        if value is None:
+            return []
+        # libvirt learned dies in 6.1 and clusters in 10.1; one of either goes without saying.
+        parts = [
+            ("sockets", value.sockets),
+            *([("dies", value.dies)] if value.dies > 1 else []),
+            *([("clusters", value.clusters)] if value.clusters > 1 else []),
+            ("cores", value.cores),
+            ("threads", value.threads),
+        ]
+        return [etree.Element(self.tag, {part: str(count) for part, count in parts})]
+
+    def differences(self, first: Topology | None, second: Topology | None) -> Iterator[Difference]:
+        subject = "its CPU topology is"
+        yield Difference(self.what, subject, topology_text(first), topology_text(second))
+
+
+class _Cells(ChildElements[tuple[Cell, ...]]):
+    """``<cpu><numa>``: the cells."""
+
+    rank = 0
+
+    def read(self, root: Element) -> tuple[Cell, ...]:
+        numa = next(self.found(root), None)
+        return () if numa is None else _cells(etree.tostring(numa, with_tail=False))
+
+    def format(self, value: tuple[Cell, ...]) -> list[Element]:
+        if not value:
+            return []
+        numa = etree.Element(self.tag)
+        numa.extend(_cell_element(cell) for cell in value)
+        return [numa]
+
+    def differences(
+        self, first: tuple[Cell, ...], second: tuple[Cell, ...]
+    ) -> Iterator[Difference]:
+        if len(first) != len(second):
+            yield Difference("cells", "it has", cells_text(first), cells_text(second))
+        for one, other in zip(first, second):
+            if cell_text(one) != cell_text(other):
+                yield Difference("cells", f"cell {one.id} has", cell_text(one), cell_text(other))
+            if one.distances != other.distances and len(first) == len(second):
+                yield Difference(
+                    "distances",
+                    f"the distances of cell {one.id} are",
+                    ",".join(map(str, one.distances)) or "not set",
+                    ",".join(map(str, other.distances)) or "not set",
+                )
+            for name, now, then in (
+                ("memAccess", one.memory_access, other.memory_access),
+                ("discard", one.discard, other.discard),
+            ):
+                if now != then:
+                    subject = f"{name} of cell {one.id} is"
+                    yield Difference("cells", subject, now or "not set", then or "not set")
+
+
+class _VcpuPlacement(ManagedElement[str]):
+    """``<vcpu placement>``: ``auto`` lets numad choose, which pins would contradict."""
+
+    rank = 4
+
+    def read(self, root: Element) -> str:
+        vcpu = root.find("vcpu")
+        return "static" if vcpu is None else str(vcpu.get("placement", "static"))
+
+    def write(self, root: Element, value: str) -> None:
+        if self.read(root) != value:
+            root.find("vcpu").set("placement", value)
+
+    def keep(self, root: Element, kept: Element) -> None:
+        if self.read(root) != "static":
+            etree.SubElement(kept, "vcpu", placement=self.read(root))
+
+    def restore(self, root: Element, kept: Element) -> None:
+        copy = kept.find("vcpu")
+        if copy is not None:
+            root.find("vcpu").set("placement", copy.get("placement", "static"))
+
+    def show(self, root: Element, shown: Element) -> None:
+        vcpu = root.find("vcpu")
+        if vcpu is not None:
+            etree.SubElement(shown, "vcpu", only(vcpu, "placement")).text = vcpu.text
+
+    def differences(self, first: str, second: str) -> Iterator[Difference]:
+        yield Difference(self.what, "its vCPU placement is", first, second)
+
+
+class _CpuMode(ManagedElement[Optional[str]]):
+    """``<cpu mode>``, and the model that belongs to other modes (docs/formatdomain, CPU model)."""
+
+    option = "cpu_mode"
+    rank = 3
+
+    def read(self, root: Element) -> str | None:
+        cpu = root.find(CPU)
+        return None if cpu is None else cpu.get("mode")
+
+    def write(self, root: Element, value: str | None) -> None:
+        if value is None or self.read(root) == value:
+            return
+        cpu = container_of(root, CPU)
+        cpu.attrib.pop("match", None)
+        cpu.set("mode", value)
+        cpu.set("check", "none")
+        for element in list(elements(cpu, *_CPU_MODEL)):
+            remove(element)
+
+    def keep(self, root: Element, kept: Element) -> None:
+        copy, cpu = etree.SubElement(kept, CPU), root.find(CPU)
+        if cpu is not None:
+            copy.attrib.update(cpu.attrib)
+            copy.extend(copied(one) for one in elements(cpu, *_CPU_MODEL))
+
+    def restore(self, root: Element, kept: Element) -> None:
+        copy, cpu = kept.find(CPU), root.find(CPU)
+        if copy is None or cpu is None:
+            return
+        cpu.attrib.clear()
+        cpu.attrib.update(copy.attrib)
+        for tag, before in (("model", ()), ("vendor", ("model",))):
+            replace_elements(root, CPU, tag, before, [copied(one) for one in elements(copy, tag)])
+
+    def forget(self, kept: Element) -> None:
+        for element in list(elements(kept, CPU)):
+            remove(element)
+
+    def show(self, root: Element, shown: Element) -> None:
+        cpu = root.find(CPU)
+        if cpu is not None:
+            shown_container(shown, CPU).attrib.update(only(cpu, "mode"))
+
+    def differences(self, first: str | None, second: str | None) -> Iterator[Difference]:
+        yield Difference(self.what, "its CPU mode is", first or "not set", second or "not set")
+
+
+_VCPU_PINS = _Pins("vcpu_pins", "vcpupin", _QUOTAS, ("vCPU", "vCPUs"), "")
+_EMULATOR_PINS = _Pins(
+    "emulator_pins",
+    "emulatorpin",
+    (*_QUOTAS, "vcpupin"),
+    ("the emulator", "the emulator"),
+    "emulator_pinning",
+)
+_IOTHREAD_PINS = _Pins(
+    "iothread_pins",
+    "iothreadpin",
+    (*_QUOTAS, "vcpupin", "emulatorpin"),
+    ("iothread", "iothreads"),
+    "iothread_pinning",
+)
+
+#: Every managed element, in the order of a definition.
+MANAGED: tuple[ManagedElement[Any], ...] = (
+    _VcpuPlacement("vcpu_placement", "placement"),
+    _VCPU_PINS,
+    _EMULATOR_PINS,
+    _IOTHREAD_PINS,
+    _MemoryBinding("memory_binding", "memory_binding", NUMATUNE, "memory", ()),
+    _CellBindings("cell_bindings", "memory_binding", NUMATUNE, "memnode", ("memory",)),
+    _CpuMode("cpu_mode", "cpu_mode", [f"{CPU}/{tag}" for tag in _CPU_MODEL]),
+    _CpuTopology("topology", "topology", CPU, "topology", _CPU_MODEL),
+    _Cells(
+        "cells",
+        "cells",
+        CPU,
+        "numa",
+        (*_CPU_MODEL, "topology", "cache", "maxphysaddr", "feature"),
+    ),
+)
+
+
+def _binding(element: Element) -> Binding:
+    nodeset = element.get("nodeset")
+    return Binding(
+        mode=element.get("mode", "strict"),
+        nodes=() if nodeset is None else parse_cpuset(nodeset),
+        placement=element.get("placement", "auto" if nodeset is None else "static"),
+    )
+
+
+def _binding_element(tag: str, attributes: dict[str, str], binding: Binding) -> Element:
+    nodeset = format_cpuset(binding.nodes)
+    return etree.Element(tag, {**attributes, "mode": binding.mode, "nodeset": nodeset})
+
+
+@lru_cache(maxsize=256)
+def _cells(numa: bytes) -> tuple[Cell, ...]:
+    # By its text: a fleet has few sizes, and distances are most of what there is to read.
+    numbered_cells = [
+        (integer(cell.get("id") or str(index), "cell id"), index, cell)
+        for index, cell in enumerate(elements(etree.fromstring(numa), "cell"))
+    ]
+    ordered = [cell for _id, _index, cell in sorted(numbered_cells, key=lambda one: one[:2])]
+    return tuple(_cell(cell, index, len(ordered)) for index, cell in enumerate(ordered))
+
+
+def _cell(cell: Element, index: int, count: int) -> Cell:
+    given = {
+        integer(one.get("id"), "sibling id"): integer(one.get("value"), "distance")
+        for one in elements(cell.find("distances"), "sibling")
+    }
+    return Cell(
+        id=index,
+        vcpus=parse_cpuset(cell.get("cpus")) if cell.get("cpus") else (),
+        memory_kib=kib(cell.get("memory", ""), cell.get("unit"), "cell"),
+        distances=tuple(given.get(other, 0) for other in range(count)) if given else (),
+        memory_access=cell.get("memAccess"),
+        discard=cell.get("discard"),
+    )
+
+
+def _cell_element(cell: Cell) -> Element:
+    attributes = {
+        "id": str(cell.id),
+        "cpus": format_cpuset(cell.vcpus),
+        "memory": str(cell.memory_kib),
+        "unit": "KiB",
+        **({} if cell.memory_access is None else {"memAccess": cell.memory_access}),
+        **({} if cell.discard is None else {"discard": cell.discard}),
+    }
+    element = etree.Element("cell", attributes)
+    if cell.distances:
+        distances = etree.SubElement(element, "distances")
+        for sibling, value in enumerate(cell.distances):
+            etree.SubElement(distances, "sibling", id=str(sibling), value=str(value))
+    return element

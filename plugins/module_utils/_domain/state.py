@@ -1,0 +1,98 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a definition says of the managed elements as a whole, and what a layout would have it say.
+
+Both are a `ManagedState`: where they are equal there is nothing to write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .._model.domain import Binding, ManagedState
+from .._model.layout import Layout
+from .._policy import Policy
+from .managed import MANAGED
+from .record import find_record
+from .wording import Difference
+from .xml import Element, copied, etree
+
+
+def read_state(root: Element) -> ManagedState:
+    """Return what a definition says of the managed elements.
+
+    Raises:
+        DomainError: when one of them is malformed.
+    """
+    return ManagedState(**{element.field: element.read(root) for element in MANAGED})
+
+
+def wanted_state(layout: Layout, policy: Policy, now: ManagedState) -> ManagedState:
+    """Return what a definition is to say of the managed elements.
+
+    Args:
+        layout: of the guest.
+        policy: what it does not ask for stays as it is.
+        now: what the definition says.
+    """
+    mode, bound = layout.memory_mode, layout.memory_mode != "none"
+    # libvirt before 9.3 takes 'preferred' with a single node only, and here there may be several.
+    whole = bound and mode != "preferred"
+    return ManagedState(
+        vcpu_placement="static",
+        vcpu_pins=dict(enumerate(layout.vcpu_pins)),
+        emulator_pins=now.emulator_pins
+        if policy.emulator_pinning == "none"
+        else {0: layout.emulator_pins}
+        if layout.emulator_pins
+        else {},
+        iothread_pins=now.iothread_pins
+        if policy.iothread_pinning == "none"
+        else dict(layout.iothread_pins or {}),
+        memory_binding=Binding(mode, layout.nodeset) if whole else None,
+        cell_bindings={
+            cell.id: Binding(mode, (host_node,))
+            for cell, host_node in zip(layout.cells, layout.host_nodes)
+            if bound and host_node is not None
+        },
+        cpu_mode=now.cpu_mode if policy.cpu_mode == "keep" else policy.cpu_mode,
+        topology=layout.topology,
+        cells=layout.cells,
+    )
+
+
+def differences(first: ManagedState, second: ManagedState) -> list[Difference]:
+    """Put into words what two definitions differ in."""
+    # A cell that only one of the two has is told of by the number of cells.
+    shared = min(len(first.cells), len(second.cells))
+    first, second = (
+        replace(
+            state,
+            cell_bindings={
+                cell: binding for cell, binding in state.cell_bindings.items() if cell < shared
+            },
+        )
+        for state in (first, second)
+    )
+    return [
+        difference
+        for element in sorted(MANAGED, key=lambda element: element.rank)
+        if getattr(first, element.field) != getattr(second, element.field)
+        for difference in element.differences(
+            getattr(first, element.field), getattr(second, element.field)
+        )
+    ]
+
+
+def managed_text(root: Element) -> str:
+    """Return the managed elements alone, for ``--diff``; nothing else of the definition shows."""
+    shown = etree.Element("domain")
+    name, record = root.find("name"), find_record(root)
+    if name is not None:
+        etree.SubElement(shown, "name").text = name.text
+    for element in MANAGED:
+        element.show(root, shown)
+    if record is not None:
+        etree.SubElement(shown, "metadata").append(copied(record))
+    etree.indent(shown)
+    return str(etree.tostring(shown, encoding="unicode")) + "\n"

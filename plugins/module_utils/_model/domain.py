@@ -1,0 +1,74 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A guest as libvirt lists it, and what its definition says of the managed elements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .layout import Cell, Ids, Topology
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A guest as libvirt lists it.
+
+    Attributes:
+        name: its name.
+        uuid: its UUID.
+        persistent: False for a transient guest.
+        active: True while it runs, is paused, or is otherwise alive.
+        saved: whether it had a managed-save image when it was listed.
+    """
+
+    name: str
+    uuid: str
+    persistent: bool
+    active: bool
+    saved: bool = False
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A memory binding.
+
+    Attributes:
+        mode: ``strict``, ``preferred``, ``restrictive`` or ``interleave``.
+        nodes: host nodes, ascending; empty where numad is asked for them.
+        placement: ``static``, or ``auto`` for numad's advice.
+    """
+
+    mode: str
+    nodes: Ids
+    placement: str = "static"
+
+
+@dataclass(frozen=True)
+class ManagedState:
+    """What a definition says of the managed elements, whatever its spelling.
+
+    libvirt rewrites what it is given (``0,1`` as ``0-1``, GiB as KiB, ``dies='1'`` added); two
+    definitions with equal states are the same definition as far as this collection goes.
+
+    Attributes:
+        vcpu_placement: ``static`` or ``auto``.
+        vcpu_pins: pCPUs by vCPU, for those that are pinned.
+        emulator_pins: pCPUs of the emulator's threads, under the key 0; empty where not pinned.
+        iothread_pins: pCPUs by iothread id, for those that are pinned.
+        memory_binding: of the guest's memory as a whole, None where there is none.
+        cell_bindings: by cell id.
+        cpu_mode: None where the definition does not say.
+        topology: None where the definition has none.
+        cells: by id.
+    """
+
+    vcpu_placement: str = "static"
+    vcpu_pins: Mapping[int, Ids] = field(default_factory=dict)
+    emulator_pins: Mapping[int, Ids] = field(default_factory=dict)
+    iothread_pins: Mapping[int, Ids] = field(default_factory=dict)
+    memory_binding: Binding | None = None
+    cell_bindings: Mapping[int, Binding] = field(default_factory=dict)
+    cpu_mode: str | None = None
+    topology: Topology | None = None
+    cells: tuple[Cell, ...] = ()

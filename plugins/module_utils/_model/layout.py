@@ -1,0 +1,158 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The computed answer for one guest, and its shape as modules return it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .._cpuset import format_cpuset
+
+#: Ids of pCPUs, vCPUs or nodes, ascending.
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A guest's CPU topology; the product of all parts is its number of vCPUs."""
+
+    sockets: int
+    dies: int
+    cores: int
+    threads: int
+    clusters: int = 1
+
+    @property
+    def vcpus(self) -> int:
+        """vCPUs that this topology is for."""
+        return self.sockets * self.dies * self.clusters * self.cores * self.threads
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A NUMA node of the guest, as its definition states it.
+
+    Attributes:
+        id: 0 to n-1.
+        vcpus: its vCPUs, ascending.
+        memory_kib: its memory in KiB, without memory devices.
+        distances: distance to every cell by id, itself included, 0 for one that a definition leaves
+            out; empty where none are written.
+        memory_access: ``shared`` or ``private``, None where the definition does not say.
+        discard: ``yes`` or ``no``, None where the definition does not say.
+    """
+
+    id: int
+    vcpus: Ids
+    memory_kib: int
+    distances: Ids = ()
+    memory_access: str | None = None
+    discard: str | None = None
+
+
+@dataclass(frozen=True)
+class CellPlacement:
+    """Where the memory of one cell belongs, or the whole memory of a guest without cells.
+
+    Attributes:
+        cell: id of the cell, None for a guest without.
+        vcpus: its vCPUs, ascending.
+        memory_kib: its memory in KiB, without memory devices.
+        mode: mode of its memory binding, ``none`` where it is not bound.
+        bound: host nodes that its memory is bound to.
+        home: host nodes where its memory is local: those that it is bound to, else those that its
+            vCPUs are pinned to; empty where the definition says neither.
+    """
+
+    cell: int | None
+    vcpus: Ids
+    memory_kib: int
+    mode: str = "none"
+    bound: Ids = ()
+    home: Ids = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which vCPUs and how much memory each cell has, what backs it, and what is pinned where.
+
+    Attributes:
+        cells: by id.
+        host_nodes: the host node that backs each cell; None on a host without topology, and in the
+            layout of a definition that does not say.
+        topology: CPU topology that fits the cells; None where a definition has none.
+        vcpu_pins: pCPUs by vCPU; empty where nothing is pinned.
+        memory_mode: mode of the memory binding, ``none`` where nothing is bound, ``mixed`` where
+            the cells of a definition differ.
+        nodeset: host nodes in use, ascending.
+        emulator_pins: pCPUs for the emulator's threads, None to leave them as they are.
+        iothread_pins: pCPUs by iothread id, None to leave them as they are.
+        warnings: sentences for the user.
+    """
+
+    cells: tuple[Cell, ...]
+    host_nodes: tuple[int | None, ...]
+    topology: Topology | None
+    vcpu_pins: tuple[Ids, ...]
+    memory_mode: str
+    nodeset: Ids
+    emulator_pins: Ids | None = None
+    iothread_pins: Mapping[int, Ids] | None = None
+    warnings: tuple[str, ...] = ()
+
+    def cell_pins(self, cell: Cell) -> Ids:
+        """Return the pCPUs that the vCPUs of a cell are pinned to, together."""
+        if not self.vcpu_pins:
+            return ()
+        pins = {self.vcpu_pins[vcpu] for vcpu in cell.vcpus}
+        if len(pins) == 1:
+            return pins.pop()
+        return tuple(sorted({cpu for cpus in pins for cpu in cpus}))
+
+
+def layout_to_result(layout: Layout, complete: bool = True) -> dict[str, Any]:
+    """Return the layout as modules return it: JSON types only, sets as libvirt writes them.
+
+    Args:
+        layout: of one guest.
+        complete: with the distances of every cell and the pins of every vCPU, which are most of a
+            result: for a large fleet Ansible takes longer to hand them on than to plan them.
+    """
+    topology = layout.topology
+    result: dict[str, Any] = {
+        "cells": [
+            {
+                "id": cell.id,
+                "host_node": host_node,
+                "vcpus": format_cpuset(cell.vcpus),
+                "memory_kib": cell.memory_kib,
+                "pins": format_cpuset(layout.cell_pins(cell)),
+            }
+            for cell, host_node in zip(layout.cells, layout.host_nodes)
+        ],
+        "topology": None
+        if topology is None
+        else {
+            "sockets": topology.sockets,
+            "dies": topology.dies,
+            "cores": topology.cores,
+            "threads": topology.threads,
+        },
+        "memory_mode": layout.memory_mode,
+        "nodeset": format_cpuset(layout.nodeset),
+        "emulator_pins": None
+        if layout.emulator_pins is None
+        else format_cpuset(layout.emulator_pins),
+        "iothread_pins": None
+        if layout.iothread_pins is None
+        else {
+            str(iothread): format_cpuset(cpus) for iothread, cpus in layout.iothread_pins.items()
+        },
+    }
+    if complete:
+        for shown, cell in zip(result["cells"], layout.cells):
+            shown["distances"] = list(cell.distances)
+        result["vcpu_pins"] = [format_cpuset(cpus) for cpus in layout.vcpu_pins]
+    return result

@@ -1,0 +1,22 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The host's topology as Ansible facts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from .._hypervisor.hypervisor import Hypervisor
+from .._model.host import host_to_facts
+
+
+def facts(module: AnsibleModule) -> dict[str, Any]:
+    """Return the host's topology as facts."""
+    hypervisor = Hypervisor(module.params["uri"])
+    try:
+        host = hypervisor.host(with_free=True)
+    finally:
+        hypervisor.close()
+    return {"changed": False, "ansible_facts": {"vnuma_host": host_to_facts(host)}}
