@@ -44,6 +44,8 @@ _QUOTAS = (
     *("emulator_period", "emulator_quota", "iothread_period", "iothread_quota"),
 )
 _CPU_MODEL = ("model", "vendor")
+#: How an operator pins the vCPUs of a running guest by hand.
+PIN_BY_HAND = "'virsh vcpupin --live'"
 
 
 class _Pins(ChildElements[Mapping[int, Ids]]):

@@ -19,7 +19,7 @@ from .._domain.compare import (
     needs_restart,
 )
 from .._domain.definition import Definition, is_ours, read_definition, read_guest
-from .._domain.managed import MANAGED
+from .._domain.managed import MANAGED, PIN_BY_HAND
 from .._domain.record import recorded_policy
 from .._domain.state import differences, wanted_state
 from .._domain.wording import Drift
@@ -270,7 +270,7 @@ def _compare_off(
 def _compare_running(report: Report, live: Definition, persistent: Definition, host: Host) -> None:
     ours = is_ours(live, persistent)
     running = "in the running guest"
-    way_out = "run vnuma_partition, which pins it while it runs" if ours else "use 'virsh vcpupin'"
+    way_out = "run vnuma_partition, which pins it while it runs" if ours else f"use {PIN_BY_HAND}"
     if needs_restart(live, persistent):
         report.restart_required = True
         if not ours:

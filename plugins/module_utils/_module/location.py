@@ -11,6 +11,7 @@ from typing import Any
 from .._cpuset import format_cpuset
 from .._domain.compare import cell_placements
 from .._domain.definition import Definition
+from .._domain.managed import PIN_BY_HAND
 from .._domain.units import memory_kib
 from .._domain.wording import Drift, nodes_text, numbered
 from .._hypervisor.hypervisor import Hypervisor
@@ -159,7 +160,7 @@ def _stray_threads(
                 "vcpu_pins",
                 f"{numbered('vCPU', 'vCPUs', vcpus)} {run} on {format_cpuset(actual)} and {are} "
                 f"pinned to {format_cpuset(wanted)}, so something other than libvirt moved {them}; "
-                "pin again with 'virsh vcpupin --live'.",
+                f"pin again with {PIN_BY_HAND}.",
             )
         )
     return drift
