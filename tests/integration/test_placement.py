@@ -22,7 +22,7 @@ import json, sys
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.numa_maps import local_processes
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import CellPlacement
 pid, cells, others = json.loads(sys.argv[1])
-cells = [CellPlacement(cell, kib, tuple(nodes)) for cell, kib, nodes in cells]
+cells = [CellPlacement(cell, (), kib, bound=tuple(nodes)) for cell, kib, nodes in cells]
 found = local_processes(0).address_space(pid).locate(cells, others)
 print(json.dumps([None if mapping is None else mapping.start for mapping in found]))
 """

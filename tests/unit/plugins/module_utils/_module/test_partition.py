@@ -436,6 +436,35 @@ def test_a_begun_restart_is_remembered(fake: FakeHypervisor, call: Call, tmp_pat
     assert required == {"anuma": True, "db": False}
 
 
+def test_check_mode_leaves_the_state_folder_alone(
+    fake: FakeHypervisor, call: Call, tmp_path: Path
+) -> None:
+    """A note that whoever restarts guests relies on is for a run that writes, under the lock."""
+    call()
+    fake.live["anuma"] = fake.persistent["anuma"]
+    state_dir = StateDir(str(tmp_path), "host")
+    state_dir.begin_restart("uuid-anuma", "anuma")
+    call(write=False)
+    assert state_dir.begun_restart("uuid-anuma") is not None
+    call(state="absent", write=False)
+    assert state_dir.begun_restart("uuid-anuma") is not None
+    (update, _db) = call().updates
+    assert (update.changed, update.restart_required) == (False, False)
+    assert state_dir.begun_restart("uuid-anuma") is None
+
+
+def test_a_run_that_waited_plans_again(fake: FakeHypervisor, call: Call) -> None:
+    """What another run did to the guest between plan and lock is no one else's change."""
+    call([{"name": "db"}])
+    partitioned = fake.persistent["db"].replace("db", "anuma")
+    digest = fingerprint(read_definition(fake.persistent["anuma"]))
+    fake.meanwhile, fake.meanwhile_at = lambda _xml: partitioned, 2
+    result = call([{"name": "anuma"}], planned={"uuid-anuma": digest})
+    assert _said(result) == []
+    assert [update.changed for update in result.updates] == [False]
+    assert fake.calls == []
+
+
 def test_others_keep_their_cpus(fake: FakeHypervisor, call: Call) -> None:
     """Exclusive pins of guests outside of the call, defined or live, are not given away."""
     call([{"name": "db"}], pinning="cpu", nodes="0")
