@@ -59,7 +59,8 @@ def effective_layout(definition: Definition, host: Host) -> dict[str, Any]:
     """Return a definition's layout in the shape of `layout_to_result` in _layout.
 
     What a definition leaves open is null: the CPU topology, and the host node of a cell that is
-    neither bound nor pinned to a single one. A guest without cells has none.
+    neither bound nor pinned to a single one. A guest without cells has none. Clusters, which no
+    plan has, are in the CPU topology where there are several.
 
     Raises:
         DomainError: when the definition cannot be read.
@@ -82,9 +83,7 @@ def effective_layout(definition: Definition, host: Host) -> dict[str, Any]:
             }
             for room, cell in zip(found, meaning["cells"])
         ],
-        "topology": None
-        if topology is None
-        else {part: topology[part] for part in ("sockets", "dies", "cores", "threads")},
+        "topology": None if topology is None else _topology(topology),
         "memory_mode": modes.pop() if len(modes) == 1 else "mixed",
         "nodeset": format_cpuset(node for room in found for node in room.home),
         "vcpu_pins": [format_cpuset(pins.get(vcpu, ())) for vcpu in range(vcpus)] if pins else [],
@@ -97,6 +96,11 @@ def effective_layout(definition: Definition, host: Host) -> dict[str, Any]:
         if iothreads
         else None,
     }
+
+
+def _topology(topology: Mapping[str, int]) -> dict[str, int]:
+    """Return a CPU topology whose product is the number of vCPUs."""
+    return {part: count for part, count in topology.items() if part != "clusters" or count > 1}
 
 
 def _rooms(meaning: Mapping[str, Any], definition: Definition, host: Host) -> list[Room]:

@@ -538,6 +538,19 @@ def test_meaning_not_text(host: HostOf) -> None:
     assert _edit(theirs, host("rfc-8n240c")) == theirs
 
 
+def test_clusters_by_hand(host: HostOf) -> None:
+    """The new CPU topology has none, so its product is the vCPUs; absent brings them back."""
+    by_hand = DOMAIN.replace(
+        "sockets='2' dies='1' cores='8'", "sockets='2' dies='1' clusters='2' cores='4'"
+    )
+    ours = _edit(by_hand, host("rfc-8n240c"))
+    topology = managed(read_definition(ours).root)["topology"]
+    assert topology == {"sockets": 8, "dies": 1, "clusters": 1, "cores": 1, "threads": 2}
+    theirs = ours.replace("sockets='8'", "sockets='8' dies='1' clusters='1'")
+    assert theirs != ours
+    assert restored(read_definition(theirs)) == by_hand
+
+
 def test_restart_and_live_pins(host: HostOf) -> None:
     """Cells need a cold start, pins do not; memory is compared as it is once started."""
     rfc = host("rfc-8n240c")
