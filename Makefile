@@ -24,6 +24,10 @@ test: bootstrap ## Everything: lint, types, sanity, unit and integration tests (
 test-kvm: bootstrap ## Real placement on emulated 8-node and 4-node KVM hosts, and its evidence
 	@$(RUN) molecule-kvm
 
+.PHONY: test-daemons
+test-daemons: bootstrap ## Partition four guests on each of 300 libvirt daemons that have just started
+	@$(PYTHON) tests/lab/freshdaemons.py
+
 .PHONY: check
 check: bootstrap ## Lint, types and unit tests (under two minutes)
 	@$(RUN) check

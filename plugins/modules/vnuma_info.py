@@ -117,7 +117,8 @@ guests:
         - The layout of its persistent definition, in the same shape; null for a transient guest.
         - What a definition leaves open is null here, C(topology) and the C(host_node) of a cell
           whose memory and vCPUs are not held to a single node among it. C(memory_mode) is V(mixed)
-          if the cells differ in it.
+          if the cells differ in it. C(topology) has C(clusters) too (of a die, with the cores in
+          them) if there are several, which no plan has.
       type: dict
     live:
       description: The layout that it runs with, in the same shape; null while it is off.

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +19,10 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "tests" / "lab"))
 
+from adhoc import SYSTEM_PYTHON, Adhoc, Run
 from fakehost import FakeHost
 
 HOSTS = PROJECT / "tests" / "hosts"
-#: Interpreter of the distribution, which has its libvirt bindings.
-SYSTEM_PYTHON = "/usr/bin/python3"
-
-
-@dataclass
-class Run:
-    """What one call of a module answered.
-
-    Attributes:
-        result: the module's result.
-        output: everything that Ansible printed.
-        failed: whether the task failed.
-    """
-
-    result: dict[str, Any]
-    output: str
-    failed: bool
-
-    @property
-    def msg(self) -> str:
-        """The sentence of a failure."""
-        return str(self.result.get("msg", ""))
 
 
 class Libvirt:
@@ -148,6 +125,7 @@ def state_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def call(collections: Path, state_dir: Path, tmp_path: Path) -> Callable[..., Run]:
     """Call a module of the collection by Ansible on this machine."""
+    adhoc = Adhoc(Path(sys.executable).parent / "ansible", collections, tmp_path)
 
     def run(
         module: str,
@@ -158,40 +136,6 @@ def call(collections: Path, state_dir: Path, tmp_path: Path) -> Callable[..., Ru
     ) -> Run:
         if module != "vnuma_facts":
             arguments = {"state_dir": str(state_dir), **arguments}
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).parent / "ansible"),
-                "localhost",
-                "--connection=local",
-                f"--extra-vars=ansible_python_interpreter={python}",
-                f"--module-name=kvm.vnuma.{module}",
-                f"--args={json.dumps(arguments)}",
-                *flags,
-            ],
-            check=False,
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "ANSIBLE_COLLECTIONS_PATH": str(collections),
-                "ANSIBLE_NOCOLOR": "1",
-                "ANSIBLE_LOCALHOST_WARNING": "0",
-                "ANSIBLE_HOME": str(tmp_path / "ansible"),
-                **(environment or {}),
-            },
-        )
-        output = done.stdout + done.stderr
-        return Run(_result(done.stdout, output), output, failed=done.returncode != 0)
+        return adhoc.call(module, arguments, flags, python, environment)
 
     return run
-
-
-def _result(stdout: str, output: str) -> dict[str, Any]:
-    """Return the JSON that the ad-hoc command prints after its verdict."""
-    start = stdout.find(" => {")
-    assert start >= 0, output
-    result, _end = json.JSONDecoder().raw_decode(stdout[start + len(" => ") :])
-    assert isinstance(result, dict)
-    assert "Traceback" not in output
-    return result

@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Sequence
@@ -110,6 +111,7 @@ class FakeHost:
         name: its name, also its host name.
         spec: the host's file; None for one that is running already.
         shim: let guests really start that are pinned to pCPUs and nodes this machine lacks.
+        slow_types: let its daemon take long over libxml2's schema types, see slowtypes.c.
         sshd: address and port of an ssh daemon inside.
         key: public key that the ssh daemon lets in as root.
         netns: an existing network namespace to live in.
@@ -121,6 +123,7 @@ class FakeHost:
         spec: Path | None = None,
         *,
         shim: bool = False,
+        slow_types: bool = False,
         sshd: tuple[str, int] | None = None,
         key: Path | None = None,
         netns: str | None = None,
@@ -128,6 +131,7 @@ class FakeHost:
         self.name = name
         self.spec = spec
         self.shim = shim
+        self.slow_types = slow_types
         self.sshd = sshd
         self.key = key
         self.netns = netns
@@ -187,13 +191,15 @@ class FakeHost:
         if self.sshd is not None:
             self._write_sshd(*self.sshd)
         enter = ["ip", "netns", "exec", self.netns] if self.netns else []
+        shims = [("fakenuma", self.shim), ("slowtypes", self.slow_types)]
+        preload = ":".join(str(build_shim(name)) for name, wanted in shims if wanted)
         with (self.root / "init.log").open("w") as log:
             launcher = subprocess.Popen(
                 [
                     *enter,
                     *("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child"),
                     *("--propagation", "private", str(_HERE / "fakehost_init.sh")),
-                    *(self.name, str(self.root), str(_shim()) if self.shim else ""),
+                    *(self.name, str(self.root), preload),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -237,13 +243,21 @@ class FakeHost:
         """Kill libvirtd outright; it comes back by itself unless it is held down."""
         if hold:
             (self.root / "held").touch()
-        self.exec(["pkill", "-KILL", "-x", "libvirtd"], check=False)
-        while not self.exec(["pgrep", "-x", "libvirtd"], check=False).returncode:
+        doomed = self._daemons()
+        while doomed:
+            self.exec(["kill", "-KILL", *doomed], check=False)
             time.sleep(0.05)
+            # The next one may be there already; it is no business of this call.
+            doomed &= self._daemons()
 
     def release_daemon(self) -> None:
         """Let libvirtd come back, and wait until it answers."""
         (self.root / "held").unlink(missing_ok=True)
+        self._wait_for_daemon()
+
+    def renew_daemon(self) -> None:
+        """Have another daemon in the place of this one, and wait until it answers."""
+        self.kill_daemon()
         self._wait_for_daemon()
 
     def said(self) -> str:
@@ -251,6 +265,10 @@ class FakeHost:
         logs = (self.root / "init.log", self.root / "log/libvirtd.log")
         lines = [line for log in logs if log.exists() for line in log.read_text().splitlines()[-5:]]
         return "\n".join([f"fake host {self.name}:", *lines])
+
+    def _daemons(self) -> set[str]:
+        """Return the process ids of libvirtd, from inside."""
+        return set(self.exec(["pgrep", "-x", "libvirtd"], check=False).stdout.split())
 
     def _wait_for_daemon(self) -> None:
         deadline = time.monotonic() + _PATIENCE_S
@@ -294,18 +312,20 @@ def _only_child(pid: int) -> int:
     return int(children[0])
 
 
-def _shim() -> Path:
-    """Build the shim, once, and return it."""
-    source = _HERE / "fakenuma.c"
-    built = lab_root() / "fakenuma.so"
+def build_shim(name: str) -> Path:
+    """Build a shim of this folder, unless that is done, and return it."""
+    source = _HERE / f"{name}.c"
+    built = lab_root() / f"{name}.so"
     if not built.exists() or built.stat().st_mtime < source.stat().st_mtime:
         built.parent.mkdir(parents=True, exist_ok=True)
-        draft = built.with_suffix(f".{os.getpid()}")
-        subprocess.run(
-            ["gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", str(draft), str(source), "-ldl"],
-            check=True,
-        )
-        draft.replace(built)
+        # Whoever else builds it meanwhile, in this process or another, has a draft of its own.
+        with tempfile.TemporaryDirectory(dir=built.parent, prefix=f"{name}-") as folder:
+            draft = Path(folder) / built.name
+            subprocess.run(
+                ["gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", str(draft), str(source), "-ldl"],
+                check=True,
+            )
+            draft.replace(built)
     return built
 
 

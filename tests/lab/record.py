@@ -37,9 +37,11 @@ def capabilities(spec: Path) -> str:
     for pattern in (
         r"\s*<(?:model|microcode|signature|counter|maxphysaddr|feature|vendor)\b[^>]*/>",
         r"\s*<(?:model|vendor)>[^<]*</(?:model|vendor)>",
-        r"\s*<(power_management|migration_features|iommu|cache|secmodel)\b.*?</\1>",
+        r"\s*<(power_management|migration_features|iommu|cache|secmodel|interconnects)\b.*?</\1>",
         r"\s*<(?:power_management|iommu)\b[^>]*/>",
         r"\s*<uuid>[^<]*</uuid>",
+        # Newer libvirt writes it; the made-up hosts have no clusters.
+        r" cluster_id='[^']*'",
     ):
         kept = re.sub(pattern, "", kept, flags=re.DOTALL)
     return f"<capabilities>\n\n  {kept}\n\n</capabilities>\n"

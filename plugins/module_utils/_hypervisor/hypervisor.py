@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -46,6 +47,8 @@ class Hypervisor:
         self._capabilities_xml = ""
         # libvirt's own object of each guest, by its UUID.
         self._handles: dict[str, Any] = {}
+        self._first_validated = threading.Lock()
+        self._has_validated: Any = None
 
     @property
     def uri(self) -> str:
@@ -128,9 +131,15 @@ class Hypervisor:
             validate: let libvirt check it against its schema first; what libvirt itself once
                 accepted need not pass, and must be put back all the same.
         """
-        flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
+
+        def ask() -> None:
+            if validate:
+                self._define_validated(xml)
+            else:
+                self._connection.raw.defineXMLFlags(xml, 0)
+
         with self._connection.errors("define it", name, secrets):
-            self._connection.with_reconnect(lambda: self._connection.raw.defineXMLFlags(xml, flags))
+            self._connection.with_reconnect(ask)
 
     def host_uuid(self) -> str:
         """Return the UUID of the libvirt host, '' where it has none."""
@@ -266,6 +275,29 @@ class Hypervisor:
                 handle.pinIOThread(number, mask, live)
             else:
                 handle.pinEmulator(mask, live)
+
+    def _define_validated(self, xml: str) -> None:
+        """Define with validation; the first time on a connection, one alone.
+
+        Every validated define reads the schema anew (virXMLValidateAgainstSchema, src/util/virxml.c
+        in libvirt). The first in a daemon's life fills libxml2's table of types, and before libxml2
+        2.15 no lock keeps a second thread from beginning an empty table meanwhile
+        (xmlSchemaInitTypes, xmlschemastypes.c). Whoever looks a type up until that is full is
+        refused: "Error type 'int' is not exported by data type library".
+
+        The connection stands for its daemon: it breaks when that ends, and the next daemon has its
+        table to fill again. What is defined without validation reads no schema.
+        """
+        connection = self._connection.raw
+        flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE
+        if self._has_validated is not connection:
+            with self._first_validated:
+                if self._has_validated is not connection:
+                    connection.defineXMLFlags(xml, flags)
+                    # Not where it was refused: that may have been before the schema was read.
+                    self._has_validated = connection
+                    return
+        connection.defineXMLFlags(xml, flags)
 
     def _capabilities(self) -> str:
         if not self._capabilities_xml:

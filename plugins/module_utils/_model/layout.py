@@ -132,14 +132,7 @@ def layout_to_result(layout: Layout, complete: bool = True) -> dict[str, Any]:
             }
             for cell, host_node in zip(layout.cells, layout.host_nodes)
         ],
-        "topology": None
-        if topology is None
-        else {
-            "sockets": topology.sockets,
-            "dies": topology.dies,
-            "cores": topology.cores,
-            "threads": topology.threads,
-        },
+        "topology": None if topology is None else _topology(topology),
         "memory_mode": layout.memory_mode,
         "nodeset": format_cpuset(layout.nodeset),
         "emulator_pins": None
@@ -156,3 +149,15 @@ def layout_to_result(layout: Layout, complete: bool = True) -> dict[str, Any]:
             shown["distances"] = list(cell.distances)
         result["vcpu_pins"] = [format_cpuset(cpus) for cpus in layout.vcpu_pins]
     return result
+
+
+def _topology(topology: Topology) -> dict[str, int]:
+    """Return a CPU topology; with clusters, which no plan has, only where there are several."""
+    clusters = {"clusters": topology.clusters} if topology.clusters > 1 else {}
+    return {
+        "sockets": topology.sockets,
+        "dies": topology.dies,
+        **clusters,
+        "cores": topology.cores,
+        "threads": topology.threads,
+    }

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,35 @@ def test_what_libvirtd_says_is_what_the_host_is(host: Callable[[str], Host], nam
         for other, value in zip(spec["nodes"], _row(spec, node.id)):
             # libvirt leaves out a distance of 0.
             assert dict(node.distances).get(other["id"], 0) == value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_newer_libvirt_adds(host: Callable[[str], Host], name: str) -> None:
+    """Clusters of pCPUs, caches and interconnects make no other host of it."""
+    text = (HOSTS / f"{name}.xml").read_text(encoding="utf-8")
+    newer = re.sub(r"(<cpu id='\d+' socket_id='[^']*' die_id='\d+')", r"\1 cluster_id='7'", text)
+    for old, new in (
+        (
+            "<cpus num=",
+            "<cache level='1' associativity='direct' policy='writeback'><size value='10' "
+            "unit='KiB'/><line value='8' unit='B'/></cache><cpus num=",
+        ),
+        (
+            "</cells>",
+            "</cells><interconnects><latency initiator='0' target='0' type='read' value='6'/>"
+            "<bandwidth initiator='0' target='0' type='read' cache='1' value='205824' unit='KiB'/>"
+            "</interconnects>",
+        ),
+        (
+            "</host>",
+            "<cache><bank id='0' level='3' type='both' size='16' unit='MiB' cpus='0-14,120-134'>"
+            "<control granularity='768' unit='KiB' type='both' maxAllocs='4'/></bank></cache>"
+            "</host>",
+        ),
+    ):
+        newer = newer.replace(old, new)
+    assert newer != text
+    assert parse_capabilities(newer) == host(name)
 
 
 def _row(spec: dict[str, Any], node_id: int) -> list[int]:

@@ -32,6 +32,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.units import mem
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import HugepageUse
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Topology
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from lxml import etree
@@ -534,6 +535,18 @@ def test_meaning_not_text(host: HostOf) -> None:
     assert theirs != ours
     assert read_definition(theirs).state == read_definition(ours).state
     assert _edit(theirs, host("rfc-8n240c")) == theirs
+
+
+def test_clusters_by_hand(host: HostOf) -> None:
+    """The new CPU topology has none, so its product is the vCPUs; absent brings them back."""
+    by_hand = DOMAIN.replace(
+        "sockets='2' dies='1' cores='8'", "sockets='2' dies='1' clusters='2' cores='4'"
+    )
+    ours = _edit(by_hand, host("rfc-8n240c"))
+    assert read_definition(ours).state.topology == Topology(8, dies=1, cores=1, threads=2)
+    theirs = ours.replace("sockets='8'", "sockets='8' dies='1' clusters='1'")
+    assert theirs != ours
+    assert restored_text(read_definition(theirs)) == by_hand
 
 
 def test_restart_and_live_pins(host: HostOf) -> None:

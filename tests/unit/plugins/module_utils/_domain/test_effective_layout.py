@@ -151,6 +151,17 @@ def test_the_whole_of_a_guest_without_cells(host: Callable[[str], Host]) -> None
     assert found == [CellPlacement(None, (0, 1, 2, 3), 3072, "strict", (2,), (2,))]
 
 
+@pytest.mark.parametrize(
+    ("clusters", "shown"),
+    [("", {}), ("clusters='1'", {}), ("clusters='2'", {"clusters": 2})],
+)
+def test_clusters(host: Callable[[str], Host], clusters: str, shown: dict[str, int]) -> None:
+    """What libvirt adds since 10.1 does not show; what somebody set does, among its like."""
+    inner = f"<cpu><topology sockets='2' dies='1' {clusters} cores='3' threads='1'/></cpu>"
+    layout = _result(read_definition(_domain(inner, 12)), host("asymmetric-4n16c"))
+    assert layout["topology"] == {"sockets": 2, "dies": 1, **shown, "cores": 3, "threads": 1}
+
+
 def test_missing_distances(host: Callable[[str], Host]) -> None:
     """What a row lacks is what libvirt and QEMU take for it; no row at all stays empty."""
     inner = _cells("0-1", "2-3").replace(

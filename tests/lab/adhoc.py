@@ -1,0 +1,96 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One call of a module of the collection, by the ``ansible`` command on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: Interpreter of the distribution, which has its libvirt bindings.
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+@dataclass
+class Run:
+    """What one call of a module answered.
+
+    Attributes:
+        result: the module's result.
+        output: everything that Ansible printed.
+        failed: whether the task failed.
+    """
+
+    result: dict[str, Any]
+    output: str
+    failed: bool
+
+    @property
+    def msg(self) -> str:
+        """The sentence of a failure."""
+        return str(self.result.get("msg", ""))
+
+
+@dataclass(frozen=True)
+class Adhoc:
+    """Calls of modules by one Ansible.
+
+    Attributes:
+        ansible: its ``ansible`` command.
+        collections: the folder that the collection is installed in.
+        folder: where it runs, and puts its own files.
+    """
+
+    ansible: Path
+    collections: Path
+    folder: Path
+
+    def call(
+        self,
+        module: str,
+        arguments: Mapping[str, Any],
+        flags: Sequence[str] = (),
+        python: str = SYSTEM_PYTHON,
+        environment: Mapping[str, str] | None = None,
+    ) -> Run:
+        """Call a module of the collection; a traceback in what it prints fails an assertion."""
+        done = subprocess.run(
+            [
+                str(self.ansible),
+                "localhost",
+                "--connection=local",
+                f"--extra-vars=ansible_python_interpreter={python}",
+                f"--module-name=kvm.vnuma.{module}",
+                f"--args={json.dumps(arguments)}",
+                *flags,
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env={
+                **os.environ,
+                "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
+                "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_LOCALHOST_WARNING": "0",
+                "ANSIBLE_HOME": str(self.folder / "ansible"),
+                **(environment or {}),
+            },
+        )
+        output = done.stdout + done.stderr
+        return Run(_result(done.stdout, output), output, failed=done.returncode != 0)
+
+
+def _result(stdout: str, output: str) -> dict[str, Any]:
+    """Return the JSON that the ad-hoc command prints after its verdict."""
+    start = stdout.find(" => {")
+    assert start >= 0, output
+    result, _end = json.JSONDecoder().raw_decode(stdout[start + len(" => ") :])
+    assert isinstance(result, dict)
+    assert "Traceback" not in output
+    return result

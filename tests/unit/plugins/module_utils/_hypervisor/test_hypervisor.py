@@ -1,0 +1,153 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""In which order definitions reach a daemon that may have just started."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import (
+    connection as _connection,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import (
+    hypervisor as _hypervisor,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
+
+
+class LibvirtError(Exception):
+    """libvirt's own error."""
+
+    def get_error_message(self) -> str:
+        """What it says."""
+        return str(self)
+
+    def get_error_code(self) -> int:
+        """No code that means anything here."""
+        return 1
+
+
+class Daemon:
+    """A connection to a daemon, which sees who is defined together with whom.
+
+    Args:
+        lingers: how many defines, from the first on, leave others time to come in.
+        together: how many the defines after those wait for.
+        refuses: who is refused.
+    """
+
+    def __init__(self, lingers: int = 1, together: int = 1, refuses: str = "") -> None:
+        self.is_gone = False
+        self.company: dict[str, set[str]] = {}
+        self._lingers = lingers
+        self._together = together
+        self._refuses = refuses
+        self._inside: set[str] = set()
+        self._came = threading.Condition()
+
+    def getLibVersion(self) -> int:  # noqa: N802 - libvirt's name
+        """Whether it is there."""
+        if self.is_gone:
+            raise LibvirtError("gone")
+        return 9000000
+
+    def defineXMLFlags(self, xml: str, flags: int) -> None:  # noqa: N802 - libvirt's name
+        """Define a guest, which is its name here."""
+        self.getLibVersion()
+        with self._came:
+            self._inside.add(xml)
+            for name in self._inside:
+                self.company[name] = self.company.get(name, set()) | self._inside
+            self._came.notify_all()
+            lingers = len(self.company) <= self._lingers
+            enough = 2 if lingers else self._together
+            met = self._came.wait_for(
+                lambda: len(self.company[xml]) >= enough, 0.3 if lingers else 60
+            )
+            self._inside.remove(xml)
+        assert met or lingers, f"{xml} was left alone"
+        if xml == self._refuses:
+            raise LibvirtError("no")
+
+
+Open = Callable[..., Hypervisor]
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Open:
+    """Open a hypervisor on daemons, each in the place of the one before."""
+
+    def hypervisor(*daemons: Daemon) -> Hypervisor:
+        waiting = iter(daemons)
+        fake = SimpleNamespace(
+            libvirtError=LibvirtError,
+            VIR_DOMAIN_DEFINE_VALIDATE=4,
+            VIR_ERR_OPERATION_DENIED=29,
+            registerErrorHandler=lambda _handler, _context: None,
+            open=lambda _uri: next(waiting),
+        )
+        monkeypatch.setattr(_connection, "libvirt", fake)
+        monkeypatch.setattr(_hypervisor, "libvirt", fake)
+        return Hypervisor("qemu:///system")
+
+    return hypervisor
+
+
+def _define(hypervisor: Hypervisor, *names: str) -> list[str]:
+    """Define guests at once, and return what was said of each."""
+
+    def define(name: str) -> str:
+        try:
+            hypervisor.define(name, name, set())
+        except HypervisorError as error:
+            return error.message
+        return ""
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        return list(pool.map(define, names))
+
+
+def test_the_first_alone_then_all_at_once(connect: Open) -> None:
+    """Nobody overtakes the first validated define of a connection; the others go together."""
+    daemon = Daemon(together=3)
+    assert _define(connect(daemon), "a", "b", "c", "d") == [""] * 4
+    first, *others = daemon.company
+    assert daemon.company[first] == {first}
+    assert all(daemon.company[name] == set(others) for name in others)
+
+
+def test_after_a_refused_one_the_next_goes_alone(connect: Open) -> None:
+    """A guest that is refused may not have come as far as the schema."""
+    daemon = Daemon(lingers=2, refuses="a")
+    hypervisor = connect(daemon)
+    assert "no" in _define(hypervisor, "a")[0]
+    assert _define(hypervisor, "b", "c") == ["", ""]
+    assert daemon.company == {name: {name} for name in "abc"}
+
+
+def test_alone_again_on_the_next_daemon(connect: Open) -> None:
+    """The daemon went away in between: the one in its place has its types to read."""
+    old, new = Daemon(), Daemon(together=2)
+    hypervisor = connect(old, new)
+    assert _define(hypervisor, "a") == [""]
+    old.is_gone = True
+    assert _define(hypervisor, "b", "c", "d") == [""] * 3
+    first, *others = new.company
+    assert new.company[first] == {first}
+    assert all(new.company[name] == set(others) for name in others)
+
+
+def test_without_validation_nobody_waits(connect: Open) -> None:
+    """It reads no schema, and brings a guest back."""
+    daemon = Daemon(lingers=0, together=2)
+    hypervisor = connect(daemon)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(_define, hypervisor, "a")
+        hypervisor.define("old", "old", set(), validate=False)
+        assert first.result() == [""]
+    assert daemon.company["a"] == {"a", "old"}
