@@ -149,10 +149,12 @@ def venv(name: str, python: Path, core: Core | None = None) -> Path:
         b"\0".join([requirements.read_bytes(), str(python).encode(), *map(str.encode, besides)])
     ).hexdigest()[:12]
     folder = cache() / "venvs" / f"{name}-{key}"
-    # Steps that run side by side want the same one.
-    with _MAKING:
-        if not (folder / "ready").exists():
-            _make(folder, python, ["--requirement", str(requirements), *besides])
+    ready = folder / "ready"
+    if not ready.exists():
+        # Steps that run side by side want the same one.
+        with _MAKING:
+            if not ready.exists():
+                _make(folder, python, ["--requirement", str(requirements), *besides])
     return folder
 
 
