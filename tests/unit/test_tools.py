@@ -99,15 +99,15 @@ def test_one_sentence_and_no_traceback(
 
 
 def test_a_tool_that_is_missing_within_a_step(
-    machine: Machine, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A step says in one sentence what it lacks, too."""
 
     def commands() -> list[list[str]]:
         raise ToolError("there is none")
 
-    run.LOGS.mkdir(parents=True, exist_ok=True)
-    answer = run.run_step(run.Step("test-tools", "nothing", commands))
+    monkeypatch.setattr(run, "LOGS", tmp_path)
+    answer = run.run_step(run.Step("lacking", "nothing", commands))
     assert (answer.verdict, answer.note) == ("FAILED", "there is none")
     assert "Traceback" not in capsys.readouterr().out
 
