@@ -103,7 +103,7 @@ def controller(cores: Sequence[Core] = (OLDEST, NEWEST)) -> Controller:
     pythons = sorted({version for core in cores for version in core.pythons}, key=_figures)
     offered = _offered(pythons)
     way = (
-        f"run: apt-get install {offered[0]}"
+        f"install one: apt-get install {offered[0]}"
         if offered
         else f"install one, so that python{pythons[0]} or a newer one of them is on PATH"
     )

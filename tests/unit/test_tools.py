@@ -72,8 +72,8 @@ def test_no_python_for_it(machine: Machine, pythons: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("packages", "way"),
     [
-        (("python3.10-venv", "python3.11-venv"), "run: apt-get install python3.11-venv."),
-        (("python3.14-venv", "python3.12-venv"), "run: apt-get install python3.12-venv."),
+        (("python3.10-venv", "python3.11-venv"), "install one: apt-get install python3.11-venv."),
+        (("python3.14-venv", "python3.12-venv"), "install one: apt-get install python3.12-venv."),
         (("python3.9-venv", "python3.15-venv", "python3.11-venv-x"), "is on PATH."),
     ],
 )
