@@ -8,7 +8,7 @@ import json
 
 from report import Part, Table, Target
 from timing import BenchError, command
-from venvs import PROJECT, first_interpreter, venv
+from venvs import PROJECT, controller, venv
 
 _LAYOUTS = {
     "unpartitioned": "no partition",
@@ -20,7 +20,8 @@ _LAYOUTS = {
 def measure() -> Part:
     """Measure locality, by layout."""
     # It plans with the collection's filter, so that it needs Ansible.
-    python = venv("controller-2.19", first_interpreter(("3.11", "3.12", "3.13"))) / "bin/python"
+    taken = controller()
+    python = venv("controller", taken.python, taken.core) / "bin/python"
     said = command([python, PROJECT / "tests/lab/locality.py"]).output
     shares: dict[str, list[float]] = json.loads(said.splitlines()[-1])
     if set(shares) != set(_LAYOUTS):

@@ -13,7 +13,7 @@ from typing import Any
 
 import trees
 from timing import BenchError, Run, command
-from venvs import first_interpreter, venv
+from venvs import OLDEST, controller, venv
 
 #: The distribution's interpreter, which has its libvirt bindings: for every module that is called.
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -24,7 +24,7 @@ Task = Mapping[str, Any]
 @lru_cache(maxsize=1)
 def environment() -> Path:
     """Return the environment with Ansible's community package; install the collection first."""
-    folder = venv("bench", first_interpreter(("3.11", "3.12", "3.13")))
+    folder = venv("bench", controller([OLDEST]).python)
     trees.install(folder / "bin/ansible-galaxy")
     return folder
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trees
-from venvs import PROJECT, ToolError, first_interpreter, venv
+from venvs import NEWEST, OLDEST, PROJECT, ToolError, controller, interpreter, venv
 
 LOGS = trees.BUILD / "logs"
 #: What may depend on the version of Ansible; the rest depends on libvirt, and runs once.
@@ -65,29 +65,50 @@ class Step:
     alone: bool = False
 
 
-def oldest() -> Path:
-    """The environment with ansible-core 2.19, on the oldest Python that runs it."""
-    return venv("controller-2.19", first_interpreter(("3.11", "3.12", "3.13")))
+def _environment(name: str) -> Callable[[], Path]:
+    """Where its requirements are, with the oldest ansible-core that there is a Python for."""
+
+    def make() -> Path:
+        chosen = controller()
+        return venv(name, chosen.python, chosen.core)
+
+    return make
+
+
+#: What Ansible runs from, and the tests that run it.
+ansible = _environment("controller")
+#: The tools of the checks.
+tools = _environment("tools")
+#: What renders the documentation.
+documentation = _environment("docs")
+#: What publishes collections.
+publishing = _environment("publish")
 
 
 def newest() -> Path:
-    """The environment with the newest ansible-core."""
+    """The environment with the newest ansible-core, where the other steps have an older one."""
     try:
-        return venv("controller-latest", first_interpreter(("3.13", "3.14", "3.12")))
+        chosen = controller([NEWEST])
     except ToolError as error:
-        raise CannotRunError(f"{error}, which the newest ansible-core needs") from None
+        raise CannotRunError(str(error)) from None
+    if controller().core is NEWEST:
+        raise CannotRunError(
+            f"the other steps had ansible-core {NEWEST.version}, since this machine has no Python "
+            f"for {OLDEST.version}"
+        )
+    return venv("controller", chosen.python, chosen.core)
 
 
 def target() -> Path:
     """The environment with the oldest Python of managed hosts."""
-    try:
-        return venv("target-3.9", first_interpreter(("3.9",)))
-    except ToolError as error:
-        raise CannotRunError(str(error)) from None
+    python = interpreter("3.9")
+    if python is None:
+        raise CannotRunError("this machine has no Python 3.9 with its venv module")
+    return venv("target-3.9", python)
 
 
 def _tool(name: str, *words: str) -> Callable[[], list[list[str]]]:
-    return lambda: [[str(oldest() / "bin" / name), *words]]
+    return lambda: [[str(tools() / "bin" / name), *words]]
 
 
 def _pytest(environment: Callable[[], Path], *words: str) -> Callable[[], list[list[str]]]:
@@ -106,7 +127,7 @@ def _linked() -> dict[str, str]:
 
 
 def _mypy() -> list[list[str]]:
-    mypy = str(oldest() / "bin/mypy")
+    mypy = str(tools() / "bin/mypy")
     package = "ansible_collections.kvm.vnuma.plugins.module_utils"
     return [[mypy, "--package", package], [mypy, "tests/lab", "tests/tools", "tests/bench"]]
 
@@ -127,13 +148,13 @@ def _sanity(environment: Callable[[], Path]) -> Callable[[], list[list[str]]]:
 def _molecule_environment() -> dict[str, str]:
     return {
         "ANSIBLE_COLLECTIONS_PATH": str(trees.INSTALLED),
-        "PATH": f"{oldest() / 'bin'}:{os.environ['PATH']}",
+        "PATH": f"{tools() / 'bin'}:{os.environ['PATH']}",
     }
 
 
 def _molecule(scenario: str) -> Step:
     def commands() -> list[list[str]]:
-        return [[str(oldest() / "bin/molecule"), "test", "--scenario-name", scenario]]
+        return [[str(tools() / "bin/molecule"), "test", "--scenario-name", scenario]]
 
     what = f"molecule scenario {scenario}"
     return Step(f"molecule-{scenario}", what, commands, _molecule_environment)
@@ -150,19 +171,9 @@ def _molecule_kvm() -> list[list[str]]:
     if able.returncode:
         raise CannotRunError(able.stderr.strip())
     return [
-        [str(oldest() / "bin/molecule"), "test", "--scenario-name", "kvm"],
+        [str(tools() / "bin/molecule"), "test", "--scenario-name", "kvm"],
         ["/bin/sh", "-c", "cat build/evidence-kvm/*.txt"],
     ]
-
-
-def documentation() -> Path:
-    """The environment that renders the documentation."""
-    return venv("docs", first_interpreter(("3.11", "3.12", "3.13")))
-
-
-def publishing() -> Path:
-    """The environment with what publishes collections."""
-    return venv("publish", first_interpreter(("3.11", "3.12", "3.13")))
 
 
 def _docs() -> list[list[str]]:
@@ -182,8 +193,8 @@ STEPS = (
         "ruff",
         "style and common mistakes",
         lambda: [
-            [str(oldest() / "bin/ruff"), "check", "."],
-            [str(oldest() / "bin/ruff"), "format", "--check", "."],
+            [str(tools() / "bin/ruff"), "check", "."],
+            [str(tools() / "bin/ruff"), "format", "--check", "."],
         ],
     ),
     Step("yamllint", "YAML", _tool("yamllint", "--strict", ".")),
@@ -192,7 +203,7 @@ STEPS = (
         "ansible-lint",
         "playbooks and roles, production profile",
         _tool("ansible-lint", "--offline", "--strict", "--profile=production"),
-        lambda: {**_linked(), "PATH": f"{oldest() / 'bin'}:{os.environ['PATH']}"},
+        lambda: {**_linked(), "PATH": f"{tools() / 'bin'}:{os.environ['PATH']}"},
     ),
     Step("changelog", "changelog fragments", _tool("antsibull-changelog", "lint")),
     Step(
@@ -206,7 +217,7 @@ STEPS = (
         "the tarball, Galaxy's importer, execution environments",
         _pytest(publishing, "tests/publish"),
     ),
-    Step("unit", "unit tests, ansible-core 2.19", _pytest(oldest, "tests/unit"), _linked),
+    Step("unit", "unit tests", _pytest(ansible, "tests/unit"), _linked),
     Step(
         "unit-3.9", "unit tests, Python 3.9", _pytest(target, "tests/unit"), _linked, required=False
     ),
@@ -229,16 +240,18 @@ STEPS = (
     ),
     Step(
         "restarts",
-        "guests that run, and faults that happen, ansible-core 2.19",
-        _pytest(oldest, *RESTARTS),
+        "guests that run, and faults that happen",
+        _pytest(ansible, *RESTARTS),
     ),
     Step(
         "integration",
-        "real libvirt, ansible-core 2.19",
-        _pytest(oldest, "tests/integration", *(f"--ignore={path}" for path in (*RESTARTS, *HOSTS))),
+        "real libvirt",
+        _pytest(
+            ansible, "tests/integration", *(f"--ignore={path}" for path in (*RESTARTS, *HOSTS))
+        ),
     ),
-    Step("hosts", "a dozen guests on every made-up host", _pytest(oldest, *HOSTS)),
-    Step("sanity", "ansible-test sanity, ansible-core 2.19", _sanity(oldest)),
+    Step("hosts", "a dozen guests on every made-up host", _pytest(ansible, *HOSTS)),
+    Step("sanity", "ansible-test sanity", _sanity(ansible)),
     _molecule("default"),
     _molecule("fleet"),
     Step(
@@ -289,6 +302,8 @@ def run_step(step: Step) -> Answer:
                     verdict, note = "FAILED", f"exit code {done.returncode}"
     except CannotRunError as reason:
         verdict, note = ("FAILED" if step.required else "NOT RUN"), str(reason)
+    except ToolError as error:
+        verdict, note = "FAILED", str(error)
     except Exception as error:
         verdict, note = "FAILED", str(error)
         with log.open("a") as out:
@@ -311,16 +326,24 @@ def run_step(step: Step) -> Answer:
 
 
 def main(names: list[str]) -> int:
-    """Run steps and groups by name, then print the verdict."""
+    """Run what the command line names; what the tools lack is one sentence."""
+    try:
+        return _main(names)
+    except ToolError as error:
+        print(f"run: {error}", file=sys.stderr)
+        return 1
+
+
+def _main(names: list[str]) -> int:
     if names == ["--install"]:
         # For scripts: install the collection, and say which environment has Ansible.
-        environment = oldest()
+        environment = ansible()
         trees.install(environment / "bin/ansible-galaxy")
         print(environment)
         return 0
     if names[:1] == ["--molecule"]:
         # By hand: "--molecule converge -s kvm" leaves what that scenario makes to play with.
-        trees.install(oldest() / "bin/ansible-galaxy")
+        trees.install(ansible() / "bin/ansible-galaxy")
         os.chdir(PROJECT)
         os.environ.update(_molecule_environment())
         os.execvp("molecule", ["molecule", *names[1:]])  # noqa: S606 - it becomes what was asked for
@@ -331,15 +354,11 @@ def main(names: list[str]) -> int:
         print(f"run: steps are {', '.join(steps)}; groups are {', '.join(GROUPS)}")
         return 2
     LOGS.mkdir(parents=True, exist_ok=True)
-    try:
-        # Made before the steps run side by side, since several of them need it.
-        environment = oldest()
-        tarball = ("integration", "hosts", "restarts", "molecule", "publish")
-        if any(name.startswith(tarball) for name in wanted):
-            trees.install(environment / "bin/ansible-galaxy")
-    except ToolError as error:
-        print(f"run: {error}")
-        return 1
+    taken = controller()
+    print(f"run: ansible-core {taken.core.version} with {taken.python}", flush=True)
+    tarball = ("integration", "hosts", "restarts", "molecule", "publish")
+    if any(name.startswith(tarball) for name in wanted):
+        trees.install(ansible() / "bin/ansible-galaxy")
     chosen = [steps[name] for name in wanted]
     with ThreadPoolExecutor(max_workers=2) as pool:
         answers = list(pool.map(run_step, [step for step in chosen if not step.alone]))

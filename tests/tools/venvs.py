@@ -1,22 +1,57 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Virtual environments from pinned requirements, kept in the cache folder from clone to clone."""
+"""Virtual environments from pinned requirements, kept in the cache folder from clone to clone.
+
+Here is also which ansible-core is taken for which Python.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 _REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
+_MAKING = threading.Lock()
 
 
 class ToolError(Exception):
     """Something that the tools need is not to be had; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Core:
+    """A release of ansible-core to test with.
+
+    Attributes:
+        version: the release.
+        pythons: the versions of Python that it supports on a controller, the first choice first:
+            the classifiers of its package name them.
+    """
+
+    version: str
+    pythons: tuple[str, ...]
+
+
+#: The oldest release that the collection supports.
+OLDEST = Core("2.19.14", ("3.11", "3.12", "3.13"))
+NEWEST = Core("2.21.5", ("3.14", "3.13", "3.12"))
+
+
+@dataclass(frozen=True)
+class Controller:
+    """A release of ansible-core, and the interpreter to run it with."""
+
+    core: Core
+    python: Path
 
 
 def cache() -> Path:
@@ -54,36 +89,85 @@ def interpreter(version: str) -> Path | None:
     return None
 
 
-def first_interpreter(versions: tuple[str, ...]) -> Path:
-    """Return the first interpreter that is there.
+def controller(cores: Sequence[Core] = (OLDEST, NEWEST)) -> Controller:
+    """Return the first of some releases of ansible-core that this machine has a Python for.
 
     Raises:
-        ToolError: when there is none.
+        ToolError: when it has none for any of them.
     """
-    for version in versions:
-        found = interpreter(version)
-        if found is not None:
-            return found
-    raise ToolError(f"there is no Python {' or '.join(versions)} on this machine")
+    for core in cores:
+        for version in core.pythons:
+            python = interpreter(version)
+            if python is not None:
+                return Controller(core, python)
+    pythons = sorted({version for core in cores for version in core.pythons}, key=_figures)
+    offered = _offered(pythons)
+    way = (
+        f"install one: apt-get install {offered[0]}"
+        if offered
+        else f"install one, so that python{pythons[0]} or a newer one of them is on PATH"
+    )
+    raise ToolError(
+        f"ansible-core {' or '.join(core.version for core in cores)} needs Python "
+        f"{', '.join(pythons[:-1])} or {pythons[-1]} with its venv module, and this machine has "
+        f"none of them; {way}."
+    )
 
 
-def venv(name: str, python: Path) -> Path:
-    """Return the folder of an environment with the requirements of that name; make it if needed."""
+def _figures(version: str) -> tuple[int, ...]:
+    return tuple(int(figure) for figure in version.split("."))
+
+
+def _offered(versions: Sequence[str]) -> list[str]:
+    """Return the packages of the distribution that bring one of these Pythons and its venv."""
+    if shutil.which("apt-cache") is None:
+        return []
+    said = subprocess.run(
+        ["apt-cache", "search", "--names-only", "^python3[.][0-9]+-venv$"],
+        check=False,
+        capture_output=True,
+        text=True,
+    ).stdout
+    there = set(re.findall(r"^\S+", said, re.MULTILINE))
+    return [name for name in (f"python{version}-venv" for version in versions) if name in there]
+
+
+def venv(name: str, python: Path, core: Core | None = None) -> Path:
+    """Return the folder of an environment; make it if needed.
+
+    Args:
+        name: of its requirements.
+        python: the interpreter that it is made with.
+        core: the ansible-core that it gets besides; None where the requirements name one.
+
+    Raises:
+        ToolError: when it cannot be made.
+    """
     requirements = _REQUIREMENTS / f"{name}.txt"
-    key = hashlib.sha256(requirements.read_bytes() + str(python).encode()).hexdigest()[:12]
+    besides = [f"ansible-core=={core.version}"] if core else []
+    key = hashlib.sha256(
+        b"\0".join([requirements.read_bytes(), str(python).encode(), *map(str.encode, besides)])
+    ).hexdigest()[:12]
     folder = cache() / "venvs" / f"{name}-{key}"
-    if (folder / "ready").exists():
-        return folder
-    print(f"making the environment {name} with {python}", file=sys.stderr, flush=True)
+    ready = folder / "ready"
+    if not ready.exists():
+        # Steps that run side by side want the same one.
+        with _MAKING:
+            if not ready.exists():
+                _make(folder, python, ["--requirement", str(requirements), *besides])
+    return folder
+
+
+def _make(folder: Path, python: Path, wanted: Sequence[str]) -> None:
+    print(f"making the environment {folder.name} with {python}", file=sys.stderr, flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     environment = {**os.environ, "PIP_CACHE_DIR": str(cache() / "pip")}
     for command in (
         [str(python), "-m", "venv", str(folder)],
-        [str(folder / "bin/pip"), "install", "--quiet", "--requirement", str(requirements)],
+        [str(folder / "bin/pip"), "install", "--quiet", *wanted],
     ):
         done = subprocess.run(command, check=False, env=environment, text=True, capture_output=True)
         if done.returncode:
             raise ToolError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
     (folder / "ready").touch()
-    return folder
