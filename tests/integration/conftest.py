@@ -131,6 +131,25 @@ class Libvirt:
             self.script((f"{command} {name}" for name in names), check=False)
 
 
+def has_libvirt(since: str) -> bool:
+    """Tell whether the libvirt of managed hosts is of a release, or newer; any has an empty one."""
+    if not since:
+        return True
+    return _release(root.chosen().versions.libvirt) >= _release(since)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split("."))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Do not run what an older libvirt cannot have; the reason stands in the report."""
+    for marker in item.iter_markers("needs_libvirt"):
+        since, what = marker.args
+        if not has_libvirt(since):
+            pytest.skip(f"{what} needs libvirt {since}")
+
+
 @pytest.fixture(scope="session")
 def collections() -> Path:
     """The folder that the built collection is installed in."""

@@ -9,18 +9,24 @@ from pathlib import Path
 
 import guestboot
 import pytest
-from conftest import Libvirt, Run
+from conftest import Libvirt, Run, has_libvirt
 from guests import anuma
 from rules import RULES, SIXTEEN_CELLS, SLOTS, Rule
 
 Call = Callable[..., Run]
 
 
-def test_every_rule(rfc: Libvirt, call: Call) -> None:
+def test_every_rule(
+    rfc: Libvirt, call: Call, record_property: Callable[[str, object], None]
+) -> None:
     """Kept, translated or refused as the page says; and absent brings back what stood before."""
-    names = [f"rule{number:02}" for number in range(len(RULES))]
+    rules = [rule for rule in RULES if has_libvirt(rule.since)]
+    for rule in RULES:
+        if rule not in rules:
+            record_property("not run", f"rule '{rule.name}' needs libvirt {rule.since}")
+    names = [f"rule{number:02}" for number in range(len(rules))]
     files = [rfc.host.root / f"{name}.xml" for name in names]
-    for name, path, rule in zip(names, files, RULES, strict=True):
+    for name, path, rule in zip(names, files, rules, strict=True):
         path.write_text(rule.definition(name))
     rfc.virsh("; ".join(f"define --validate {path}" for path in files))
     # libvirt may sort a dump's devices once more when it is defined again.
@@ -28,12 +34,12 @@ def test_every_rule(rfc: Libvirt, call: Call) -> None:
         path.write_text(xml)
     rfc.virsh("; ".join(f"define {path}" for path in files))
     before = _dumps(rfc, names)
-    guests = [{"name": name, **rule.options} for name, rule in zip(before, RULES, strict=True)]
+    guests = [{"name": name, **rule.options} for name, rule in zip(before, rules, strict=True)]
     run = call("vnuma_partition", {"uri": rfc.uri, "guests": guests})
     refused = {error["name"]: error["msg"] for error in run.result["errors"]}
     done = {guest["name"]: guest for guest in run.result["guests"]}
     after = _dumps(rfc, names)
-    for name, rule in zip(before, RULES, strict=True):
+    for name, rule in zip(before, rules, strict=True):
         _see(rule, before[name], after[name], refused.get(name, ""))
         if rule.warns:
             assert rule.warns in done[name]["warnings"], rule.name
@@ -57,6 +63,8 @@ def _see(rule: Rule, before: str, after: str, said: str) -> None:
         assert after == before, rule.name
         return
     assert after != before, rule.name
+    # Written since libvirt 10.1, with the one value that it has outside of Arm.
+    before, after = (text.replace(" clusters='1'", "") for text in (before, after))
     for text in rule.keeps:
         assert text in before, (rule.name, text)
         assert text in after, (rule.name, text)

@@ -26,7 +26,9 @@ def test_from_facts_to_restart(lab: Callable[..., Libvirt], call: Call, tmp_path
     libvirt.virsh("start", "guest")
     guestboot.wait_for_boots(console, 1)
 
-    facts = call("vnuma_facts", {}, on=there).result["ansible_facts"]["vnuma_host"]
+    run = call("vnuma_facts", {"uri": "qemu:///system"}, on=there)
+    assert not run.failed, run.output
+    facts = run.result["ansible_facts"]["vnuma_host"]
     assert [node["cpus"] for node in facts["nodes"]] == ["0", "1"]
     assert facts["libvirt_version"] == root.chosen().versions.libvirt
     assert facts["hypervisor_version"] == root.chosen().versions.qemu
