@@ -103,7 +103,7 @@ def test_as_a_facts_module_of_gather_facts(rfc: Libvirt, collections: Path, tmp_
         gather_facts=True,
         vars={
             "ansible_facts_modules": ["ansible.builtin.setup", "kvm.vnuma.vnuma_facts"],
-            # Side by side, each would have five seconds (async_wrapper.py), however slow it is here.
+            # Side by side, each would have five seconds (async_wrapper.py), on slow machines too.
             "ansible_facts_parallel": False,
         },
         module_defaults={"group/kvm.vnuma.vnuma": {"uri": rfc.uri}},

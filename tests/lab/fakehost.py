@@ -57,6 +57,7 @@ seccomp_sandbox = 0
 cgroup_controllers = []
 """
 
+
 def lab_root() -> Path:
     """Return the folder that all fake hosts live in."""
     return Path(os.environ.get("VNUMA_LAB", "/tmp/vnuma-lab"))
@@ -166,7 +167,9 @@ class FakeHost:
         sysfs.write_tree(sysfs.load(self.spec), self.root / "tree")
         host_uuid = uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.name}.vnuma-lab")
         etc = self.root / "etc-libvirt"
-        (etc / f"{self.platform.daemon}.conf").write_text(_LIBVIRTD_CONF.format(host_uuid=host_uuid))
+        (etc / f"{self.platform.daemon}.conf").write_text(
+            _LIBVIRTD_CONF.format(host_uuid=host_uuid)
+        )
         (etc / "qemu.conf").write_text(_QEMU_CONF)
         (etc / "libvirt.conf").write_text('uri_default = "qemu:///system"\n')
         if self.sshd is not None:

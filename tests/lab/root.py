@@ -140,7 +140,7 @@ class Platform:
             raise LabError("a root of another Debian release is made by root; use sudo.")
         path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
         if shutil.which("debootstrap", path=path) is None:
-            raise LabError("debootstrap is missing; run tests/tools/bootstrap.sh, which installs it.")
+            raise LabError("debootstrap is missing; run tests/tools/bootstrap.sh first.")
         if self.is_modular:
             _based_on(self).make()
         folder.parent.mkdir(parents=True, exist_ok=True)

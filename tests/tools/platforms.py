@@ -5,9 +5,9 @@
     python3 tests/tools/platforms.py [NAME...]
     python3 tests/tools/platforms.py --table
 
-Each platform is a root (tests/lab/root.py) whose own libvirt, QEMU and Python the managed host has;
-the controller is this machine, and reaches it by ssh. What each printed is in build/platforms. A run
-of all of them writes docs/platforms.json, whose table the README shows and --table prints.
+Each is a root (tests/lab/root.py) with the libvirt, QEMU and Python of the managed host; the
+controller is this machine, and reaches it by ssh. What each printed is in build/platforms. A run of
+all of them writes docs/platforms.json, whose table the README shows and --table prints.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import run
 import trees
+from lxml import etree
 from venvs import PROJECT, ToolError
 
 sys.path.insert(0, str(PROJECT / "tests/lab"))
@@ -103,7 +103,7 @@ def read_results(platform: Platform, results: Path) -> Row:
     """Return what pytest's own report says of a platform."""
     passed = failed = 0
     not_run: Counter[str] = Counter()
-    for case in ElementTree.parse(results).iter("testcase"):
+    for case in etree.parse(results).iter("testcase"):
         skipped = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
             failed += 1
