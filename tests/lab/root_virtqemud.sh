@@ -9,15 +9,16 @@
 set -eu
 
 apt-get update --quiet
-apt-get install --yes --quiet --no-install-recommends \
+apt-get install --yes --quiet --no-install-recommends -o DPkg::Options::=--force-unsafe-io \
     gcc gettext libacl1-dev libapparmor-dev libattr1-dev libaudit-dev libblkid-dev libcap-ng-dev \
     libc6-dev libdevmapper-dev libglib2.0-dev libgnutls28-dev libjson-c-dev libnl-3-dev \
     libnl-route-3-dev libnuma-dev libpciaccess-dev libreadline-dev libsasl2-dev libselinux1-dev \
     libtirpc-dev libudev-dev libxml2-dev libxml2-utils meson ninja-build pkg-config \
     python3-docutils xsltproc xz-utils
 cd /opt
-version=$(dpkg-query --show --showformat '${Version}' libvirt-daemon | sed 's/-[^-]*$//')
-apt-get source --download-only "libvirt=$(dpkg-query --show --showformat '${source:Version}' libvirt-daemon)"
+package=$(dpkg-query --show --showformat '${source:Version}' libvirt-daemon)
+version=${package%-*}
+apt-get source --tar-only --download-only "libvirt=$package"
 tar --extract --file "libvirt_$version.orig.tar.xz"
 cd "libvirt-$version"
 meson setup build --prefix=/usr --sysconfdir=/etc --localstatedir=/var -Drunstatedir=/run \
