@@ -21,7 +21,6 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import run
@@ -31,7 +30,7 @@ from venvs import PROJECT, ToolError
 
 sys.path.insert(0, str(PROJECT / "tests/lab"))
 from errors import LabError
-from root import PLATFORMS, Platform
+from root import PLATFORMS, Platform, Versions
 
 LOGS = trees.BUILD / "platforms"
 RECORD = PROJECT / "docs/platforms.json"
@@ -64,13 +63,17 @@ class Row:
     not_run: dict[str, int] = field(default_factory=dict)
 
 
-def run_platform(platform: Platform) -> Row:
-    """Run the tests on one platform, and return what came of them.
+def run_platform(platform: Platform) -> Row | None:
+    """Run the tests on one platform, and return what came of them; None where they did not run."""
+    try:
+        platform.make()
+        return _run(platform)
+    except LabError as error:
+        print(f"{platform.name}: {error}", flush=True)
+        return None
 
-    Raises:
-        LabError: when its root cannot be made.
-    """
-    platform.make()
+
+def _run(platform: Platform) -> Row:
     results = LOGS / f"{platform.name}.xml"
     results.unlink(missing_ok=True)
     started = time.monotonic()
@@ -88,9 +91,10 @@ def run_platform(platform: Platform) -> Row:
             cwd=PROJECT,
             env={**os.environ, "NO_COLOR": "1", "VNUMA_PLATFORM": platform.name},
         )
-    if not results.exists():
+    # Tests ran to their end, whether they passed or not (pytest, ExitCode).
+    if done.returncode not in (0, 1):
         raise LabError(f"pytest ended with {done.returncode} on {platform.name}, see {log.name}.")
-    row = read_results(platform, results)
+    row = read_results(platform.name, platform.daemon, platform.versions, results.read_bytes())
     print(
         f"{platform.name}: {row.passed} passed, {row.failed} failed, "
         f"{sum(row.not_run.values())} not run in {time.monotonic() - started:.0f} s",
@@ -99,11 +103,11 @@ def run_platform(platform: Platform) -> Row:
     return row
 
 
-def read_results(platform: Platform, results: Path) -> Row:
-    """Return what pytest's own report says of a platform."""
+def read_results(name: str, daemon: str, versions: Versions, report: bytes) -> Row:
+    """Return what pytest's report in the form of JUnit says of a platform."""
     passed = failed = 0
     not_run: Counter[str] = Counter()
-    for case in etree.parse(results).iter("testcase"):
+    for case in etree.fromstring(report).iter("testcase"):
         skipped = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
             failed += 1
@@ -114,15 +118,8 @@ def read_results(platform: Platform, results: Path) -> Row:
         for one in case.iter("property"):
             if one.get("name") == "not run":
                 not_run[one.get("value", "")] += 1
-    versions = asdict(platform.versions)
-    return Row(
-        name=platform.name,
-        daemon=platform.daemon,
-        passed=passed,
-        failed=failed,
-        not_run=dict(sorted(not_run.items())),
-        **versions,
-    )
+    reasons = dict(sorted(not_run.items()))
+    return Row(name, daemon, **asdict(versions), passed=passed, failed=failed, not_run=reasons)
 
 
 def table(record: dict[str, Any]) -> str:
@@ -155,16 +152,17 @@ def main(names: list[str]) -> int:
         trees.install(run.oldest() / "bin/ansible-galaxy")
         with ThreadPoolExecutor(max_workers=2) as pool:
             chosen = [PLATFORMS[name] for name in names or PLATFORMS]
-            rows = list(pool.map(run_platform, chosen))
-    except (LabError, ToolError) as error:
+            answers = list(pool.map(run_platform, chosen))
+    except ToolError as error:
         print(f"platforms: {error}")
         return 1
+    rows = [row for row in answers if row is not None]
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     record = {"date": today, "platforms": [asdict(row) for row in rows]}
-    place = LOGS / "platforms.json" if names else RECORD
+    place = LOGS / "platforms.json" if names or None in answers else RECORD
     place.write_text(json.dumps(record, indent=1) + "\n")
     print(f"\n{table(record)}\nwritten to {place.relative_to(PROJECT)}")
-    return 1 if any(row.failed for row in rows) else 0
+    return 1 if None in answers or any(row.failed for row in rows) else 0
 
 
 if __name__ == "__main__":
