@@ -76,7 +76,7 @@ class Platform:
 
     @property
     def socket(self) -> str:
-        """Name of the daemon's read-write socket (libvirt, src/rpc/virnetdaemon.c, rpc/meson)."""
+        """Name of the daemon's read-write socket (libvirt, src/remote/meson.build, SOCK_PREFIX)."""
         return "libvirt-sock" if self.daemon == "libvirtd" else f"{self.daemon}-sock"
 
     @property
