@@ -10,7 +10,7 @@ RUN := $(PYTHON) tests/tools/run.py
 
 .PHONY: help
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: bootstrap ## Partition the RFC's guest on a private libvirt that has the RFC's host
@@ -27,6 +27,10 @@ test-kvm: bootstrap ## Real placement on emulated 8-node and 4-node KVM hosts, a
 .PHONY: test-daemons
 test-daemons: bootstrap ## Partition four guests on each of 300 libvirt daemons that have just started
 	@$(PYTHON) tests/lab/freshdaemons.py
+
+.PHONY: test-platforms
+test-platforms: bootstrap ## Managed hosts of Debian 11 to sid and a modular libvirt (an hour)
+	@$(PYTHON) tests/tools/platforms.py $(PLATFORMS)
 
 .PHONY: check
 check: bootstrap ## Lint, types and unit tests (under two minutes)

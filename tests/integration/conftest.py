@@ -1,6 +1,10 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Real libvirt daemons that report chosen hosts, and real Ansible runs against them."""
+"""Real libvirt daemons that report chosen hosts, and real Ansible runs against them.
+
+With VNUMA_PLATFORM, daemons, guests and modules are those of that root, which Ansible reaches by
+ssh (tests/lab/root.py).
+"""
 
 from __future__ import annotations
 
@@ -19,19 +23,46 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "tests" / "lab"))
 
+import door
+import root
 from adhoc import SYSTEM_PYTHON, Adhoc, Run
-from fakehost import FakeHost
+from fakehost import FakeHost, lab_root
 
 HOSTS = PROJECT / "tests" / "hosts"
+#: One of the managed host that has none.
+BARE_PYTHON = root.BARE_PYTHON if root.chosen().folder else sys.executable
 
 
 class Libvirt:
-    """A private libvirt daemon, seen through virsh."""
+    """A private libvirt daemon, seen through virsh.
 
-    def __init__(self, host: FakeHost) -> None:
+    Args:
+        host: where it runs.
+        ssh: whether Ansible reaches that host by ssh, and modules run in it; else they run on this
+            machine. By default where the host is a root.
+    """
+
+    def __init__(self, host: FakeHost, *, ssh: bool = root.chosen().folder is not None) -> None:
         self.host = host
+        self.ssh = ssh
         self.uri = host.uri
         self.socket = host.socket
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Variables by which Ansible reaches where modules run."""
+        if self.ssh:
+            return door.variables(self.host.root, self.host.name)
+        return {"ansible_connection": "local"}
+
+    def run(self, *command: str) -> str:
+        """Run a command where modules run, and return what it printed."""
+        words = self.host.exec_argv(command) if self.ssh else command
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+    def seen(self, path: Path) -> Path:
+        """Return where this process finds what a module sees as *path*."""
+        return Path(f"/proc/{self.host.pid}/root{path}") if self.ssh else path
 
     def virsh(self, *words: str, check: bool = True) -> str:
         """Run virsh against the daemon and return what it printed."""
@@ -75,6 +106,25 @@ class Libvirt:
         names = self.virsh("list", "--all", "--name").split()
         for command in ("destroy", "undefine --managed-save --nvram") if names else ():
             self.script((f"{command} {name}" for name in names), check=False)
+
+
+def has_libvirt(since: str) -> bool:
+    """Tell whether the libvirt of managed hosts is of a release, or newer; any has an empty one."""
+    if not since:
+        return True
+    return _release(root.chosen().versions.libvirt) >= _release(since)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split("."))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Do not run what an older libvirt cannot have; the reason stands in the report."""
+    for marker in item.iter_markers("needs_libvirt"):
+        since, what = marker.args
+        if not has_libvirt(since):
+            pytest.skip(f"{what} needs libvirt {since}")
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +174,7 @@ def state_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(collections: Path, state_dir: Path, tmp_path: Path) -> Callable[..., Run]:
-    """Call a module of the collection by Ansible on this machine."""
+    """Call a module of the collection by Ansible, on the host of its URI unless told another."""
     adhoc = Adhoc(Path(sys.executable).parent / "ansible", collections, tmp_path)
 
     def run(
@@ -133,9 +183,17 @@ def call(collections: Path, state_dir: Path, tmp_path: Path) -> Callable[..., Ru
         *flags: str,
         python: str = SYSTEM_PYTHON,
         environment: dict[str, str] | None = None,
+        on: Libvirt | None = None,
     ) -> Run:
+        variables = (on or libvirt_of(arguments.get("uri", ""))).variables
         if module != "vnuma_facts":
             arguments = {"state_dir": str(state_dir), **arguments}
-        return adhoc.call(module, arguments, flags, python, environment)
+        return adhoc.call(module, arguments, flags, python, environment, variables)
 
     return run
+
+
+def libvirt_of(uri: str) -> Libvirt:
+    """Return the daemon whose folder a URI names."""
+    name = uri.partition(f"{lab_root()}/")[2].partition("/")[0]
+    return Libvirt(FakeHost(name))

@@ -31,6 +31,8 @@ class Rule:
         records: what its record has of it.
         refused: the sentence, where it is refused.
         warns: the sentence of a warning.
+        since: the libvirt that first knew the element (its formatdomain.html); empty where that is
+            older than any that the tests meet.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Rule:
     records: tuple[str, ...] = ()
     refused: str = ""
     warns: str = ""
+    since: str = ""
 
     def definition(self, guest: str) -> str:
         """Return the RFC's guest with the edits made."""
@@ -120,6 +123,7 @@ RULES = (
         ),
         keeps=("<requested unit='KiB'>262144</requested>",),
         writes=(f"<cell id='0' cpus='0-1' {_EIGHTH}/>",),
+        since="7.9.0",
     ),
     Rule(
         "memory device with a nodemask of its own",

@@ -19,10 +19,13 @@ from guests import anuma
 Call = Callable[..., Run]
 
 
-def _play(path: Path, collections: Path, tasks: list[dict[str, Any]], **keys: Any) -> str:
-    """Run a play on this machine; fail with its output if it fails."""
-    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, **keys}
-    play["vars"] = {"ansible_python_interpreter": SYSTEM_PYTHON, **play.get("vars", {})}
+def _play(
+    libvirt: Libvirt, path: Path, collections: Path, tasks: list[dict[str, Any]], **keys: Any
+) -> str:
+    """Run a play on a host; fail with its output if it fails."""
+    play = {"hosts": "localhost", "gather_facts": False, **keys}
+    reached = {"ansible_python_interpreter": SYSTEM_PYTHON, **libvirt.variables}
+    play["vars"] = {**reached, **play.get("vars", {})}
     book = path / "play.yml"
     book.write_text(json.dumps([{**play, "tasks": tasks}]))
     done = subprocess.run(
@@ -84,6 +87,7 @@ def test_feeding_the_facts_back_gives_the_same_layout(rfc: Libvirt, call: Call) 
 def test_as_a_facts_module_of_gather_facts(rfc: Libvirt, collections: Path, tmp_path: Path) -> None:
     """gather_facts runs it beside setup, and its defaults come from the action group."""
     output = _play(
+        rfc,
         tmp_path,
         collections,
         [
@@ -97,7 +101,11 @@ def test_as_a_facts_module_of_gather_facts(rfc: Libvirt, collections: Path, tmp_
             }
         ],
         gather_facts=True,
-        vars={"ansible_facts_modules": ["ansible.builtin.setup", "kvm.vnuma.vnuma_facts"]},
+        vars={
+            "ansible_facts_modules": ["ansible.builtin.setup", "kvm.vnuma.vnuma_facts"],
+            # Side by side, each would have five seconds (async_wrapper.py), on slow machines too.
+            "ansible_facts_parallel": False,
+        },
         module_defaults={"group/kvm.vnuma.vnuma": {"uri": rfc.uri}},
     )
     assert "failed=0" in output
@@ -115,6 +123,7 @@ def test_filter_gives_what_the_module_defines(
     (tmp_path / "anuma.xml").write_text(anuma().replace("check='none'", "check='numa'"))
     out = tmp_path / "out.xml"
     _play(
+        rfc,
         tmp_path,
         collections,
         [

@@ -9,14 +9,13 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import guestboot
 import pytest
-from conftest import Libvirt, Run
+from conftest import SYSTEM_PYTHON, Libvirt, Run
 from fakehost import FakeHost
 from guests import PASSWORD, RICH, anuma
 
@@ -290,13 +289,13 @@ def test_a_thread_that_libvirt_did_not_move(machine: Bench) -> None:
     guest = machine.guest()
     assert guest["drift"] == []
     assert guest["placement"]["vcpus"]["2"] == everywhere
-    threads = Path(f"/proc/{guest['placement']['pid']}/task")
+    threads = machine.libvirt.seen(Path(f"/proc/{guest['placement']['pid']}/task"))
     (thread,) = [
         int(folder.name)
         for folder in threads.iterdir()
         if (folder / "comm").read_text().startswith("CPU 2/")
     ]
-    os.sched_setaffinity(thread, {cpus[0]})
+    machine.libvirt.run("taskset", "--cpu-list", "--pid", str(cpus[0]), str(thread))
     guest = machine.guest()
     assert guest["placement"]["vcpus"]["2"] == str(cpus[0])
     assert _drift(guest) == [
@@ -433,8 +432,8 @@ def test_over_a_remote_uri(bench: Bench) -> None:
     bench.define(memory_mib=256)
     bench.partition()
     bench.start()
-    relay = bench.folder / "relay"
-    relay.write_text(_RELAY.format(python=sys.executable, socket=str(bench.libvirt.host.socket)))
+    relay = bench.libvirt.host.root / "relay"
+    relay.write_text(_RELAY.format(python=SYSTEM_PYTHON, socket=str(bench.libvirt.host.socket)))
     relay.chmod(relay.stat().st_mode | stat.S_IXUSR)
     guest = bench.guest(uri=f"qemu+ext://kvm7/system?command={relay}")
     assert guest["planned"] == guest["persistent"] == guest["live"]

@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Libvirt, Run
+from conftest import BARE_PYTHON, Libvirt, Run
 from guests import HAS_KVM, PASSWORD, RICH, anuma
 from lxml import etree
 
@@ -219,15 +218,11 @@ def _fingerprints(guests: list[dict[str, str]]) -> dict[str, str]:
 
 def test_interpreter_without_bindings_hands_over(rfc: Libvirt, call: Call) -> None:
     """The module goes on under the distribution's interpreter where its own has no bindings."""
-    import sys
-
-    probe = subprocess.run(
-        [sys.executable, "-c", "import libvirt"], check=False, capture_output=True
-    )
-    assert probe.returncode, "this test needs an interpreter without libvirt's bindings"
+    find = "import importlib.util; print(importlib.util.find_spec('libvirt'))"
+    assert rfc.run(BARE_PYTHON, "-c", find) == "None\n", "it has libvirt's bindings"
     rfc.define(anuma())
     run = call(
-        "vnuma_partition", {"uri": rfc.uri, "guests": [{"name": "anuma"}]}, python=sys.executable
+        "vnuma_partition", {"uri": rfc.uri, "guests": [{"name": "anuma"}]}, python=BARE_PYTHON
     )
     assert not run.failed, run.output
     assert run.result["changed"]

@@ -8,7 +8,6 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -312,14 +311,14 @@ def test_libvirtd_killed(bench: Bench, moment: str, state_dir: Path) -> None:
     assert bench.nodes_seen() == 4
 
 
-def test_killed_in_the_middle_and_run_again(bench: Bench, state_dir: Path, tmp_path: Path) -> None:
+def test_killed_in_the_middle_and_run_again(bench: Bench, state_dir: Path) -> None:
     """A restart that was begun is finished by the next run, also if the guest went down since."""
     bench.boot(cmdline="vnuma.ignore_acpi")
     bench.partition()
     with ThreadPoolExecutor() as pool:
         restarting = pool.submit(_failing, bench.restart)
         _wait_until_begun(restarting, state_dir)
-        _kill_module(tmp_path)
+        _kill_module(state_dir)
         restarting.result()
     assert bench.state() == "running"
     assert list(state_dir.rglob("*.restart"))
@@ -332,15 +331,13 @@ def test_killed_in_the_middle_and_run_again(bench: Bench, state_dir: Path, tmp_p
     assert not list(state_dir.rglob("*.restart"))
 
 
-def _kill_module(tmp_path: Path) -> None:
-    # Only the one of this test: others may run beside it.
-    mine = f"ANSIBLE_HOME={tmp_path / 'ansible'}".encode()
+def _kill_module(state_dir: Path) -> None:
+    # Only the one of this test: others may run beside it. It holds a lock in the state folder.
     killed = 0
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if b"vnuma_restart.py" in (folder / "cmdline").read_bytes() and mine in (
-                folder / "environ"
-            ).read_bytes().split(b"\0"):
+            held = [str(file.readlink()) for file in (folder / "fd").iterdir()]
+            if any(path.startswith(f"{state_dir}/") for path in held):
                 os.kill(int(folder.name), signal.SIGKILL)
                 killed += 1
     assert killed
@@ -386,13 +383,14 @@ def test_disk_full_where_the_old_definition_is_kept(bench: Bench, tmp_path: Path
     before = bench.libvirt.dump("guest")
     full = tmp_path / "full"
     full.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(full)], check=True)
+    bench.libvirt.run("mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(full))
     try:
-        (full / "fill").write_bytes(b"x" * 16384)
+        seen = bench.libvirt.seen(full)
+        (seen / "fill").write_bytes(b"x" * 16384)
         run = bench.partition(state_dir=str(full))
-        left = [path for path in full.rglob("*") if path.suffix == ".xml" or ".xml." in path.name]
+        left = [path for path in seen.rglob("*") if path.suffix == ".xml" or ".xml." in path.name]
     finally:
-        subprocess.run(["umount", str(full)], check=True)
+        bench.libvirt.run("umount", str(full))
     assert run.failed
     assert "No space left on device; nothing was changed, make room" in run.msg
     assert bench.libvirt.dump("guest") == before

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import guestboot
 import pytest
-from conftest import Libvirt, Run
+from conftest import Libvirt, Run, has_libvirt
 from guests import anuma
 from lxml import etree
 from rules import RULES, SIXTEEN_CELLS, SLOTS, Rule
@@ -17,11 +18,17 @@ from rules import RULES, SIXTEEN_CELLS, SLOTS, Rule
 Call = Callable[..., Run]
 
 
-def test_every_rule(rfc: Libvirt, call: Call) -> None:
+def test_every_rule(
+    rfc: Libvirt, call: Call, record_property: Callable[[str, object], None]
+) -> None:
     """Kept, translated or refused as the page says; and absent brings back what stood before."""
-    names = [f"rule{number:02}" for number in range(len(RULES))]
+    rules = [rule for rule in RULES if has_libvirt(rule.since)]
+    for rule in RULES:
+        if rule not in rules:
+            record_property("not run", f"rule '{rule.name}' needs libvirt {rule.since}")
+    names = [f"rule{number:02}" for number in range(len(rules))]
     files = [rfc.host.root / f"{name}.xml" for name in names]
-    for name, path, rule in zip(names, files, RULES, strict=True):
+    for name, path, rule in zip(names, files, rules, strict=True):
         path.write_text(rule.definition(name))
     rfc.virsh("; ".join(f"define --validate {path}" for path in files))
     # libvirt may sort a dump's devices once more when it is defined again.
@@ -29,12 +36,12 @@ def test_every_rule(rfc: Libvirt, call: Call) -> None:
         path.write_text(xml)
     rfc.virsh("; ".join(f"define {path}" for path in files))
     before = _dumps(rfc, names)
-    guests = [{"name": name, **rule.options} for name, rule in zip(before, RULES, strict=True)]
+    guests = [{"name": name, **rule.options} for name, rule in zip(before, rules, strict=True)]
     run = call("vnuma_partition", {"uri": rfc.uri, "guests": guests})
     refused = {error["name"]: error["msg"] for error in run.result["errors"]}
     done = {guest["name"]: guest for guest in run.result["guests"]}
     after = _dumps(rfc, names)
-    for name, rule in zip(before, RULES, strict=True):
+    for name, rule in zip(before, rules, strict=True):
         _see(rule, before[name], after[name], refused.get(name, ""))
         if rule.warns:
             assert rule.warns in done[name]["warnings"], rule.name
@@ -133,8 +140,9 @@ def test_memory_devices_are_bound_with_their_cell(rfc: Libvirt, call: Call) -> N
     path = rfc.host.root / "dimm.xml"
     path.write_text(rfc.dump(name))
     command = rfc.virsh("domxml-to-native", "qemu-argv", str(path))
-    (backend,) = [part for part in command.split(" -") if '"id":"memdimm0"' in part]
-    assert '"host-nodes":[5]' in backend
+    # QEMU takes objects as JSON since 6.0, and as a list of words ever since.
+    (backend,) = [part for part in command.split(" -") if re.search('id[":=]+memdimm0', part)]
+    assert re.search('"host-nodes":\\[5\\]|host-nodes=5,', backend)
 
 
 def test_libvirt_does_not_know_the_rfcs_switch(rfc: Libvirt) -> None:
@@ -142,7 +150,12 @@ def test_libvirt_does_not_know_the_rfcs_switch(rfc: Libvirt) -> None:
     path = rfc.host.root / "switch.xml"
     path.write_text(anuma("switch").replace("check='none'", "check='numa'"))
     said = rfc.virsh("define", str(path), check=False)
-    assert "Invalid value for attribute 'check' in element 'cpu': 'numa'" in said
+    # The second is what libvirt said before 7.1.
+    sentences = (
+        "Invalid value for attribute 'check' in element 'cpu': 'numa'",
+        "Invalid check attribute for CPU specification",
+    )
+    assert any(sentence in said for sentence in sentences), said
 
 
 @pytest.mark.slow
@@ -153,7 +166,9 @@ def test_cells_are_what_a_running_guest_is_bound_to(
     libvirt = lab("asymmetric-4n16c", shim=True)
     libvirt.clear()
     console = tmp_path / "guest.log"
-    libvirt.define(guestboot.domain_xml("guest", 4, 320, console))
+    # Once reset, QEMU 5.2's q35 never leaves its firmware under emulation; its pc does.
+    xml = guestboot.domain_xml("guest", 4, 320, console)
+    libvirt.define(xml.replace("machine='q35'", "machine='pc'"))
     libvirt.virsh("start", "guest")
     guestboot.wait_for_boots(console, 1)
     call("vnuma_partition", {"uri": libvirt.uri, "guests": [{"name": "guest"}]})

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One call of a module of the collection, by the ``ansible`` command on this machine."""
+"""One call of a module of the collection, by the ``ansible`` command."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 #: Interpreter of the distribution, which has its libvirt bindings.
 SYSTEM_PYTHON = "/usr/bin/python3"
+_HERE: Mapping[str, Any] = {"ansible_connection": "local"}
 
 
 @dataclass
@@ -57,14 +58,15 @@ class Adhoc:
         flags: Sequence[str] = (),
         python: str = SYSTEM_PYTHON,
         environment: Mapping[str, str] | None = None,
+        variables: Mapping[str, Any] = _HERE,
     ) -> Run:
         """Call a module of the collection; a traceback in what it prints fails an assertion."""
         done = subprocess.run(
             [
                 str(self.ansible),
                 "localhost",
-                "--connection=local",
-                f"--extra-vars=ansible_python_interpreter={python}",
+                "--inventory=localhost,",
+                f"--extra-vars={json.dumps({**variables, 'ansible_python_interpreter': python})}",
                 f"--module-name=kvm.vnuma.{module}",
                 f"--args={json.dumps(arguments)}",
                 *flags,

@@ -7,7 +7,8 @@
     python tests/lab/fakehost.py uri NAME | pid NAME | exec NAME COMMAND... | stop NAME | list
 
 A host lives in mount, pid and uts namespaces of its own, and in a folder below VNUMA_LAB (by
-default /tmp/vnuma-lab). It needs root; neither systemd, nor KVM, nor the machine's libvirt.
+default /tmp/vnuma-lab). It needs root; neither systemd, nor KVM, nor the machine's libvirt. What it
+runs, its libvirt, QEMU and Python, is this machine's own or that of a root (root.py).
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import door
 import pids
+import root
 import sysfs
+from errors import LabError as LabError
 
 _HERE = Path(__file__).resolve().parent
 _PATIENCE_S = 60.0
@@ -53,25 +57,6 @@ stdio_handler = "file"
 seccomp_sandbox = 0
 cgroup_controllers = []
 """
-
-_SSHD_CONF = """\
-ListenAddress {address}
-Port {port}
-HostKey {folder}/ssh/hostkey
-PidFile /run/sshd.pid
-AuthorizedKeysFile {authorized_keys}
-PermitRootLogin prohibit-password
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-StrictModes no
-PrintMotd no
-Subsystem sftp internal-sftp
-"""
-
-
-class LabError(Exception):
-    """This machine cannot run the laboratory; the message says why in one sentence."""
 
 
 def lab_root() -> Path:
@@ -136,6 +121,7 @@ class FakeHost:
         self.key = key
         self.netns = netns
         self.root = lab_root() / name
+        self.platform = root.chosen()
 
     @property
     def uri(self) -> str:
@@ -145,7 +131,7 @@ class FakeHost:
     @property
     def socket(self) -> Path:
         """The daemon's read-write socket, from outside."""
-        return self.root / "run/libvirt/libvirt-sock"
+        return self.root / "run/libvirt" / self.platform.socket
 
     @property
     def runs(self) -> bool:
@@ -178,18 +164,22 @@ class FakeHost:
         self.stop()
         shutil.rmtree(self.root, ignore_errors=True)
         for folder in (
-            *("run/libvirt", "run/sshd", "run/lock", "etc-libvirt/qemu", "state", "ssh"),
+            *("run/libvirt", "run/sshd", "run/lock", "etc-libvirt/qemu", "state", "ssh", "home"),
             *("lib/images", "lib/qemu", "cache/qemu", "log/qemu"),
         ):
             (self.root / folder).mkdir(parents=True)
         sysfs.write_tree(sysfs.load(self.spec), self.root / "tree")
         host_uuid = uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.name}.vnuma-lab")
         etc = self.root / "etc-libvirt"
-        (etc / "libvirtd.conf").write_text(_LIBVIRTD_CONF.format(host_uuid=host_uuid))
+        (etc / f"{self.platform.daemon}.conf").write_text(
+            _LIBVIRTD_CONF.format(host_uuid=host_uuid)
+        )
         (etc / "qemu.conf").write_text(_QEMU_CONF)
         (etc / "libvirt.conf").write_text('uri_default = "qemu:///system"\n')
         if self.sshd is not None:
-            self._write_sshd(*self.sshd)
+            door.write_sshd(self.root, self.name, self.sshd, self.key)
+        else:
+            door.write(self.root, self.name)
         enter = ["ip", "netns", "exec", self.netns] if self.netns else []
         shims = [("fakenuma", self.shim), ("slowtypes", self.slow_types)]
         preload = ":".join(str(build_shim(name)) for name, wanted in shims if wanted)
@@ -200,6 +190,7 @@ class FakeHost:
                     *("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child"),
                     *("--propagation", "private", str(_HERE / "fakehost_init.sh")),
                     *(self.name, str(self.root), preload),
+                    *(self.platform.daemon, self.platform.socket, str(self.platform.folder or "")),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -240,7 +231,7 @@ class FakeHost:
         return subprocess.run(self.exec_argv(argv), check=check, **options)
 
     def kill_daemon(self, *, hold: bool = False) -> None:
-        """Kill libvirtd outright; it comes back by itself unless it is held down."""
+        """Kill the daemon outright; it comes back by itself unless it is held down."""
         if hold:
             (self.root / "held").touch()
         doomed = self._daemons()
@@ -251,7 +242,7 @@ class FakeHost:
             doomed &= self._daemons()
 
     def release_daemon(self) -> None:
-        """Let libvirtd come back, and wait until it answers."""
+        """Let the daemon come back, and wait until it answers."""
         (self.root / "held").unlink(missing_ok=True)
         self._wait_for_daemon()
 
@@ -267,8 +258,8 @@ class FakeHost:
         return "\n".join([f"fake host {self.name}:", *lines])
 
     def _daemons(self) -> set[str]:
-        """Return the process ids of libvirtd, from inside."""
-        return set(self.exec(["pgrep", "-x", "libvirtd"], check=False).stdout.split())
+        """Return the process ids of the daemon, from inside."""
+        return set(self.exec(["pgrep", "-x", self.platform.daemon], check=False).stdout.split())
 
     def _wait_for_daemon(self) -> None:
         deadline = time.monotonic() + _PATIENCE_S
@@ -278,21 +269,6 @@ class FakeHost:
             if time.monotonic() > deadline:
                 raise LabError(f"the libvirt daemon of fake host {self.name} does not answer.")
             time.sleep(0.1)
-
-    def _write_sshd(self, address: str, port: int) -> None:
-        key = self.root / "ssh/hostkey"
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", str(key)],
-            check=True,
-        )
-        (self.root / "ssh/sshd_config").write_text(
-            _SSHD_CONF.format(
-                address=address,
-                port=port,
-                folder=self.root,
-                authorized_keys=self.key,
-            )
-        )
 
     def __enter__(self) -> FakeHost:
         """Start it."""

@@ -3,13 +3,28 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # The first process of a fake host: fakehost.py runs it in namespaces of its own.
 #
-# Usage: fakehost_init.sh NAME FOLDER PRELOAD. What the host has of its own stands in FOLDER, and
-# is mounted over what the machine has; the machine's libvirt is neither seen nor touched.
+# Usage: fakehost_init.sh NAME FOLDER PRELOAD DAEMON SOCKET ROOT. What the host has of its own stands
+# in FOLDER, and is mounted over what the machine has, or over what ROOT has where one is named; the
+# machine's libvirt is neither seen nor touched.
 set -eu
-name=$1 folder=$2 preload=$3
+name=$1 folder=$2 preload=$3 daemon=$4 socket=$5 root=$6
 
+[ -z "$root" ] || mount --bind "$root" "$root"
+mount -t proc proc "$root/proc"
+if [ -n "$root" ]; then
+    # Where tests keep what they and the host both use stands at the same place in it.
+    for path in /boot /dev /sys /tmp "${folder%/*}"; do
+        mkdir -p "$root$path"
+        mount --rbind "$path" "$root$path"
+    done
+    mount --bind "$folder/home" "$root/root"
+    mount -o remount,bind,ro "$root"
+    cd "$root"
+    pivot_root . run
+    cd /
+    umount --lazy /run
+fi
 hostname "$name"
-mount -t proc proc /proc
 for path in sys/devices/system/node sys/devices/system/cpu sys/kernel/mm/hugepages proc/cpuinfo proc/meminfo; do
     if [ -e "$folder/tree/$path" ] && [ -e "/$path" ]; then
         mount --bind "$folder/tree/$path" "/$path"
@@ -29,8 +44,8 @@ mount --bind "$folder/hosts" /etc/hosts
 (
     while :; do
         if [ ! -e "$folder/held" ]; then
-            LD_PRELOAD=$preload /usr/sbin/libvirtd --pid-file /run/libvirtd.pid ||
-                echo "libvirtd ended with $?" >> "$folder/init.log"
+            LD_PRELOAD=$preload "/usr/sbin/$daemon" --pid-file "/run/$daemon.pid" ||
+                echo "$daemon ended with $?" >> "$folder/init.log"
         fi
         sleep 0.2
     done
@@ -40,7 +55,7 @@ if [ -e "$folder/ssh/sshd_config" ]; then
     /usr/sbin/sshd -D -e -f "$folder/ssh/sshd_config" 2> "$folder/log/sshd.log" &
 fi
 (
-    until [ -S /run/libvirt/libvirt-sock ]; do sleep 0.05; done
+    until [ -S "/run/libvirt/$socket" ]; do sleep 0.05; done
     : > "$folder/ready"
 ) &
 # The shell stays as pid 1 and reaps what the daemons leave behind.

@@ -9,9 +9,9 @@
 set -euo pipefail
 
 packages=(
-    busybox-static cpio debootstrap e2fsprogs gcc git iproute2 libc6-dev libvirt-clients
-    libvirt-daemon-driver-qemu libvirt-daemon-system make openssh-client openssh-server procps
-    python3 python3-libvirt python3-lxml python3-venv shellcheck qemu-system-x86 qemu-utils
+    busybox-static cpio debian-archive-keyring debootstrap e2fsprogs gcc git iproute2 libc6-dev
+    libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system make openssh-client
+    openssh-server procps python3 python3-libvirt python3-lxml python3-venv shellcheck qemu-system-x86 qemu-utils
     util-linux "$@"
 )
 
