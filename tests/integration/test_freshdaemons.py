@@ -94,10 +94,10 @@ class Late(FakeHost):
 
 def test_a_daemon_that_is_back_before_it_is_looked_for(slow: Libvirt) -> None:
     """Killing one daemon does not wait for the end of the next."""
-    before = slow.host.exec(["pgrep", "-x", host.platform.daemon]).stdout
+    before = slow.host.exec(["pgrep", "-x", slow.host.platform.daemon]).stdout
     Late(slow.host.name).kill_daemon()
     slow.host.release_daemon()
-    assert slow.host.exec(["pgrep", "-x", host.platform.daemon]).stdout != before
+    assert slow.host.exec(["pgrep", "-x", slow.host.platform.daemon]).stdout != before
 
 
 def test_four_threads_build_one_shim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
