@@ -22,6 +22,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import bootstate
 from fakehost import LabError, lab_root
 
 _HERE = Path(__file__).resolve().parent
@@ -65,6 +66,8 @@ _DOMAIN = """\
 # waits for self-tests of ciphers where they are not skipped.
 _CMDLINE = "console=ttyS0 quiet loglevel=1 panic=-1 no_timer_check cryptomgr.notests"
 _AGENT = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+#: A boot takes 6 s of a CPU; on two CPUs that thirty others wanted, one took 102 s.
+_PATIENCE_S = 300.0
 # AMD models hide SMT threads without topoext; this one has an Intel vendor under emulation too.
 _EMULATED = "<cpu mode='custom' match='exact' check='none'><model>kvm64</model></cpu>"
 _PASSTHROUGH = "<cpu mode='host-passthrough' check='none'/>"
@@ -230,17 +233,19 @@ def boots(console: Path) -> int:
     return _read(console).count("VNUMA-READY")
 
 
-def wait_for_boots(console: Path, count: int, patience_s: float = 120.0) -> None:
+def wait_for_boots(console: Path, count: int, patience_s: float = _PATIENCE_S) -> None:
     """Wait until a guest has come up so many times.
 
     Raises:
-        TimeoutError: with the end of its console.
+        TimeoutError: with the end of its console, and where bootstate.keep() put the rest.
     """
     deadline = time.monotonic() + patience_s
     while boots(console) < count:
         if time.monotonic() > deadline:
             raise TimeoutError(
-                f"the guest did not come up; {console} ends: {_read(console)[-800:]}"
+                f"the guest did not come up ({boots(console)} of {count} times in "
+                f"{patience_s:.0f} s); {bootstate.keep(console)}; {console} ends: "
+                f"{_read(console)[-800:]}"
             )
         time.sleep(0.1)
 
