@@ -24,6 +24,10 @@ test: bootstrap ## Everything: lint, types, sanity, unit and integration tests (
 test-kvm: bootstrap ## Real placement on emulated 8-node and 4-node KVM hosts, and its evidence
 	@$(RUN) molecule-kvm
 
+.PHONY: test-boots
+test-boots: bootstrap ## Boot 400 test guests, two at a time, and fail where one hangs
+	@$(PYTHON) tests/lab/bootloop.py $(BOOTS)
+
 .PHONY: check
 check: bootstrap ## Lint, types and unit tests (under two minutes)
 	@$(RUN) check
