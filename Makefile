@@ -32,6 +32,10 @@ test-daemons: bootstrap ## Partition four guests on each of 300 libvirt daemons 
 test-platforms: bootstrap ## Managed hosts of Debian 11 to sid and a modular libvirt (an hour)
 	@$(PYTHON) tests/tools/platforms.py $(PLATFORMS)
 
+.PHONY: test-boots
+test-boots: bootstrap ## Boot 400 test guests, two at a time, and fail where one hangs
+	@$(PYTHON) tests/lab/bootloop.py $(BOOTS)
+
 .PHONY: check
 check: bootstrap ## Lint, types and unit tests (under two minutes)
 	@$(RUN) check

@@ -23,7 +23,6 @@ from timing import BenchError, Run, command
 from venvs import PROJECT
 
 _ROUNDS = 5
-_PATIENCE_S = 180.0
 _GUEST = "guest"
 _BY_HAND = """\
 set -e
@@ -61,7 +60,7 @@ class Watched:
             None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._note, None
         )
         self._connection.defineXML(guestboot.domain_xml(_GUEST, 4, 320, self._console)).create()
-        guestboot.wait_for_boots(self._console, 1, _PATIENCE_S)
+        guestboot.wait_for_boots(self._console, 1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,7 +96,7 @@ class Watched:
         self._events.clear()
         act()
         self._boots += 1
-        guestboot.wait_for_boots(self._console, self._boots, _PATIENCE_S)
+        guestboot.wait_for_boots(self._console, self._boots)
         up = time.monotonic()
         when = dict(self._events)
         try:

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bootstate
 import guestboot
 import pytest
 from conftest import Libvirt, Run
@@ -88,6 +90,34 @@ def test_sockets_that_an_xapic_can_number(lab: Callable[..., Libvirt], call: Cal
     assert [cell["vcpus"] for cell in guest["layout"]["cells"]][1] == "51-101"
     assert not any("APIC" in line for line in guest["warnings"])
     libvirt.virsh("start", "--paused", "many")
+    libvirt.clear()
+
+
+def test_evidence_of_a_guest_that_does_not_come_up(
+    lab: Callable[..., Libvirt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its vCPUs' registers, twice; its threads; what its QEMU was given; its console."""
+    monkeypatch.setattr(bootstate, "FOLDER", tmp_path / "evidence")
+    libvirt = lab("asymmetric-4n16c")
+    libvirt.clear()
+    console = tmp_path / "guest.log"
+    libvirt.define(guestboot.domain_xml("guest", 4, 320, console))
+    with pytest.raises(TimeoutError, match="no QEMU has that file open"):
+        guestboot.wait_for_boots(console, 1, patience_s=0)
+    # It runs, and no vCPU of it does: it will never come up.
+    libvirt.virsh("start", "--paused", "guest")
+    with pytest.raises(TimeoutError, match="0 of 1 times") as failed:
+        guestboot.wait_for_boots(console, 1, patience_s=0)
+    (path,) = [path for path in (tmp_path / "evidence").iterdir() if str(path) in str(failed.value)]
+    text = path.read_text()
+    for vcpu in range(4):
+        assert len(re.findall(rf"^CPU#{vcpu}$", text, re.MULTILINE)) == 2
+    # Where a processor begins (Intel's manual, volume 3, 10.1.4).
+    assert text.count("EIP=0000fff0") == 8
+    assert "paused" in text
+    assert "CPU 0/TCG" in text
+    assert text.count("-name guest=guest") == 2
+    assert re.search(r"^load: \d", text, re.MULTILINE)
     libvirt.clear()
 
 

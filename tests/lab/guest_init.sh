@@ -18,6 +18,10 @@ exec > /dev/ttyS0 2>&1
 while read -r module; do
     insmod "/modules/$module"
 done < /modules/order
+# From here on the kernel leaves its own code alone (see maxcpus=1 in guestboot.py).
+for online in /sys/devices/system/cpu/cpu[1-9]*/online; do
+    [ -e "$online" ] && echo 1 > "$online"
+done
 
 given() {
     sed -n "s/.*vnuma\.$1=\([0-9]*\).*/\1/p" /proc/cmdline
