@@ -114,7 +114,7 @@ def main() -> int:
         "--slow-types", action="store_true", help="hold the race for libxml2's types open"
     )
     options = parser.parse_args()
-    environment = run.oldest()
+    environment = run.ansible()
     trees.install(environment / "bin/ansible-galaxy")
     folder = Path(tempfile.mkdtemp(prefix="vnuma-fresh-"))
     host = FakeHost(f"fresh-{os.getpid()}", _SPEC, slow_types=options.slow_types)

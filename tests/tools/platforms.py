@@ -80,7 +80,7 @@ def _run(platform: Platform) -> Row:
     with (LOGS / f"{platform.name}.log").open("w") as log:
         done = subprocess.run(
             [
-                *(str(run.oldest() / "bin/python"), "-m", "pytest", "-v", "-p", "no:cacheprovider"),
+                *(str(run.ansible() / "bin/python"), "-m", "pytest", "-v", "-p", "no:cacheprovider"),
                 *(f"--junitxml={results}", f"--basetemp=/tmp/vnuma-{platform.name}"),
                 *(f"tests/integration/test_{name}.py" for name in TESTS),
             ],
@@ -149,7 +149,7 @@ def main(names: list[str]) -> int:
         return 2
     LOGS.mkdir(parents=True, exist_ok=True)
     try:
-        trees.install(run.oldest() / "bin/ansible-galaxy")
+        trees.install(run.ansible() / "bin/ansible-galaxy")
         with ThreadPoolExecutor(max_workers=2) as pool:
             chosen = [PLATFORMS[name] for name in names or PLATFORMS]
             answers = list(pool.map(run_platform, chosen))
