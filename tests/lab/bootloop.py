@@ -168,7 +168,7 @@ def loop(boots: int, at_once: int, vcpus: int, edits: list[tuple[str, str]]) -> 
         guests = [
             Guest(host, f"guest{number}", folder, vcpus, edits, tally) for number in range(at_once)
         ]
-        threads = [threading.Thread(target=guest.run) for guest in guests]
+        threads = [threading.Thread(target=guest.run, daemon=True) for guest in guests]
         for thread in threads:
             thread.start()
         for thread in threads:
