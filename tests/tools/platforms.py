@@ -3,11 +3,10 @@
 """Run the tests of managed hosts on other Debian releases, and write down what came of it.
 
     python3 tests/tools/platforms.py [NAME...]
-    python3 tests/tools/platforms.py --table
 
 Each is a root (tests/lab/root.py) with the libvirt, QEMU and Python of the managed host; the
 controller is this machine, and reaches it by ssh. What each printed is in build/platforms. A run of
-all of them writes docs/platforms.json, whose table the README shows and --table prints.
+all of them writes docs/platforms.json, and its table into the README.
 """
 
 from __future__ import annotations
@@ -34,6 +33,9 @@ from root import PLATFORMS, Platform, Versions
 
 LOGS = trees.BUILD / "platforms"
 RECORD = PROJECT / "docs/platforms.json"
+README = PROJECT / "README.md"
+#: Between these, the README has what the last run of all of them wrote.
+BEGIN, END = "<!-- platforms: begin -->\n", "<!-- platforms: end -->\n"
 TESTS = (
     *("facts_and_filter", "partition", "restart", "info", "hosts", "rules"),
     *("usual_uri",),
@@ -125,6 +127,8 @@ def read_results(name: str, daemon: str, versions: Versions, report: bytes) -> R
 def table(record: dict[str, Any]) -> str:
     """Return what the README shows of a run."""
     lines = [
+        f"By `make test-platforms` on {record['date']}, each host reached over ssh:",
+        "",
         "| managed host | libvirt | QEMU | Python | passed | failed | not run |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -138,11 +142,15 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def with_table(readme: str, record: dict[str, Any]) -> str:
+    """Return the README with the table of a run in its place."""
+    before, _begin, rest = readme.partition(BEGIN)
+    _old, _end, after = rest.partition(END)
+    return f"{before}{BEGIN}{table(record)}{END}{after}"
+
+
 def main(names: list[str]) -> int:
     """Run platforms by name, all of them by default, and print the table."""
-    if names == ["--table"]:
-        print(table(json.loads(RECORD.read_text())), end="")
-        return 0
     unknown = [name for name in names if name not in PLATFORMS]
     if unknown:
         print(f"platforms: there is {', '.join(PLATFORMS)}, and no {', '.join(unknown)}.")
@@ -159,7 +167,11 @@ def main(names: list[str]) -> int:
     rows = [row for row in answers if row is not None]
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     record = {"date": today, "platforms": [asdict(row) for row in rows]}
-    place = LOGS / "platforms.json" if names or None in answers else RECORD
+    if names or None in answers:
+        place = LOGS / "platforms.json"
+    else:
+        place = RECORD
+        README.write_text(with_table(README.read_text(), record))
     place.write_text(json.dumps(record, indent=1) + "\n")
     print(f"\n{table(record)}\nwritten to {place.relative_to(PROJECT)}")
     return 1 if None in answers or any(row.failed for row in rows) else 0

@@ -37,11 +37,22 @@ def test_what_did_not_run_or_pass_is_not_counted_as_passed() -> None:
 
 def test_the_table_shows_every_figure() -> None:
     """Versions, counts, and each reason with how often."""
-    table = platforms.table({"platforms": [asdict(_row())]})
+    table = platforms.table({"date": "2026-01-02", "platforms": [asdict(_row())]})
+    assert "2026-01-02" in table
     assert table.splitlines()[-1] == (
         "| Debian sid, `virtqemud` | 7.0.0 | 5.2.0 | 3.9.2 | 2 | 2 "
         "| 1: rule 'x' needs libvirt 9.9.0; 2: y needs libvirt 8.0.0 |"
     )
+
+
+def test_the_readme_changes_between_the_marks_alone() -> None:
+    """Run again, the new table takes the place of the old one."""
+    readme = f"before\n{platforms.BEGIN}old\n{platforms.END}after\n"
+    record = {"date": "2026-01-02", "platforms": [asdict(_row())]}
+    new = platforms.with_table(readme, record)
+    assert new == f"before\n{platforms.BEGIN}{platforms.table(record)}{platforms.END}after\n"
+    assert platforms.with_table(new, record) == new
+    assert platforms.README.read_text().count(platforms.BEGIN) == 1
 
 
 def test_every_platform_has_a_root_of_its_own() -> None:
