@@ -63,8 +63,8 @@ def measure() -> Part:
     part.targets.append(Target(what, ratio(one_by_one, ping), 1.4))
     table.notes.append(
         f"Medians of {_ROUNDS} turns. The role is kvm.vnuma.converge, which plans the whole fleet "
-        "side by side, and then visits the hosts that have something to do, on the first run all at "
-        "a time; guests are off, so that nothing is restarted. Hosts are network namespaces "
+        "side by side, and then visits the hosts that have something to do, on the first run all "
+        "at a time; guests are off, so that nothing is restarted. Hosts are network namespaces "
         "with ssh daemons on this machine, whose processors all of them share; Ansible's default "
         "of five forks. 'per host' is the run with nothing to do."
     )
