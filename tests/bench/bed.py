@@ -193,9 +193,9 @@ class Bed:
         play = self.ansible.play("empty", [self.partition(guests=[{"name": "nobody*"}])])
         return Contestant(lambda: self.ansible.run(play))
 
-    def role(self, *, first: bool) -> Contestant:
-        """The playbook with the role, on all hosts at a time as far as Ansible's forks go."""
-        variables = {"vnuma_guests": [{"name": "guest-*"}], "vnuma_serial": "100%"}
+    def role(self, *, first: bool, serial: str = "100%") -> Contestant:
+        """The playbook with the role, so many hosts at a time as far as Ansible's forks go."""
+        variables = {"vnuma_guests": [{"name": "guest-*"}], "vnuma_serial": serial}
         return self._converging(
             lambda: self.ansible.run("kvm.vnuma.converge", variables), first=first
         )

@@ -4,8 +4,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
+import signal
+import subprocess
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -210,6 +217,43 @@ def test_a_definition_changed_meanwhile_is_left_alone(rfc: Libvirt, call: Call) 
     assert rfc.dump("anuma") == before
     planned = call("vnuma_partition", arguments, "--check").result["guests"]
     assert not call("vnuma_partition", {**arguments, "planned": _fingerprints(planned)}).failed
+
+
+def test_a_run_that_waited_for_another_ones_lock(rfc: Libvirt, call: Call, state_dir: Path) -> None:
+    """It reads and plans once it holds the lock: what the other run has done is no error."""
+    rfc.define(anuma("first"))
+    rfc.define(anuma())
+    arguments = {"uri": rfc.uri, "guests": [{"name": "anuma"}]}
+    call("vnuma_partition", {**arguments, "guests": [{"name": "first"}]})
+    (lock,) = state_dir.rglob("lock")
+    with ThreadPoolExecutor() as pool, lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = pool.submit(call, "vnuma_partition", arguments)
+        while not (pids := _that_have_open(lock)):
+            assert not waiting.done(), waiting.result().output
+            time.sleep(0.1)
+        # Else its patience might end before the other run does, on a busy machine.
+        os.kill(pids[0], signal.SIGSTOP)
+        try:
+            fcntl.flock(held, fcntl.LOCK_UN)
+            other = call("vnuma_partition", arguments)
+            after = rfc.dump("anuma")
+        finally:
+            os.kill(pids[0], signal.SIGCONT)
+    assert other.result["changed"], other.output
+    assert not waiting.result().failed, waiting.result().output
+    assert not waiting.result().result["changed"]
+    assert rfc.dump("anuma") == after
+
+
+def _that_have_open(path: Path) -> list[int]:
+    """Return the other processes that have a file open."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if link.readlink() == path and int(link.parts[2]) != os.getpid():
+                found.append(int(link.parts[2]))
+    return found
 
 
 def _fingerprints(guests: list[dict[str, str]]) -> dict[str, str]:

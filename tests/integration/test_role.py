@@ -23,6 +23,7 @@ from conftest import SYSTEM_PYTHON, Libvirt
 from guests import PASSWORD, RICH, anuma
 
 ROLE = {"role": "kvm.vnuma.vnuma"}
+_SECOND_PLAY = "PLAY [Bring guests to their layout, host after host]"
 
 
 @dataclass
@@ -193,6 +194,82 @@ def test_hosts_without_guests_are_left_alone(hosts: Hosts) -> None:
     assert run.recap("kvm2")["changed"] == 0
 
 
+def test_only_hosts_with_something_to_do_are_visited(hosts: Hosts) -> None:
+    """Whoever is fine is planned beside the others, and that is all."""
+    for libvirt in hosts.libvirts.values():
+        libvirt.define(anuma("a"))
+        libvirt.define(anuma("b"))
+    hosts.guests("kvm1", "a")
+    hosts.guests("kvm2", "a")
+    assert not hosts.play("kvm.vnuma.converge", flags=("--limit", "kvm1")).failed
+    assert "<cell " not in hosts.libvirts["kvm2"].dump("a")
+
+    run = hosts.play("kvm.vnuma.converge", flags=("--check", "--diff"))
+    assert not run.failed, run.output
+    assert run.output.count("+++ after: a (persistent definition)") == 1
+    planned, _heading, visited = run.output.partition(_SECOND_PLAY)
+    assert "ok: [kvm1]" in planned
+    assert "changed: [kvm2]" in planned
+    assert "[kvm1]" not in visited
+    assert "changed: [kvm2]" in visited
+
+    run = hosts.play("kvm.vnuma.converge")
+    assert not run.failed, run.output
+    assert "[kvm1]" not in run.output.partition(_SECOND_PLAY)[2]
+    assert hosts.libvirts["kvm2"].dump("a").count("<cell ") == 3
+    run = hosts.play("kvm.vnuma.converge")
+    assert not run.failed, run.output
+    assert "skipping: no hosts matched" in run.output.partition(_SECOND_PLAY)[2]
+    assert [run.recap(host)["changed"] for host in hosts.libvirts] == [0, 0]
+
+    # Two parts of a fleet in one playbook: the second part is not the first one's hosts as well.
+    hosts.guests("kvm1", "*")
+    hosts.guests("kvm2", "*")
+    parts = [
+        {
+            "ansible.builtin.import_playbook": "kvm.vnuma.converge",
+            "vars": {"vnuma_hosts": part},
+        }
+        for part in (["kvm1"], "kvm_hosts:!kvm1")
+    ]
+    book = hosts.folder / "parts.json"
+    book.write_text(json.dumps(parts))
+    run = hosts.play(str(book))
+    assert not run.failed, run.output
+    first, second = run.output.split(_SECOND_PLAY)[1:]
+    assert "[kvm1]" in first
+    assert "[kvm1]" not in second.partition("PLAY RECAP")[0]
+    assert hosts.libvirts["kvm2"].dump("b").count("<cell ") == 3
+
+
+def test_another_run_does_it_between_plan_and_redefine(hosts: Hosts) -> None:
+    """What the other run has done is not to be done again, and is no error."""
+    libvirt = hosts.libvirts["kvm1"]
+    libvirt.define(anuma())
+    hosts.guests("kvm1", "anuma")
+    planned, go = hosts.folder / "planned", hosts.folder / "go"
+    hold = [
+        {"name": "Planned", "ansible.builtin.file": {"path": str(planned), "state": "touch"}},
+        {"name": "Hold", "ansible.builtin.wait_for": {"path": str(go), "timeout": 600}},
+    ]
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(
+            hosts.play, {"roles": [ROLE], "tasks": hold, "hosts": "kvm1", "any_errors_fatal": True}
+        )
+        try:
+            while not planned.exists():
+                assert not slow.done(), slow.result().output
+                time.sleep(0.1)
+            other = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
+            after = libvirt.dump("anuma")
+        finally:
+            go.touch()
+    assert not other.failed, other.output
+    assert after.count("<cell ") == 4
+    assert not slow.result().failed, slow.result().output
+    assert libvirt.dump("anuma") == after
+
+
 def test_passwords_stay_and_stay_hidden(hosts: Hosts) -> None:
     """Through the playbook too, at its most talkative."""
     hosts.libvirts["kvm1"].define(RICH)
@@ -229,7 +306,7 @@ def test_converge_check_hold_and_revert(hosts: Hosts) -> None:
     assert not run.failed, run.output
     assert {host: run.recap(host) for host in hosts.libvirts} == checked
     # The whole fleet is planned at once, in no order; then hosts are rolled one after the other.
-    rolled = run.output.partition("PLAY [Bring guests to their layout")[2]
+    rolled = run.output.partition(_SECOND_PLAY)[2]
     assert rolled.index("changed: [kvm1]") < rolled.index("changed: [kvm2]")
     assert (hosts.nodes_seen("a"), hosts.nodes_seen("b")) == (4, 2)
     assert hosts.libvirts["kvm1"].virsh("domstate", "off").strip() == "shut off"
@@ -262,6 +339,11 @@ def test_never_reports_and_waits(hosts: Hosts) -> None:
         assert not run.failed, run.output
         assert (run.recap("kvm1")["changed"] > 0) is changed
         assert re.search(r"defined\s+with: a\b", run.output), run.output
+    # On a host that is not visited, too.
+    run = hosts.play("kvm.vnuma.converge")
+    assert not run.failed, run.output
+    assert "skipping: no hosts matched" in run.output
+    assert len(re.findall(r"kvm1: vnuma_restart is 'never'.*defined\s+with: a\b", run.output)) == 1
     assert guestboot.boots(hosts.console("a")) == 1
     hosts.guests("kvm1", "a")
     assert not hosts.play({"roles": [ROLE], "hosts": "kvm1"}).failed
@@ -347,6 +429,28 @@ def test_the_controller_is_killed_in_the_middle(hosts: Hosts) -> None:
     assert not run.failed, run.output
     assert hosts.nodes_seen("a") == 4
     assert hosts.play({"roles": [ROLE], "hosts": "kvm1"}).recap("kvm1")["changed"] == 0
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_a_note_of_a_restart_that_ended(hosts: Hosts) -> None:
+    """It is dropped by the next run, so that a guest shut down for good later is not started."""
+    libvirt = hosts.libvirts["kvm1"]
+    hosts.boot("kvm1", "a")
+    hosts.guests("kvm1", "a")
+    assert not hosts.play("kvm.vnuma.converge").failed
+    assert hosts.nodes_seen("a") == 4
+    (lock,) = (hosts.folder / "state").rglob("lock")
+    note = lock.with_name(f"{libvirt.virsh('domuuid', 'a').strip()}.restart")
+    note.write_text(json.dumps({"name": "a", "since": 0}))
+    run = hosts.play("kvm.vnuma.converge", flags=("--check",))
+    assert not run.failed, run.output
+    assert note.exists()
+    run = hosts.play("kvm.vnuma.converge")
+    assert not run.failed, run.output
+    assert not note.exists()
+    libvirt.virsh("destroy", "a")
+    assert hosts.play("kvm.vnuma.converge").recap("kvm1")["changed"] == 0
+    assert libvirt.virsh("domstate", "a").strip() == "shut off"
 
 
 @pytest.mark.slow

@@ -344,7 +344,7 @@ def partition(module: AnsibleModule) -> dict[str, Any]:
     warn_once(module, result.warnings, [(one.domain.name, one.warnings) for one in updates])
     complete = module.params["layouts"] == "complete"
     answer: dict[str, Any] = {
-        "changed": any(update.changed for update in updates),
+        "changed": any(update.writes for update in updates),
         "guests": [update_to_result(update, complete) for update in updates],
         "restart_required": [one.domain.name for one in updates if one.restart_required],
         **errors_to_result(result.errors),

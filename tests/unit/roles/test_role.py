@@ -84,9 +84,22 @@ def test_what_is_handed_on_is_what_the_module_takes(variable: str, place: tuple[
         assert role_option.get(key) == module_option.get(key), key
 
 
-def test_both_entry_points_take_the_same() -> None:
+@pytest.mark.parametrize("entry", ["plan", "partition"])
+def test_every_entry_point_takes_the_same(entry: str) -> None:
     """A play that only plans is given the same variables as one that goes on."""
-    assert _options("main") == _options("partition")
+    assert _options("main") == _options(entry)
+
+
+def test_what_is_redefined_is_what_was_planned() -> None:
+    """The same options with the same values; the plan's fingerprints come on top."""
+    (plan,) = _read("tasks/plan.yml")
+    (redefine,) = _read("tasks/redefine.yml")
+    module = "kvm.vnuma.vnuma_partition"
+    assert set(redefine[module]) - set(plan[module]) == {"planned"}
+    del redefine[module]["planned"]
+    assert redefine[module] == plan[module]
+    assert plan["check_mode"] is True
+    assert "check_mode" not in redefine
 
 
 def test_the_tasks_hand_on_every_variable() -> None:
