@@ -8,7 +8,6 @@ import fcntl
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

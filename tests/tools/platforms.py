@@ -82,7 +82,14 @@ def _run(platform: Platform) -> Row:
     with (LOGS / f"{platform.name}.log").open("w") as log:
         done = subprocess.run(
             [
-                *(str(run.ansible() / "bin/python"), "-m", "pytest", "-v", "-p", "no:cacheprovider"),
+                *(
+                    str(run.ansible() / "bin/python"),
+                    "-m",
+                    "pytest",
+                    "-v",
+                    "-p",
+                    "no:cacheprovider",
+                ),
                 *(f"--junitxml={results}", f"--basetemp=/tmp/vnuma-{platform.name}"),
                 *(f"tests/integration/test_{name}.py" for name in TESTS),
             ],
