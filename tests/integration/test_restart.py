@@ -235,7 +235,7 @@ def test_a_guest_in_the_middle_of_a_migration(
         bench.libvirt.virsh("domjobabort", "guest")
         job.result()
     assert _action(run)["action"] == "skipped", run.output
-    assert "a job (such as a migration or a backup) is at work on it" in run.output
+    assert "a job such as a migration or a backup is running on it" in run.output
     assert bench.state() == "running"
     assert bench.restart().result["restarted"] == ["guest"]
 
@@ -456,6 +456,6 @@ def test_bad_options(bench: Bench) -> None:
     """One sentence with the values."""
     for options in ({"at_once": 0}, {"timeout": 0}, {"agent_timeout": -1}):
         run = bench.restart(**options)
-        assert "cannot be; at_once is 1 or more, timeout is over 0" in run.msg
+        assert "at_once must be at least 1, timeout more than 0 s" in run.msg
     run = bench.restart("nobody")
     assert run.msg.startswith("guest nobody: it does not exist on this host;")

@@ -95,7 +95,7 @@ def restored(definition: Definition) -> Edit:
         record = find_record(root)
         kept, applied = original(record), recorded_policy(record)
         if root.find("vcpu") is None:
-            raise DomainError("the definition has no <vcpu>; define it.")
+            raise DomainError("the definition has no <vcpu>; add it.")
         for element in MANAGED:
             if not element.option or element.option in applied:
                 element.restore(root, kept)

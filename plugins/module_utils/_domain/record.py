@@ -37,8 +37,8 @@ def original(record: Element) -> Element:
     kept = record.find(ORIGINAL)
     if kept is None:
         raise DomainError(
-            "its record in <metadata> has been damaged: what stood before the partition is not in "
-            "there; restore the definition by hand and take the record out with 'virsh edit'."
+            "its record in <metadata> is damaged and no longer has the elements from before the "
+            "partition; restore the definition by hand and remove the record with 'virsh edit'."
         )
     return kept
 

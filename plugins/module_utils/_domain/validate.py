@@ -31,7 +31,7 @@ def cell_references(root: Element) -> tuple[CellReference, ...]:
                 # What is no number that a cell can have is in no cell that will be there.
                 number = whole_number(text)
                 cell = MAX_ID if number is None else number
-                found.append(CellReference(f"{subject} sits in cell {text}", (cell,), "move it"))
+                found.append(CellReference(f"{subject} is in cell {text}", (cell,), "move it"))
     return tuple(found)
 
 
@@ -44,7 +44,8 @@ def conflicts(root: Element, state: ManagedState) -> tuple[str, ...]:
     ):
         if len(values) > 1:
             found.append(
-                f"its cells differ in {name}, and new cells cannot; give every cell the same."
+                f"its cells have different {name} values, which new cells cannot keep; set the "
+                "same value for every cell."
             )
     for extra in ("interconnects", "cell/cache"):
         if root.find(f"cpu/numa/{extra}") is not None:
@@ -94,7 +95,7 @@ def check_outgrown(root: Element, arch: str, before: ManagedState, after: Manage
         if count != vcpus:
             raise DomainError(
                 f"before its partition it had {what} for {count} vCPUs, and it has {vcpus} now; "
-                f"set <vcpu> back to {count}, or define it anew without the record."
+                f"set <vcpu> to {count} again, or redefine it without the record."
             )
     # Cells decide how much memory there is; libvirt rounds each up when it starts a guest.
     had_kib, has_kib = (sum(cell.memory_kib for cell in state.cells) for state in (after, before))
@@ -102,5 +103,5 @@ def check_outgrown(root: Element, arch: str, before: ManagedState, after: Manage
     if had_kib and has_kib and not had_kib <= has_kib < had_kib + max(1, most_kib):
         raise DomainError(
             f"before its partition its cells had {had_kib} KiB together, and they have {has_kib} "
-            f"KiB now; change the cells back to {had_kib}, or define it anew without the record."
+            f"KiB now; set their memory to {had_kib} KiB again, or redefine it without the record."
         )

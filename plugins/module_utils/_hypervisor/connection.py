@@ -152,7 +152,7 @@ def _no_connection(uri: str, error: Any) -> str:
     elif "No such file" in message or "Connection refused" in message:
         way_out = "start libvirtd (or virtqemud) there, or correct uri"
     else:
-        way_out = "correct uri, or see that the libvirt daemon there can be reached"
+        way_out = "correct uri, or check that the libvirt daemon there is reachable"
     return f"cannot connect to {uri}: {message}; {way_out}."
 
 

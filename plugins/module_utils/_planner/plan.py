@@ -227,7 +227,7 @@ def _open_cpus(view: _HostView, backing: Sequence[Node | None], policy: Policy) 
         if not cpus and needs_cpus:
             raise LayoutError(
                 f"reserved_cpus '{format_cpuset(policy.reserved_cpus)}' leaves no pCPU of host "
-                f"node {node_id} to pin to; reserve fewer, or leave the node out with nodes."
+                f"node {node_id} to pin to; reserve fewer, or exclude the node with nodes."
             )
     return open_cpus
 

@@ -54,7 +54,7 @@ def test_what_cannot_be_written_leaves_no_draft(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("in the way")
     with pytest.raises(StateDirError) as raised:
         StateDir(str(tmp_path / "state"), "host").keep_old("a", "<domain/>")
-    assert "its old definition cannot be kept in" in str(raised.value)
+    assert "its old definition cannot be saved in" in str(raised.value)
     assert "nothing was changed, make room or set state_dir" in str(raised.value)
 
 

@@ -143,7 +143,8 @@ def test_memory_in_granules(
         (
             {"memory_kib": 8193, "hugepages": (HugepageUse(2048),)},
             {},
-            "8193 KiB of memory is no multiple of its hugepage of 2048 KiB; make it 8192 or 10240",
+            "8193 KiB of memory is not a multiple of its hugepage of 2048 KiB; set it to 8192 or "
+            "10240",
         ),
         (
             {"memory_kib": 6144, "hugepages": (HugepageUse(2048),)},
@@ -287,7 +288,7 @@ def test_remainder_of_vcpus(
         sizes = {len(c.vcpus) for c in planned(guest(vcpus), host("rfc-8n240c"), **options).cells}
         assert sizes == {vcpus // 4}
         return
-    assert f"{vcpus} vCPUs do not divide evenly over 4 cells; make it a multiple of 4" in refusal(
+    assert f"{vcpus} vCPUs do not divide evenly over 4 cells; use a multiple of 4" in refusal(
         guest(vcpus), host("rfc-8n240c"), **options
     )
 

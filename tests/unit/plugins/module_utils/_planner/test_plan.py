@@ -15,7 +15,7 @@ from planning import GuestOf, HostOf, planned, refusal
     [
         (3, {}, "3 vCPUs cannot fill 8 cells; give it at least 8 vCPUs"),
         (3, {"cells": 4}, "3 vCPUs cannot fill 4 cells"),
-        (9, {"threads": 2}, "9 vCPUs are no multiple of threads 2"),
+        (9, {"threads": 2}, "9 vCPUs are not a multiple of threads 2"),
         (14, {"threads": 2}, "14 vCPUs with threads 2 are 7 cores, which cannot fill 8 cells"),
         (18, {"remainder": "fail"}, "18 vCPUs do not divide evenly over 8 cells"),
         (24, {"remainder": "fail"}, "12 cores of 2 threads do not divide evenly over 8 cells"),
@@ -40,7 +40,7 @@ def test_no_topology(host: HostOf, guest: GuestOf) -> None:
     (cell,) = layout.cells
     assert (layout.host_nodes, layout.cell_pins(cell), cell.distances) == ((None,), (), (10,))
     assert (layout.vcpu_pins, layout.memory_mode, layout.nodeset) == ((), "none", ())
-    assert "cells 2 cannot be had" in refusal(guest(), host("edited-no-topology"), cells=2)
+    assert "cells 2 is not possible" in refusal(guest(), host("edited-no-topology"), cells=2)
 
 
 def test_pins(host: HostOf, guest: GuestOf) -> None:
