@@ -54,8 +54,14 @@ def test_options(rfc: Libvirt, call: Call, options: dict[str, Any], sentence: st
     [
         ({"nodes": "a"}, "guest anuma: nodes: 'a' is not a set of numbers"),
         ({"cells": "0"}, "guest anuma: cells '0' cannot be"),
-        ({"pinning": "thread"}, "guest anuma: pinning 'thread' is not known; use node, core, cpu"),
-        ({"memory_mode": "tight"}, "guest anuma: memory_mode 'tight' is not known"),
+        (
+            {"pinning": "thread"},
+            "guest anuma: pinning must be node, core, cpu or none, not 'thread'.",
+        ),
+        (
+            {"memory_mode": "tight"},
+            "guest anuma: memory_mode must be strict, preferred, restrictive or none, not 'tight'.",
+        ),
     ],
 )
 def test_overrides_name_the_guest(

@@ -256,7 +256,7 @@ def test_managed_save_is_not_brought_back_silently(bench: Bench) -> None:
     before = bench.libvirt.dump("guest")
     run = bench.partition()
     assert run.failed
-    assert "guest guest: its managed-save image would bring its old layout back" in run.msg
+    assert "guest guest: its managed-save image would restore its old layout" in run.msg
     assert bench.libvirt.dump("guest") == before
     assert "guest" in bench.libvirt.virsh("list", "--all", "--with-managed-save", "--name")
     run = bench.partition(managed_save="drop")
@@ -273,7 +273,7 @@ def test_saved_after_the_redefine(bench: Bench) -> None:
     bench.libvirt.virsh("managedsave", "guest")
     run = bench.partition()
     assert run.failed
-    assert "its managed-save image would bring its old layout back" in run.msg
+    assert "its managed-save image would restore its old layout" in run.msg
     run = bench.partition(managed_save="drop")
     assert run.result["changed"]
 
@@ -373,7 +373,7 @@ def test_two_runs_at_once(bench: Bench, state_dir: Path) -> None:
     assert not run.failed, run.msg
     assert second.failed
     assert (
-        "another run of kvm.vnuma is at work on this host's guests; nothing was done" in second.msg
+        "another run of kvm.vnuma is working on this host's guests; nothing was done" in second.msg
     )
     guestboot.wait_for_boots(bench.console("guest"), 2)
     assert bench.restart().result["restarted"] == []

@@ -381,7 +381,7 @@ def test_two_plays_at_once(hosts: Hosts) -> None:
         hosts.libvirts["kvm1"].virsh("destroy", "a")
         assert not first.result().failed, first.result().output
     assert second.failed
-    assert "another run of kvm.vnuma is at work on this host's guests" in second.output
+    assert "another run of kvm.vnuma is working on this host's guests" in second.output
     assert hosts.nodes_seen("a") == 4
     assert hosts.play({"roles": [ROLE], "hosts": "kvm1"}).recap("kvm1")["changed"] == 0
     assert guestboot.boots(hosts.console("a")) == 2
