@@ -68,7 +68,8 @@ def test_choices(option: str) -> None:
         assert getattr(policy_from_options({option: value}), option) == value
     with pytest.raises(PolicyError) as raised:
         policy_from_options({option: "bogus"})
-    assert f"{option} 'bogus' is not known; use {CHOICES[option][0]}" in str(raised.value)
+    assert f"{option} must be {CHOICES[option][0]}" in str(raised.value)
+    assert str(raised.value).endswith("not 'bogus'.")
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_the_old_definition_is_kept(fake: FakeHypervisor, call: Call, tmp_path: 
         ),
         (
             lambda xml: xml.replace("<sibling id='7' value='10'/>", ""),
-            "libvirt kept another layout",
+            "libvirt stored a layout other than the one",
         ),
     ],
 )
@@ -249,7 +249,7 @@ def test_one_failure_does_not_hide_the_others(fake: FakeHypervisor, call: Call) 
     ("entry", "sentence"),
     [
         ({"cells": 17}, "16 vCPUs cannot fill 17 cells"),
-        ({"cells": 0}, "cells '0' cannot be"),
+        ({"cells": 0}, "cells must be an integer from 1 to 128, not '0'."),
         ({"nodes": "9"}, "host node 9 of nodes '9' does not exist"),
     ],
 )
@@ -395,7 +395,7 @@ def test_saved_images(fake: FakeHypervisor, call: Call) -> None:
     """An image with the old layout is refused, or dropped when told to; one that fits stays."""
     fake.saved["anuma"] = _xml("anuma")
     (said,) = _said(call([{"name": "anuma"}]))
-    assert "its managed-save image would bring its old layout back" in said
+    assert "its managed-save image would restore its old layout" in said
     assert fake.calls == []
     result = call([{"name": "anuma"}], drop_saved=True, write=False)
     assert [update.changed for update in result.updates] == [True]

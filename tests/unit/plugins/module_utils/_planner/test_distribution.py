@@ -70,7 +70,7 @@ def test_interleave(host: HostOf, guest: GuestOf) -> None:
     assert _vcpus(layout) == [[v for v in range(18) if v % 8 == cell] for cell in range(8)]
     assert _topology(layout) == (18, 1, 1, 1)
     assert layout.warnings == ()
-    assert "threads 2 does not go with distribution 'interleave'" in refusal(
+    assert "threads 2 conflicts with distribution 'interleave'" in refusal(
         guest(), host("rfc-8n240c"), distribution="interleave", threads=2
     )
     assert _topology(
@@ -386,4 +386,4 @@ def test_ordinary_pages_have_no_pool(
     if fits:
         assert sum(c.memory_kib for c in planned(fat, unequal, nodes="0-1").cells) == memory_kib
         return
-    assert "is no multiple of its hugepage of 2048 KiB" in refusal(fat, unequal, nodes="0-1")
+    assert "is not a multiple of its hugepage of 2048 KiB" in refusal(fat, unequal, nodes="0-1")

@@ -152,7 +152,7 @@ def test_apic_ids_that_need_more(
             {"arch": "ppc64le", "vcpus": 16},
             {"nodes": "0-1"},
             "the distances between its host nodes differ by direction, which QEMU does not support "
-            "for ppc64le guest can have",
+            "for ppc64le guests",
         ),
     ],
 )

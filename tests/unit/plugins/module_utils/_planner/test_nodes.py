@@ -19,8 +19,8 @@ from planning import GuestOf, HostOf, planned, refusal
             "host node 2 of nodes '0,2' cannot be used: it has no online pCPUs",
         ),
         ("offline-node", "1", "it has no online pCPUs; the nodes that can be used are 0."),
-        ("edited-no-topology", "0", "the host reports no NUMA topology; use nodes 'all'"),
-        ("edited-nothing-usable", "all", "no host node has both pCPUs and memory"),
+        ("edited-no-topology", "0", "the host reports no NUMA topology; set nodes to 'all'"),
+        ("edited-nothing-usable", "all", "no host node has both online pCPUs and memory"),
     ],
 )
 def test_nodes_that_cannot_be(

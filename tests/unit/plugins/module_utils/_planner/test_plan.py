@@ -19,7 +19,7 @@ from planning import GuestOf, HostOf, planned, refusal
         (14, {"threads": 2}, "14 vCPUs with threads 2 are 7 cores, which cannot fill 8 cells"),
         (18, {"remainder": "fail"}, "18 vCPUs do not divide evenly over 8 cells"),
         (24, {"remainder": "fail"}, "12 cores of 2 threads do not divide evenly over 8 cells"),
-        (18, {"distribution": "round_robin", "threads": 2}, "do not make 8 sockets of threads 2"),
+        (18, {"distribution": "round_robin", "threads": 2}, "cannot form 8 sockets of threads 2"),
         (16, {"nodes": "0,9"}, "host node 9 of nodes '0,9' does not exist; the nodes that can be"),
         (16, {"reserved_cpus": "15-29,135-149"}, "leaves no pCPU of host node 1 to pin to"),
         (16, {"emulator_pinning": "0,240"}, "names pCPU 240, which the host does not have online"),
