@@ -324,6 +324,17 @@ def test_misfits_are_refused(
     assert sentence in str(raised.value)
 
 
+def test_generic_initiators_are_refused(host: HostOf) -> None:
+    """Cells that are there for a device alone would be replaced, and the device would name none."""
+    device = "<hostdev mode='subsystem' type='pci'><acpi nodeset='8-15'/></hostdev></devices>"
+    with pytest.raises(VnumaError) as raised:
+        _edit(_with("</devices>", device), host("rfc-8n240c"))
+    assert str(raised.value) == (
+        "guest rich: a <hostdev> has cells of its own, <acpi nodeset='8-15'>, which new cells "
+        "would replace; remove the nodeset, or exclude the guest."
+    )
+
+
 @pytest.mark.parametrize(
     ("cells", "pages"),
     [
