@@ -129,7 +129,7 @@ def policy_to_record(policy: Policy) -> dict[str, str]:
 def _choice(option: str, value: object) -> str:
     values = CHOICES[option]
     if value not in values:
-        raise PolicyError(f"{option} must be {_listed(values, 'or')}, not '{value}'.")
+        raise PolicyError(f"{option} must be one of {_listed(values, 'or')}, not '{value}'.")
     return str(value)
 
 
@@ -151,7 +151,7 @@ def _set(option: str, value: object, form: str = "a cpuset such as '0-1,8'") -> 
     # YAML makes ``nodes: 0`` an integer and ``nodes: [0, 1]`` a list; both mean what they say.
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     if isinstance(value, (bool, Mapping)):
-        raise PolicyError(f"{option} must be {form}, not '{value}'.")
+        raise PolicyError(f"{option} must be given as {form}, not '{value}'.")
     try:
         return parse_cpuset(text)
     except CpusetError as error:

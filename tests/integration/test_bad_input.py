@@ -56,11 +56,12 @@ def test_options(rfc: Libvirt, call: Call, options: dict[str, Any], sentence: st
         ({"cells": "0"}, "guest anuma: cells '0' cannot be"),
         (
             {"pinning": "thread"},
-            "guest anuma: pinning must be node, core, cpu or none, not 'thread'.",
+            "guest anuma: pinning must be one of node, core, cpu or none, not 'thread'.",
         ),
         (
             {"memory_mode": "tight"},
-            "guest anuma: memory_mode must be strict, preferred, restrictive or none, not 'tight'.",
+            "guest anuma: memory_mode must be one of strict, preferred, restrictive or none, not "
+            "'tight'.",
         ),
     ],
 )

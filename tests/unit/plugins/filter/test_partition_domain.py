@@ -67,7 +67,12 @@ def test_the_rfcs_switch() -> None:
         (ANUMA, {}, {}, "host.nodes must be a list as vnuma_facts returns it, not None."),
         (b"<domain/>", CAPABILITIES, {}, "takes a domain definition as text, not bytes."),
         ("", CAPABILITIES, {"state": "absent"}, "the domain definition is not well-formed XML"),
-        (ANUMA, CAPABILITIES, {"state": "gone"}, "state must be present or absent, not 'gone'."),
+        (
+            ANUMA,
+            CAPABILITIES,
+            {"state": "gone"},
+            "state must be one of present or absent, not 'gone'.",
+        ),
         (ANUMA, CAPABILITIES, {"nodes": "0,8"}, "guest anuma: host node 8 of nodes '0,8' does not"),
         (
             ANUMA.replace(">16</vcpu>", "/>"),
