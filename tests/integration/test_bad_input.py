@@ -27,7 +27,7 @@ Call = Callable[..., Run]
         ({"nodes": "0,99"}, "guest anuma: host node 99 of nodes '0,99' does not exist"),
         ({"cells": 0}, "cells must be an integer from 1 to 128, not '0'."),
         ({"cells": 17}, "guest anuma: 16 vCPUs cannot fill 17 cells"),
-        ({"threads": "three"}, "threads 'three' cannot be"),
+        ({"threads": "three"}, "threads must be 'auto' or an integer from 1 to 1024, not 'three'."),
         ({"threads": "3"}, "guest anuma: 16 vCPUs are not a multiple of threads 3"),
         ({"reserved_cpus": "x"}, "reserved_cpus: 'x' is not a set of numbers"),
         ({"reserved_cpus": "0-14,120-134"}, "leaves no pCPU of host node 0 to pin to"),
@@ -53,7 +53,7 @@ def test_options(rfc: Libvirt, call: Call, options: dict[str, Any], sentence: st
     ("entry", "sentence"),
     [
         ({"nodes": "a"}, "guest anuma: nodes: 'a' is not a set of numbers"),
-        ({"cells": "0"}, "guest anuma: cells '0' cannot be"),
+        ({"cells": "0"}, "guest anuma: cells must be an integer from 1 to 128, not '0'."),
         (
             {"pinning": "thread"},
             "guest anuma: pinning must be one of node, core, cpu or none, not 'thread'.",

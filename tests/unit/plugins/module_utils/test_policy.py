@@ -113,7 +113,8 @@ def test_choices(option: str) -> None:
         ({"nodes": "9" * 5000}, "nodes: "),
         (
             {"emulator_pinning": True},
-            "emulator_pinning must be given as 'none', 'nodes' or a cpuset such as '0-1', not 'True'.",
+            "emulator_pinning must be given as 'none', 'nodes' or a cpuset such as '0-1', not "
+            "'True'.",
         ),
         ({"emulator_pinning": []}, "emulator_pinning: '' is not a set of numbers"),
         (

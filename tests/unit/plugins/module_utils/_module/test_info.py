@@ -275,7 +275,7 @@ def test_guests_that_are_not_ours(bench: Bench) -> None:
     result = bench.only()
     assert [one["msg"] for one in result["drift"]] == [
         "vCPU 1 is pinned to 5 in the running guest and pinned to 4 as defined; use 'virsh "
-        "vcpupin'."
+        "vcpupin --live'."
     ]
     bench.fake.live["anuma"] = pinned.replace(
         "</os>", "</os>\n<cpu><topology sockets='4' cores='4' threads='1'/></cpu>"
