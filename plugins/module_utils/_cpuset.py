@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Numbers, and sets of pCPUs, vCPUs and nodes, as libvirt writes them; knows text only."""
+"""Numbers, and sets of pCPUs, vCPUs and nodes, as libvirt writes them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the user asks for, checked; knows neither hosts nor guests."""
+"""What the user asks for, checked."""
 
 from __future__ import annotations
 

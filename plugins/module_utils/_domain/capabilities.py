@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From the text of ``virsh capabilities`` to a host; knows no live libvirt connection."""
+"""From the text of ``virsh capabilities`` to a host."""
 
 from __future__ import annotations
 

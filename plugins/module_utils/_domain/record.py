@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The record in a guest's ``<metadata>``: the policy applied, and what stood there before.
+"""The record in a guest's ``<metadata>``: the policy applied, and what was there before.
 
 Here it is read; it is written in edit.
 """
@@ -29,7 +29,7 @@ def recorded_policy(record: Element) -> dict[str, str]:
 
 
 def original(record: Element) -> Element:
-    """Return the element that holds what stood before the first partition.
+    """Return the element that holds what was there before the first partition.
 
     Raises:
         DomainError: when someone took it out; restoring would be guessing.

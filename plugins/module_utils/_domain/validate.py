@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What in a definition cannot live with new cells, or with what stood before.
+"""What in a definition cannot live with new cells, or with what was there before.
 
 libvirt's schema (src/conf/schemas/domaincommon.rng of 12.8) names guest cells in ``<memnode>`` and
 ``<numa>``, which are managed, and in: memory devices and PCI controllers (``target/node``),
@@ -22,7 +22,7 @@ _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 
 
 def cell_references(root: Element) -> tuple[CellReference, ...]:
-    """Return the devices that sit in a cell of the guest."""
+    """Return the devices that are in a cell of the guest."""
     found = []
     for tag, subject in (("memory", "a memory device"), ("controller", "a PCI expander bus")):
         for device in elements(root.find("devices"), tag):

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading and editing XML that others wrote, safely; knows nothing of domains or hosts.
+"""Reading and editing XML that others wrote, safely.
 
 No entity is ever resolved and nothing is fetched: a document with a DTD is refused as a whole,
 since neither libvirt's dumps nor definitions have one.

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is asked of libvirt: the host, its guests, their definitions; knows no policy."""
+"""What is asked of libvirt: the host, its guests, their definitions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Hypervisor:
         watch: listen to the guests' events, so that `wait` returns as soon as something happens.
 
     Raises:
-        HypervisorError: when there is no connection to be had; the sentence has the way out.
+        HypervisorError: when there is no connection to be had; the sentence has the remedy.
     """
 
     def __init__(self, uri: str, watch: bool = False) -> None:
@@ -219,7 +219,7 @@ class Hypervisor:
                     )
 
     def force_off(self, domain: Domain) -> None:
-        """Force a guest off at once, as pulling its plug would."""
+        """Force a guest off at once, without asking it."""
         with self._connection.errors("force it off", domain.name):
             try:
                 self._connection.with_reconnect(lambda: self._handle(domain).destroyFlags(0))

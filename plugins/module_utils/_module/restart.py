@@ -31,7 +31,7 @@ class RestartPolicy:
     """How guests are power-cycled.
 
     Attributes:
-        mode: ``graceful`` never pulls the plug, ``force`` does after the timeout.
+        mode: ``graceful`` never forces a guest off, ``force`` does after the timeout.
         timeout_s: how long a guest may take to shut down, in seconds.
         at_once: how many guests may be down together.
         agent_timeout_s: how long to wait for the guest's agent after the start, 0 not to.

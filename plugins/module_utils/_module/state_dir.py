@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What outlives a run: old definitions, and restarts that have begun; knows files, not libvirt.
+"""What outlives a run: old definitions, and restarts that have begun.
 
 Both are kept where the module runs, in a folder that its user alone can read: definitions hold
 passwords. A run that is killed leaves them behind, and the next one goes on from there.

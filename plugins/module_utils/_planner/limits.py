@@ -126,7 +126,7 @@ def check_asymmetry(arch: str, matrix: Sequence[Sequence[int]]) -> None:
     soon as its guest asks for FORM1 affinity (hw/ppc/spapr_numa.c).
 
     Raises:
-        LayoutError: with the way out.
+        LayoutError: with the remedy.
     """
     if arch.startswith("ppc64") and [*map(tuple, matrix)] != [*zip(*matrix)]:
         raise LayoutError(

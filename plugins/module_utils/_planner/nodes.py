@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which host nodes a guest mirrors, and in how many cells; knows nothing of what they get."""
+"""Which host nodes a guest mirrors, and in how many cells."""
 
 from __future__ import annotations
 

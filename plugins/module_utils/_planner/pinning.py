@@ -67,7 +67,7 @@ class CpuAllocator:
         demands: Sequence[CoreDemand],
         policy: Policy,
     ) -> None:
-        """Let a guest keep the guest cores that already sit where the policy would have them.
+        """Let a guest keep the guest cores that are already pinned as the policy asks.
 
         Adding a guest to a host must not move, and so restart, the ones that are there.
         """
