@@ -20,6 +20,5 @@ requirements:
   - lxml (the distribution's package C(python3-lxml))
 notes:
   - The bindings of libvirt are most often installed for the distribution's own interpreter only.
-    Where the module runs under another one, it looks for an interpreter that has them, and goes on
-    under that.
+    Under another one the module looks for an interpreter that has them, and continues under that.
 """

@@ -13,8 +13,8 @@ options:
   state:
     description:
       - V(present) partitions the guests.
-      - V(absent) restores exactly what stood in the managed places before the first partition. A
-        guest that was never partitioned is left alone.
+      - V(absent) restores the managed elements exactly as they were before the first partition. A
+        guest that was never partitioned is not changed.
     type: str
     choices: [present, absent]
     default: present
@@ -31,28 +31,28 @@ options:
     type: int
   distribution:
     description:
-      - How vCPUs are dealt over the cells.
-      - V(contiguous) deals whole cores in order, so that neither core nor socket straddles cells.
-      - V(interleave) deals vCPU C(i) to cell C(i mod n), each vCPU a socket of its own.
-      - V(round_robin) deals vCPU C(i) to cell C(i mod n) with one socket per cell and the host's
-        threads, as the libvirt RFC of September 2018 did. A Linux guest complains about it in its
-        log, and loses its SMT siblings; a warning says so.
+      - How vCPUs are assigned to the cells.
+      - V(contiguous) assigns whole cores in order, so that neither core nor socket straddles cells.
+      - V(interleave) assigns vCPU C(i) to cell C(i mod n), each vCPU its own socket.
+      - V(round_robin) assigns vCPU C(i) to cell C(i mod n) with one socket per cell and the host's
+        threads, as the libvirt RFC of September 2018 did. A Linux guest logs a warning and ignores
+        its SMT siblings; the module warns too.
     type: str
     choices: [contiguous, interleave, round_robin]
     default: contiguous
   threads:
     description:
       - Threads of a guest core, V(auto) or a number.
-      - V(auto) takes the host's, or one where whole cores cannot fill every cell.
+      - V(auto) takes the host's SMT width, or one thread where whole cores cannot fill every cell.
     type: str
     default: auto
   pinning:
     description:
       - What each vCPU is pinned to.
       - V(node) is every online, unreserved pCPU of its cell's host node.
-      - V(core) puts the threads of a guest core on the sibling threads of one host core, and V(cpu)
-        puts every vCPU on a pCPU of its own. No two guests of the host share those, and a guest
-        that sits well already stays where it is.
+      - V(core) pins the threads of a guest core to the sibling threads of one host core, and V(cpu)
+        pins every vCPU to a pCPU of its own. No two guests of the host share those, and a guest
+        whose pins are right already keeps them.
       - V(none) leaves the vCPUs unpinned.
     type: str
     choices: [node, core, cpu, none]
@@ -61,7 +61,8 @@ options:
     description:
       - Mode of the memory binding of every cell to its host node; V(none) for no binding.
       - With V(strict) memory comes from that node or not at all. A guest whose hugepages, or locked
-        memory, do not fit there does not start. With V(preferred) its memory goes elsewhere then.
+        memory, do not fit there does not start. With V(preferred) its memory is then taken from
+        other nodes.
     type: str
     choices: [strict, preferred, restrictive, none]
     default: strict

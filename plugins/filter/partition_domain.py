@@ -14,10 +14,10 @@ author:
 description:
   - Takes a domain definition and returns it partitioned, as M(kvm.vnuma.vnuma_partition) would
     define it. For templates that another module defines.
-  - Partitioning the result again changes nothing. With O(state=absent) it returns what it was given
-    the first time.
-  - The switch of the libvirt RFC of September 2018 in the input, C(check='numa'), is taken as meant
-    and written as C(check='none'), which every libvirt accepts.
+  - Partitioning the result again changes nothing. With O(state=absent) it returns the definition as
+    it was before it was partitioned.
+  - The switch of the libvirt RFC of September 2018 in the input, C(check='numa'), is accepted and
+    written as C(check='none'), which every libvirt accepts.
 requirements:
   - lxml, on the controller
 positional: host
@@ -51,7 +51,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The definition, partitioned; the very same text where nothing had to change.
+  description: The definition, partitioned; the same text where nothing had to change.
   type: str
 """
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Numbers, and sets of pCPUs, vCPUs and nodes, as libvirt writes them; knows text only."""
+"""Numbers, and sets of pCPUs, vCPUs and nodes, as libvirt writes them."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def _parsed(text: str) -> tuple[int, ...]:
             if not members.issuperset(span):
                 raise CpusetError(
                     f"'{token}' in '{text}' excludes what is not in the set before it; "
-                    "write the range first, then what to leave out, such as '0-3,^2'."
+                    "write the range first, then what to exclude, such as '0-3,^2'."
                 )
             members.difference_update(span)
         else:
             members.update(span)
     if not members:
-        raise CpusetError(f"'{text}' leaves nothing in the set.")
+        raise CpusetError(f"'{text}' excludes every number of the set; keep at least one.")
     return tuple(sorted(members))
 
 
@@ -116,5 +116,7 @@ def _number(token: str, text: str) -> int:
         raise CpusetError(f"'{text}' is not a set of numbers; write it as '0-3,8' or '0-7,^2'.")
     number = whole_number(digits)
     if number is None or number > MAX_ID:
-        raise CpusetError(f"{digits} in '{text}' is over {MAX_ID}, the highest id libvirt knows.")
+        raise CpusetError(
+            f"{digits} in '{text}' is over {MAX_ID}, the highest id that libvirt supports."
+        )
     return number

@@ -1,9 +1,9 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The errors that users see; knows nothing of XML, libvirt or Ansible.
+"""The errors that users see.
 
 Every message is one sentence, or two, that names the guest (where there is one), the value, and
-the way out. Whoever raises may not know the guest's name; `for_guest` adds it once.
+the remedy. Whoever raises may not know the guest's name; `for_guest` adds it once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class VnumaError(Exception):
     """Something a user can read and act upon.
 
     Args:
-        message: what is wrong and the way out, without the guest's name.
+        message: what is wrong and what to do, without the guest's name.
         guest: name of the guest it is about, None where it is about the whole call.
     """
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the user asks for, checked; knows neither hosts nor guests."""
+"""What the user asks for, checked."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def policy_from_options(options: Mapping[str, Any]) -> Policy:
     unknown = sorted(set(options) - set(DEFAULTS))
     if unknown:
         raise PolicyError(
-            f"option '{unknown[0]}' is not known; the options are {_listed(sorted(DEFAULTS))}."
+            f"unknown option '{unknown[0]}'; the options are {_listed(sorted(DEFAULTS))}."
         )
     given = {option: value for option, value in options.items() if value is not None}
     chosen = {
@@ -129,7 +129,7 @@ def policy_to_record(policy: Policy) -> dict[str, str]:
 def _choice(option: str, value: object) -> str:
     values = CHOICES[option]
     if value not in values:
-        raise PolicyError(f"{option} '{value}' is not known; use {_listed(values, 'or')}.")
+        raise PolicyError(f"{option} must be one of {_listed(values, 'or')}, not '{value}'.")
     return str(value)
 
 
@@ -151,7 +151,7 @@ def _set(option: str, value: object, form: str = "a cpuset such as '0-1,8'") -> 
     # YAML makes ``nodes: 0`` an integer and ``nodes: [0, 1]`` a list; both mean what they say.
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     if isinstance(value, (bool, Mapping)):
-        raise PolicyError(f"{option} '{value}' is not {form}.")
+        raise PolicyError(f"{option} must be given as {form}, not '{value}'.")
     try:
         return parse_cpuset(text)
     except CpusetError as error:
@@ -161,9 +161,7 @@ def _set(option: str, value: object, form: str = "a cpuset such as '0-1,8'") -> 
 def _count(option: str, value: object, highest: int, form: str = "") -> int:
     number = whole_number(str(value))
     if number is None or not 1 <= number <= highest:
-        raise PolicyError(
-            f"{option} '{value}' cannot be; give {form}a whole number from 1 to {highest}."
-        )
+        raise PolicyError(f"{option} must be {form}an integer from 1 to {highest}, not '{value}'.")
     return number
 
 

@@ -73,7 +73,7 @@ ansible_facts:
               type: int
               sample: 134217728
             free_kib:
-              description: Its free memory in KiB; null where libvirt's driver cannot tell.
+              description: Its free memory in KiB; null where libvirt's driver does not report it.
               type: int
               sample: 120795955
             hugepages:
@@ -90,7 +90,8 @@ ansible_facts:
                   type: int
                   sample: 512
                 free:
-                  description: Pages that are not in use; null where libvirt's driver cannot tell.
+                  description: Pages that are not in use; null where libvirt's driver does not
+                    report it.
                   type: int
                   sample: 512
             distances:
@@ -108,7 +109,7 @@ ansible_facts:
               elements: int
               sample: [0]
         threads_per_core:
-          description: SMT width that every node with pCPUs has.
+          description: SMT width that all nodes with pCPUs have in common.
           type: int
           sample: 2
         arch:
@@ -120,7 +121,7 @@ ansible_facts:
           type: str
           sample: Intel
         hugepage_default_kib:
-          description: Size in KiB of the hugepage a guest gets that names no size.
+          description: Size in KiB of the hugepages of a guest that names no size.
           type: int
           sample: 2048
         libvirt_version:
@@ -128,7 +129,7 @@ ansible_facts:
           type: str
           sample: 9.0.0
         hypervisor_version:
-          description: Version of the hypervisor, such as QEMU. Empty where it cannot be told.
+          description: Version of the hypervisor, such as QEMU. Empty where it is unknown.
           type: str
           sample: 7.2.22
 """

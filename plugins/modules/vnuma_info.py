@@ -8,14 +8,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: vnuma_info
-short_description: Tell where libvirt guests really are, and what has drifted
+short_description: Report the NUMA placement of libvirt guests and what has drifted
 version_added: 1.0.0
 author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:
   - For each guest of a host, returns the layout that was planned for it, the one that it is defined
-    with, the one that it runs with, the pCPUs that its vCPUs may really run on, and the host nodes
-    that its memory really lies on.
+    with, the one that it runs with, the pCPUs that its vCPUs can run on, and the host nodes that
+    its memory is on.
   - Compares them, and says in one sentence for each difference what differs and what to do about
     it.
   - One call handles every guest of a host, partitioned or not, persistent or transient. Nothing is
@@ -41,13 +41,13 @@ options:
     elements: str
   memory:
     description:
-      - Whether to look where the memory of running guests lies. The kernel walks through every
-        page that a guest has touched for it, which takes about 15 ms for each GiB of ordinary
-        pages, and next to nothing for hugepages.
+      - Whether to determine where the memory of running guests is. The kernel walks through every
+        page that a guest has touched, which takes about 15 ms for each GiB of ordinary pages, and
+        next to nothing for hugepages.
     type: bool
     default: true
 notes:
-  - Where the memory lies can only be told on the hypervisor host itself, by a user who may read
+  - Where the memory is can only be determined on the hypervisor host itself, by a user who may read
     C(/proc/PID/numa_maps) of its QEMU processes, which is root for C(qemu:///system). Otherwise it
     is null and RV(guests[].notes) says why. Everything else is there over a remote O(uri) too.
 seealso:
@@ -78,7 +78,7 @@ EXAMPLES = r"""
 RETURN = r"""
 guests:
   description: One entry for every guest that was looked at, by name.
-  returned: always, unless nothing could be found out at all
+  returned: always, unless the task failed as a whole
   type: list
   elements: dict
   contains:
@@ -124,7 +124,7 @@ guests:
       description: The layout that it runs with, in the same shape; null while it is off.
       type: dict
     placement:
-      description: Where it really is; null while it is off.
+      description: Where its threads and memory are; null while it is off.
       type: dict
       contains:
         pid:
@@ -133,12 +133,13 @@ guests:
         vcpus:
           description:
             - The pCPUs that the kernel lets the thread of each vCPU run on, as a cpuset by vCPU.
-              Null if the hypervisor's driver does not tell.
+              Null if the hypervisor's driver does not report it.
           type: dict
           sample: {"0": "0-14,120-134", "1": "0-14,120-134"}
         cells:
           description:
-            - Where the memory of each cell lies; null if that cannot be told, or O(memory=false).
+            - Where the memory of each cell is; null if that cannot be determined, or
+              O(memory=false).
             - A guest without cells has one entry, for all of its memory.
           type: list
           elements: dict
@@ -156,7 +157,8 @@ guests:
             kib_by_node:
               description:
                 - KiB on each host node, by its id. Memory that the guest has never touched is on
-                  none. Null if the cell's memory cannot be told from the rest of the process.
+                  none. Null if the cell's memory cannot be distinguished from the rest of the
+                  process.
               type: dict
               sample: {"0": 8388608}
             resident_kib:
@@ -185,12 +187,12 @@ guests:
           description:
             - V(cells), V(topology), V(distances), V(vcpu_pins), V(emulator_pins),
               V(iothread_pins), V(memory_binding), V(cpu_mode), V(placement); V(memory) for pages on
-              the wrong host node, V(plan) if there is no plan any more, V(restart) if a restart was
-              cut short.
+              the wrong host node, V(plan) if its options no longer give a valid layout, V(restart)
+              if a restart was interrupted.
           type: str
           sample: vcpu_pins
         msg:
-          description: What differs, and the way out.
+          description: What differs, and what to do.
           type: str
           sample: vCPU 3 is pinned to 0-15 in the running guest and pinned to 0-3 as defined; run
             vnuma_partition, which pins it while it runs.
@@ -200,24 +202,24 @@ guests:
           restart.
       type: bool
     notes:
-      description: Sentences about what could not be told, and why.
+      description: What could not be determined, and why.
       type: list
       elements: str
 drifted:
   description: Names of the guests with any RV(guests[].drift).
-  returned: always, unless nothing could be found out at all
+  returned: always, unless the task failed as a whole
   type: list
   elements: str
   sample: [anuma]
 restart_required:
   description: Names of the guests that wait for a restart.
-  returned: always, unless nothing could be found out at all
+  returned: always, unless the task failed as a whole
   type: list
   elements: str
   sample: [anuma]
 errors:
-  description: What could not be found out, guest by guest.
-  returned: failure, unless nothing could be found out at all
+  description: What could not be determined, guest by guest.
+  returned: failure, unless the task failed as a whole
   type: list
   elements: dict
   contains:
@@ -225,7 +227,7 @@ errors:
       description: Name of the guest, or the name that was given.
       type: str
     msg:
-      description: What is wrong, and the way out.
+      description: What is wrong, and what to do.
       type: str
 """
 

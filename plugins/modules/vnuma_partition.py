@@ -13,14 +13,14 @@ version_added: 0.1.0
 author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:
-  - Deals the vCPUs and the memory of each guest evenly over guest NUMA cells, pins every vCPU to
+  - Splits the vCPUs and the memory of each guest evenly over guest NUMA cells, pins every vCPU to
     the pCPUs of its host node, binds every cell's memory there, copies the distances between the
     nodes, and makes that the guest's persistent definition.
-  - One call handles every guest of a host. A guest that cannot be partitioned is left untouched and
-    is named in the error; the others are done and reported, and the task fails at the end.
+  - One call handles every guest of a host. A guest that cannot be partitioned is not changed and is
+    named in the error; the others are handled and reported, and the task fails at the end.
   - Only C(vcpu@placement), C(cputune/vcpupin), C(numatune/memory), C(numatune/memnode),
     C(cpu/topology) and C(cpu/numa) are changed; and C(cputune/emulatorpin),
-    C(cputune/iothreadpin) and C(cpu@mode) where an option asks for it. What stood there before the
+    C(cputune/iothreadpin) and C(cpu@mode) where an option asks for it. Their content before the
     first partition is kept in the guest's C(<metadata>), and O(state=absent) restores it.
   - Never starts, stops or restarts a guest. The layout of a running guest changes at its next cold
     start; RV(restart_required) names the guests that wait for it. Where only pins differ, they are
@@ -94,16 +94,16 @@ options:
         type: str
   managed_save:
     description:
-      - What to do about a guest that is off and has a managed-save image, which would bring its old
-        layout back at the next start. V(refuse) leaves the guest untouched and says so; V(drop)
-        removes the image, and with it the state that was saved.
+      - What to do with a guest that is off and has a managed-save image, which would restore its
+        old layout at the next start. V(refuse) fails without changing the guest; V(drop) discards
+        the image and the state that was saved in it.
     type: str
     choices: [refuse, drop]
     default: refuse
   layouts:
     description:
       - How much of each layout is returned. V(changed) leaves the distances of the cells and the
-        pins of single vCPUs out of guests that need nothing, so that Ansible has less to carry;
+        pins of single vCPUs out of guests that need nothing, so that results stay small;
         V(complete) returns them for every guest.
     type: str
     choices: [changed, complete]
@@ -112,8 +112,8 @@ options:
   planned:
     description:
       - Fingerprints of definitions that were planned earlier, by UUID, as RV(guests[].fingerprint)
-        of a run in check mode has them. A guest whose definition was changed since, by whomever, is
-        left untouched and named in the error.
+        of a run in check mode has them. A guest whose definition was changed since is not changed,
+        and is named in the error.
     type: dict
   host:
     description:
@@ -135,7 +135,7 @@ EXAMPLES = r"""
     guests:
       - name: anuma
 
-- name: Every database on two nodes with cores of their own, the rest as it comes
+- name: Every database on two nodes with cores of their own, the other guest with defaults
   kvm.vnuma.vnuma_partition:
     reserved_cpus: "0,120"
     guests:
@@ -154,8 +154,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 guests:
-  description: One entry for every guest that was dealt with, by name.
-  returned: always, unless nothing could be done at all
+  description: One entry for every guest that was handled, by name.
+  returned: always, unless the task failed as a whole
   type: list
   elements: dict
   contains:
@@ -247,20 +247,20 @@ guests:
           type: list
           elements: str
         emulator_pins:
-          description: pCPUs of the emulator's threads; null where they are left alone.
+          description: pCPUs of the emulator's threads; null where they are not managed.
           type: str
         iothread_pins:
-          description: pCPUs of each iothread, by its id; null where they are left alone.
+          description: pCPUs of each iothread, by its id; null where they are not managed.
           type: dict
 restart_required:
   description: Names of the guests that run with another layout than they are defined with.
-  returned: always, unless nothing could be done at all
+  returned: always, unless the task failed as a whole
   type: list
   elements: str
   sample: [anuma]
 errors:
   description: What went wrong, guest by guest.
-  returned: failure, unless nothing could be done at all
+  returned: failure, unless the task failed as a whole
   type: list
   elements: dict
   contains:
@@ -268,7 +268,7 @@ errors:
       description: Name of the guest, or the name that was given.
       type: str
     msg:
-      description: What is wrong, and the way out.
+      description: What is wrong, and what to do.
       type: str
 """
 

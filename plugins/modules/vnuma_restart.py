@@ -8,19 +8,19 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: vnuma_restart
-short_description: Power-cycle guests whose new layout waits for it
+short_description: Restart guests that wait for their new layout
 version_added: 0.1.0
 author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:
   - Shuts down and starts each guest that runs with another layout than the one it is defined with.
-    A reboot from inside would not do, since it keeps the old process.
-  - A guest that ran before runs after. Where it does not start with its new layout, its old
-    definition is put back, it is started with that, and the task fails saying so.
+    A reboot from inside is not enough, since it keeps the QEMU process.
+  - A guest that ran before runs after. Where it does not start with its new layout, it is rolled
+    back to its old definition and started with that, and the task fails and says so.
   - Guests that are off stay off; only one that an earlier, interrupted run had shut down is
     started.
-  - A guest that is paused, suspended, crashed or in the middle of a job such as a migration is left
-    alone, and a warning names it.
+  - A guest that is paused, suspended, crashed or in the middle of a job such as a migration is not
+    restarted, and a warning names it.
 extends_documentation_fragment:
   - kvm.vnuma.attributes
   - kvm.vnuma.attributes.action_group
@@ -36,14 +36,14 @@ options:
   guests:
     description:
       - Names, UUIDs or shell patterns. By default every guest of the host that was partitioned.
-      - A guest that is given by name or UUID is power-cycled also if its layout was changed by
-        other means; one that a pattern matches only if this collection partitioned it.
+      - A guest that is given by name or UUID is also restarted if its layout was changed by other
+        means; one that a pattern matches only if this collection partitioned it.
     type: list
     elements: str
   mode:
     description:
-      - V(graceful) asks the guest to shut down, by its agent or by ACPI, and never pulls the plug.
-      - V(force) pulls the plug after O(timeout).
+      - V(graceful) asks the guest to shut down, by its agent or by ACPI, and never forces it off.
+      - V(force) forces it off after O(timeout).
     type: str
     choices: [graceful, force]
     default: graceful
@@ -70,7 +70,7 @@ EXAMPLES = r"""
 - name: Bring every partitioned guest to its new layout, one after the other
   kvm.vnuma.vnuma_restart:
 
-- name: The databases, two at a time, without mercy after ten minutes
+- name: The databases, two at a time, forced off after ten minutes
   kvm.vnuma.vnuma_restart:
     guests: [db*]
     at_once: 2
@@ -81,7 +81,7 @@ EXAMPLES = r"""
 RETURN = r"""
 guests:
   description: One entry for every guest that was looked at, by name.
-  returned: always, unless nothing could be done at all
+  returned: always, unless the task failed as a whole
   type: list
   elements: dict
   contains:
@@ -100,7 +100,7 @@ guests:
       type: str
       sample: restarted
     forced:
-      description: Whether its power was pulled.
+      description: Whether it was forced off.
       type: bool
     downtime_s:
       description: How long it was off, in seconds; null if it was not.
@@ -112,12 +112,12 @@ guests:
       elements: str
 restarted:
   description: Names of the guests that were, or would be, power-cycled or started.
-  returned: always, unless nothing could be done at all
+  returned: always, unless the task failed as a whole
   type: list
   elements: str
 errors:
   description: What went wrong, guest by guest.
-  returned: failure, unless nothing could be done at all
+  returned: failure, unless the task failed as a whole
   type: list
   elements: dict
   contains:
@@ -125,7 +125,7 @@ errors:
       description: Name of the guest, or the name that was given.
       type: str
     msg:
-      description: What is wrong, and the way out.
+      description: What is wrong, and what to do.
       type: str
 """
 

@@ -107,7 +107,8 @@ RULES = (
     Rule(
         "memory device in a cell that would vanish",
         (SIXTEEN_CELLS, SLOTS, _device("dimm", 15)),
-        refused="a memory device sits in cell 15, and its cells will be 0 to 7; move it, or change "
+        refused="a memory device is in cell 15, and the guest will have cells 0 to 7; move it, or "
+        "change "
         "cells.",
     ),
     Rule(
@@ -145,7 +146,7 @@ RULES = (
         "hugepages, pool too small",
         (_backing("<hugepages><page size='1' unit='GiB'/></hugepages>"),),
         refused="host node 0 has 0 hugepages of 1048576 KiB, and the guest's memory there needs 8; "
-        "raise the node's pool, give the guest less memory, or leave the node out with nodes.",
+        "enlarge the node's pool, reduce the guest's memory, or exclude the node with nodes.",
     ),
     Rule(
         "hugepages that memory is no multiple of",
@@ -157,7 +158,8 @@ RULES = (
                 "<memory unit='KiB'>67109888</memory>\n  <currentMemory unit='KiB'>67109888",
             ),
         ),
-        refused="67109888 KiB of memory is no multiple of its hugepage of 1048576 KiB; make it "
+        refused="67109888 KiB of memory is not a multiple of its hugepage of 1048576 KiB; set it "
+        "to "
         "67108864 or 68157440 KiB.",
     ),
     Rule(
@@ -179,8 +181,8 @@ RULES = (
             _backing("<hugepages><page size='1' unit='GiB' nodeset='0-1'/></hugepages>"),
         ),
         {"memory_mode": "none"},
-        refused="its hugepages are for cells 0-1, and cells 2-7 would have none; take nodeset out "
-        "of <page>, so that it is for every cell, or change cells.",
+        refused="its hugepages cover cells 0-1 only, and cells 2-7 would have none; remove nodeset "
+        "from <page> so that it covers every cell, or change cells.",
     ),
     Rule(
         "the ordinary page, named",
@@ -195,7 +197,8 @@ RULES = (
             _backing("<hugepages><page size='2048' unit='KiB' nodeset='0,9'/></hugepages>"),
         ),
         {"memory_mode": "none"},
-        refused="its hugepages name cells '0,9', and its cells will be 0 to 7; change the nodeset "
+        refused="its hugepages name cells '0,9', and the guest will have cells 0 to 7; change the "
+        "nodeset "
         "of <page>, or cells.",
     ),
     Rule(
@@ -242,8 +245,9 @@ RULES = (
         ),
         {"nodes": "0"},
         keeps=("<memory unit='KiB'>1099511627776</memory>",),
-        warns="1099511627776 KiB of its memory are bound to host node 0, which has 134217728 KiB "
-        "in all; give it less memory, more nodes, or memory_mode 'preferred'.",
+        warns="1099511627776 KiB of its memory would be bound to host node 0, which has 134217728 "
+        "KiB "
+        "in total; reduce its memory, use more nodes, or set memory_mode to 'preferred'.",
     ),
     # vCPUs
     Rule(
@@ -251,8 +255,8 @@ RULES = (
         (("<vcpu ", "<vcpu current='8' "),),
         keeps=("<vcpu placement='static' current='8'>16</vcpu>",),
         writes=("<cell id='7' cpus='14-15'/>",),
-        warns="cells 4-7 have no vCPU at boot, since 8 of 16 vCPUs are online; distribution "
-        "'interleave' spreads them.",
+        warns="cells 4-7 have no vCPU at boot, because only 8 of 16 vCPUs are online; set "
+        "distribution to 'interleave' to spread them.",
     ),
     Rule(
         "vcpus one by one",
@@ -376,8 +380,8 @@ RULES = (
         (("<acpi/>", ""),),
         keeps=("<apic/>",),
         drops=("<acpi/>",),
-        warns="it has no ACPI, by which its kernel learns of distances, and of cells; add <acpi/> "
-        "to its <features>.",
+        warns="it has no ACPI, so its kernel sees no distances and may see a single cell; add "
+        "<acpi/> to its <features>.",
     ),
     Rule(
         "cells by hand",
@@ -410,7 +414,8 @@ RULES = (
                 f"cpus='8-15' memory='{GIB_KIB}' memAccess='private'",
             ),
         ),
-        refused="its cells differ in memAccess, and new cells cannot; give every cell the same.",
+        refused="its cells have different memAccess values, which new cells cannot keep; set the "
+        "same value for every cell.",
     ),
     Rule(
         "HMAT caches",
@@ -421,8 +426,8 @@ RULES = (
                 "<line value='8' unit='B'/></cache></cell></numa>"
             ),
         ),
-        refused="its cells have <cache> (HMAT), which new cells would lose; take it out with "
-        "'virsh edit', or leave the guest out.",
+        refused="its cells have <cache> (HMAT), which new cells would lose; remove it with 'virsh "
+        "edit', or exclude the guest.",
     ),
     Rule(
         "HMAT interconnects",
@@ -432,8 +437,8 @@ RULES = (
                 "initiator='0' target='0' type='access' value='5'/></interconnects></numa>"
             ),
         ),
-        refused="its cells have <interconnects> (HMAT), which new cells would lose; take it out "
-        "with 'virsh edit', or leave the guest out.",
+        refused="its cells have <interconnects> (HMAT), which new cells would lose; remove it with "
+        "'virsh edit', or exclude the guest.",
     ),
     # Devices
     Rule(
@@ -444,7 +449,8 @@ RULES = (
     Rule(
         "PCI expander bus in a cell that would vanish",
         (SIXTEEN_CELLS, _bus(15)),
-        refused="a PCI expander bus sits in cell 15, and its cells will be 0 to 7; move it, or "
+        refused="a PCI expander bus is in cell 15, and the guest will have cells 0 to 7; move it, "
+        "or "
         "change cells.",
     ),
     Rule(
@@ -467,8 +473,8 @@ RULES = (
                 "</qemu:commandline></domain>",
             ),
         ),
-        refused="its <qemu:commandline> has '-smp', which would stand against its cells; take it "
-        "out, or leave the guest out.",
+        refused="its <qemu:commandline> has '-smp', which conflicts with the guest NUMA cells; "
+        "remove it, or exclude the guest.",
     ),
     Rule(
         "metadata of others",

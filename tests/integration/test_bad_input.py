@@ -25,15 +25,18 @@ Call = Callable[..., Run]
         ({"nodes": "3-1"}, "nodes: '3-1' in '3-1' counts down"),
         ({"nodes": "0-3,^7"}, "excludes what is not in the set"),
         ({"nodes": "0,99"}, "guest anuma: host node 99 of nodes '0,99' does not exist"),
-        ({"cells": 0}, "cells '0' cannot be; give a whole number from 1 to 128."),
+        ({"cells": 0}, "cells must be an integer from 1 to 128, not '0'."),
         ({"cells": 17}, "guest anuma: 16 vCPUs cannot fill 17 cells"),
-        ({"threads": "three"}, "threads 'three' cannot be"),
-        ({"threads": "3"}, "guest anuma: 16 vCPUs are no multiple of threads 3"),
+        ({"threads": "three"}, "threads must be 'auto' or an integer from 1 to 1024, not 'three'."),
+        ({"threads": "3"}, "guest anuma: 16 vCPUs are not a multiple of threads 3"),
         ({"reserved_cpus": "x"}, "reserved_cpus: 'x' is not a set of numbers"),
         ({"reserved_cpus": "0-14,120-134"}, "leaves no pCPU of host node 0 to pin to"),
         ({"distribution": "random"}, "value of distribution must be one of: contiguous"),
         ({"emulator_pinning": "999"}, "which the host does not have online"),
-        ({"host": {"nodes": "many"}}, "host.nodes is 'many'; give a list"),
+        (
+            {"host": {"nodes": "many"}},
+            "host.nodes must be a list as vnuma_facts returns it, not 'many'.",
+        ),
     ],
 )
 def test_options(rfc: Libvirt, call: Call, options: dict[str, Any], sentence: str) -> None:
@@ -50,9 +53,16 @@ def test_options(rfc: Libvirt, call: Call, options: dict[str, Any], sentence: st
     ("entry", "sentence"),
     [
         ({"nodes": "a"}, "guest anuma: nodes: 'a' is not a set of numbers"),
-        ({"cells": "0"}, "guest anuma: cells '0' cannot be"),
-        ({"pinning": "thread"}, "guest anuma: pinning 'thread' is not known; use node, core, cpu"),
-        ({"memory_mode": "tight"}, "guest anuma: memory_mode 'tight' is not known"),
+        ({"cells": "0"}, "guest anuma: cells must be an integer from 1 to 128, not '0'."),
+        (
+            {"pinning": "thread"},
+            "guest anuma: pinning must be one of node, core, cpu or none, not 'thread'.",
+        ),
+        (
+            {"memory_mode": "tight"},
+            "guest anuma: memory_mode must be one of strict, preferred, restrictive or none, not "
+            "'tight'.",
+        ),
     ],
 )
 def test_overrides_name_the_guest(
@@ -156,7 +166,7 @@ def test_unwritable_state_dir_changes_nothing(rfc: Libvirt, call: Call, tmp_path
         {"uri": rfc.uri, "guests": [{"name": "anuma"}], "state_dir": str(tmp_path / "file")},
     )
     assert run.failed
-    assert "nothing was changed, make room or set state_dir" in run.msg
+    assert "nothing was changed, free space there or set state_dir" in run.msg
     assert rfc.dump("anuma") == before
 
 
@@ -166,7 +176,7 @@ def test_a_host_without_topology_gives_one_cell_and_says_so(rfc: Libvirt, call: 
     arguments = {"uri": rfc.uri, "guests": [{"name": "anuma"}], "host": {"nodes": []}}
     run = call("vnuma_partition", {**arguments, "nodes": "0"})
     assert run.failed
-    assert "guest anuma: nodes '0' cannot be had: the host reports no NUMA topology" in run.msg
+    assert "guest anuma: nodes '0' is not available: the host reports no NUMA topology" in run.msg
     run = call("vnuma_partition", arguments)
     assert not run.failed
     assert "the host reports no NUMA topology; the guest gets one cell" in run.output

@@ -234,8 +234,8 @@ def test_from_untouched_to_partitioned(bench: Bench) -> None:
     assert [(one["between"], one["what"]) for one in guest["drift"]] == [("live-actual", "memory")]
     assert _drift(guest) == [
         f"cell 1 has {second['resident_kib']} of its {second['resident_kib']} KiB on host node 0 "
-        "and is bound strict to host node 1; see that there is room, shut the guest down and "
-        "start it."
+        "and is bound strict to host node 1; check that there is free memory, then shut the guest "
+        "down and start it."
     ]
     assert bench.guest(memory=False)["placement"]["cells"] is None
 
@@ -352,7 +352,7 @@ def test_transient_paused_saved_and_interrupted(bench: Bench, state_dir: Path) -
         "as defined; start it and shut it down, or run vnuma_partition with managed_save 'drop'."
     ]
     assert _drift(guests["interrupted"]) == [
-        "a restart of it has begun and it is off; run vnuma_restart to start it."
+        "an interrupted restart left it off; run vnuma_restart to start it."
     ]
     assert "persistent-live" in {one["between"] for one in guests["paused"]["drift"]}
 

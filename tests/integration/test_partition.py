@@ -158,10 +158,10 @@ def test_a_hundred_guests_three_of_them_bad(rfc: Libvirt, call: Call, tmp_path: 
     assert run.failed
     assert {error["name"]: error["msg"] for error in run.result["errors"]} == {
         "nowhere": "it does not exist on this host; correct the name, or define it first.",
-        "passing": "it is transient: it has no definition that could be changed; define it, or "
-        "leave it out.",
-        "small": "3 vCPUs cannot fill 8 cells; give it at least 8 vCPUs, or set cells or nodes so "
-        "that there are at most 3.",
+        "passing": "it is transient and has no persistent definition to change; define it, or "
+        "exclude the guest.",
+        "small": "3 vCPUs cannot fill 8 cells; give it at least 8 vCPUs, or reduce nodes or cells "
+        "to at most 3.",
     }
     for name in ("nowhere", "passing", "small"):
         assert f"guest {name}: " in run.msg

@@ -234,7 +234,7 @@ def test_a_guest_in_the_middle_of_a_migration(
         bench.libvirt.virsh("domjobabort", "guest")
         job.result()
     assert _action(run)["action"] == "skipped", run.output
-    assert "a job (such as a migration or a backup) is at work on it" in run.output
+    assert "a job such as a migration or a backup is running on it" in run.output
     assert bench.state() == "running"
     assert bench.restart().result["restarted"] == ["guest"]
 
@@ -255,7 +255,7 @@ def test_managed_save_is_not_brought_back_silently(bench: Bench) -> None:
     before = bench.libvirt.dump("guest")
     run = bench.partition()
     assert run.failed
-    assert "guest guest: its managed-save image would bring its old layout back" in run.msg
+    assert "guest guest: its managed-save image would restore its old layout" in run.msg
     assert bench.libvirt.dump("guest") == before
     assert "guest" in bench.libvirt.virsh("list", "--all", "--with-managed-save", "--name")
     run = bench.partition(managed_save="drop")
@@ -272,7 +272,7 @@ def test_saved_after_the_redefine(bench: Bench) -> None:
     bench.libvirt.virsh("managedsave", "guest")
     run = bench.partition()
     assert run.failed
-    assert "its managed-save image would bring its old layout back" in run.msg
+    assert "its managed-save image would restore its old layout" in run.msg
     run = bench.partition(managed_save="drop")
     assert run.result["changed"]
 
@@ -370,7 +370,7 @@ def test_two_runs_at_once(bench: Bench, state_dir: Path) -> None:
     assert not run.failed, run.msg
     assert second.failed
     assert (
-        "another run of kvm.vnuma is at work on this host's guests; nothing was done" in second.msg
+        "another run of kvm.vnuma is working on this host's guests; nothing was done" in second.msg
     )
     guestboot.wait_for_boots(bench.console("guest"), 2)
     assert bench.restart().result["restarted"] == []
@@ -454,6 +454,6 @@ def test_bad_options(bench: Bench) -> None:
     """One sentence with the values."""
     for options in ({"at_once": 0}, {"timeout": 0}, {"agent_timeout": -1}):
         run = bench.restart(**options)
-        assert "cannot be; at_once is 1 or more, timeout is over 0" in run.msg
+        assert "at_once must be at least 1, timeout more than 0 s" in run.msg
     run = bench.restart("nobody")
     assert run.msg.startswith("guest nobody: it does not exist on this host;")

@@ -485,7 +485,7 @@ def test_two_plays_at_once(hosts: Hosts) -> None:
         hosts.libvirts["kvm1"].virsh("destroy", "a")
         assert not first.result().failed, first.result().output
     assert second.failed
-    assert "another run of kvm.vnuma is at work on this host's guests" in second.output
+    assert "another run of kvm.vnuma is working on this host's guests" in second.output
     assert hosts.nodes_seen("a") == 4
     assert hosts.play({"roles": [ROLE], "hosts": "kvm1"}).recap("kvm1")["changed"] == 0
     assert guestboot.boots(hosts.console("a")) == 2
@@ -504,9 +504,7 @@ def test_a_guest_that_does_not_start_goes_back(
     hosts.guests("kvm1", "a", vnuma_pinning="none")
     run = hosts.play("kvm.vnuma.converge")
     assert run.failed
-    assert "guest a: it did not start with its new layout, so its old definition was put back" in (
-        run.output
-    )
+    assert "guest a: it did not start with its new layout, so it was rolled back" in (run.output)
     assert libvirt.dump("a") == before
     guestboot.wait_for_boots(hosts.console("a"), 2)
     assert libvirt.virsh("domstate", "a").strip() == "running"

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From the text of ``virsh capabilities`` to a host; knows no live libvirt connection."""
+"""From the text of ``virsh capabilities`` to a host."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def parse_capabilities(text: str) -> Host:
     root = parse_xml(text, "capabilities", HostError, "capabilities document")
     host = root.find("host")
     if host is None:
-        raise HostError("the capabilities document has no <host>; give all that virsh prints.")
+        raise HostError(
+            "the capabilities document has no <host>; give the complete output of 'virsh "
+            "capabilities'."
+        )
     arch = host.findtext("cpu/arch") or ""
     # <host><cpu> has a <topology> of its own, which is about sockets and cores.
     cells = (
@@ -108,6 +111,7 @@ def _integer(text: str | None, what: str) -> int:
     number = whole_number(text or "")
     if number is None:
         raise HostError(
-            f"the capabilities document has '{text}' as {what}, where a number belongs."
+            f"the capabilities document has '{text}' as {what}, which must be a number; give the "
+            "unmodified output of 'virsh capabilities'."
         )
     return number

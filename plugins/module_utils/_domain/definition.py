@@ -111,12 +111,14 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
             raise DomainError(f"the definition has <{tag}> twice; keep one.")
     vcpu, memory, cpu = root.find("vcpu"), root.find("memory"), root.find("cpu")
     if vcpu is None or memory is None:
-        raise DomainError("the definition has no <vcpu> or no <memory>; define both.")
+        raise DomainError("the definition has no <vcpu> or no <memory>; add what is missing.")
     vcpus = integer(vcpu.text, "<vcpu>")
     if vcpus < 1:
-        raise DomainError(f"<vcpu> is {vcpus}; a guest needs at least one.")
+        raise DomainError(f"<vcpu> must be at least 1, not {vcpus}.")
     if vcpus > MAX_VCPUS:
-        raise DomainError(f"<vcpu> is {vcpus}, over {MAX_VCPUS}, the most that libvirt takes.")
+        raise DomainError(
+            f"<vcpu> must be at most {MAX_VCPUS}, the maximum of libvirt, not {vcpus}."
+        )
     # libvirt counts memory devices into <memory>, and lets cells override it
     # (virDomainDefPostParseMemory, src/conf/domain_postparse.c).
     devices = sum(memory_kib(size) for size in root.iterfind("devices/memory/target/size"))
@@ -124,7 +126,7 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
     if shared < 1:
         raise DomainError(
             f"<memory> is {memory_kib(memory)} KiB, of which its memory devices have {devices} "
-            "KiB; nothing is left for its cells."
+            "KiB; none is left for its cells; increase <memory>."
         )
     first = state.cells[0] if state.cells else None
     return Guest(

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Writing a layout into a domain definition, and taking it out again.
 
-Only the managed elements are written, and the record of what stood there before. Everything else
+Only the managed elements are written, and the record of what was there before. Everything else
 in the definition stays as it is.
 """
 
@@ -55,7 +55,7 @@ class Edit:
 def partitioned(definition: Definition, layout: Layout, policy: Policy) -> Edit:
     """Write a layout into a definition.
 
-    What stood in the managed elements before the first partition is kept in the record.
+    What the managed elements were before the first partition is kept in the record.
 
     Raises:
         DomainError: when the record is damaged, or a managed element is malformed.
@@ -95,7 +95,7 @@ def restored(definition: Definition) -> Edit:
         record = find_record(root)
         kept, applied = original(record), recorded_policy(record)
         if root.find("vcpu") is None:
-            raise DomainError("the definition has no <vcpu>; define it.")
+            raise DomainError("the definition has no <vcpu>; add it.")
         for element in MANAGED:
             if not element.option or element.option in applied:
                 element.restore(root, kept)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The record in a guest's ``<metadata>``: the policy applied, and what stood there before.
+"""The record in a guest's ``<metadata>``: the policy applied, and what was there before.
 
 Here it is read; it is written in edit.
 """
@@ -29,7 +29,7 @@ def recorded_policy(record: Element) -> dict[str, str]:
 
 
 def original(record: Element) -> Element:
-    """Return the element that holds what stood before the first partition.
+    """Return the element that holds what was there before the first partition.
 
     Raises:
         DomainError: when someone took it out; restoring would be guessing.
@@ -37,8 +37,8 @@ def original(record: Element) -> Element:
     kept = record.find(ORIGINAL)
     if kept is None:
         raise DomainError(
-            "its record in <metadata> has been damaged: what stood before the partition is not in "
-            "there; restore the definition by hand and take the record out with 'virsh edit'."
+            "its record in <metadata> is damaged and no longer has the elements from before the "
+            "partition; restore the definition by hand and remove the record with 'virsh edit'."
         )
     return kept
 

@@ -26,7 +26,7 @@ def integer(text: str | None, what: str) -> int:
     """
     number = whole_number(text or "")
     if number is None:
-        raise DomainError(f"{what} is '{text}', where a number belongs.")
+        raise DomainError(f"{what} must be a number, not '{text}'.")
     return number
 
 
@@ -39,7 +39,9 @@ def kib(text: str | None, unit: str | None, tag: str) -> int:
     unit = unit or "KiB"
     factor = UNIT_BYTES.get(unit.lower())
     if factor is None:
-        raise DomainError(f"<{tag}> has the unit '{unit}', which libvirt does not know.")
+        raise DomainError(
+            f"<{tag}> has the unknown unit '{unit}'; use one of libvirt's, such as KiB or GiB."
+        )
     size: int = integer(text, f"<{tag}>") * factor
     return -(-size // 1024)
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What in a definition cannot live with new cells, or with what stood before.
+"""What in a definition cannot live with new cells, or with what was there before.
 
 libvirt's schema (src/conf/schemas/domaincommon.rng of 12.8) names guest cells in ``<memnode>`` and
 ``<numa>``, which are managed, and in: memory devices and PCI controllers (``target/node``),
@@ -22,7 +22,7 @@ _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 
 
 def cell_references(root: Element) -> tuple[CellReference, ...]:
-    """Return the devices that sit in a cell of the guest."""
+    """Return the devices that are in a cell of the guest."""
     found = []
     for tag, subject in (("memory", "a memory device"), ("controller", "a PCI expander bus")):
         for device in elements(root.find("devices"), tag):
@@ -31,7 +31,7 @@ def cell_references(root: Element) -> tuple[CellReference, ...]:
                 # What is no number that a cell can have is in no cell that will be there.
                 number = whole_number(text)
                 cell = MAX_ID if number is None else number
-                found.append(CellReference(f"{subject} sits in cell {text}", (cell,), "move it"))
+                found.append(CellReference(f"{subject} is in cell {text}", (cell,), "move it"))
     return tuple(found)
 
 
@@ -44,7 +44,8 @@ def conflicts(root: Element, state: ManagedState) -> tuple[str, ...]:
     ):
         if len(values) > 1:
             found.append(
-                f"its cells differ in {name}, and new cells cannot; give every cell the same."
+                f"its cells have different {name} values, which new cells cannot keep; set the "
+                "same value for every cell."
             )
     for extra in ("interconnects", "cell/cache"):
         if root.find(f"cpu/numa/{extra}") is not None:
@@ -94,7 +95,7 @@ def check_outgrown(root: Element, arch: str, before: ManagedState, after: Manage
         if count != vcpus:
             raise DomainError(
                 f"before its partition it had {what} for {count} vCPUs, and it has {vcpus} now; "
-                f"set <vcpu> back to {count}, or define it anew without the record."
+                f"set <vcpu> to {count} again, or redefine it without the record."
             )
     # Cells decide how much memory there is; libvirt rounds each up when it starts a guest.
     had_kib, has_kib = (sum(cell.memory_kib for cell in state.cells) for state in (after, before))
@@ -102,5 +103,5 @@ def check_outgrown(root: Element, arch: str, before: ManagedState, after: Manage
     if had_kib and has_kib and not had_kib <= has_kib < had_kib + max(1, most_kib):
         raise DomainError(
             f"before its partition its cells had {had_kib} KiB together, and they have {has_kib} "
-            f"KiB now; change the cells back to {had_kib}, or define it anew without the record."
+            f"KiB now; set their memory to {had_kib} KiB again, or redefine it without the record."
         )

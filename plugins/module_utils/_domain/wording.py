@@ -38,7 +38,7 @@ class Drift:
         between: ``planned-persistent``, ``planned-live`` (a transient guest), ``persistent-live``,
             ``persistent-saved`` (a managed-save image) or ``live-actual``.
         what: as in Difference; or ``plan``, ``restart``, ``image``, ``memory``.
-        message: a sentence with the way out.
+        message: a sentence with the remedy.
     """
 
     between: str

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading and editing XML that others wrote, safely; knows nothing of domains or hosts.
+"""Reading and editing XML that others wrote, safely.
 
 No entity is ever resolved and nothing is fetched: a document with a DTD is refused as a whole,
 since neither libvirt's dumps nor definitions have one.
@@ -66,7 +66,9 @@ def parse_xml(text: str, root_tag: str, error: type[VnumaError], what: str) -> E
             a document type declaration.
     """
     if _DOCTYPE.match(text):
-        raise error(f"the {what} has a document type declaration; entities are not accepted.")
+        raise error(
+            f"the {what} has a document type declaration, which is not accepted; remove it."
+        )
     declaration = _DECLARATION.match(text)
     document = text[declaration.end() :] if declaration else text
     try:
@@ -75,11 +77,9 @@ def parse_xml(text: str, root_tag: str, error: type[VnumaError], what: str) -> E
         # libxml2 may quote the line it stumbled over, which can hold a password: only say where.
         line = getattr(problem, "lineno", None)
         where = f" (line {line})" if line else ""
-        raise error(
-            f"the {what} is not well-formed XML{where}; check where it comes from."
-        ) from None
+        raise error(f"the {what} is not well-formed XML{where}; check its source.") from None
     if root.tag != root_tag:
-        raise error(f"the {what} begins with <{root.tag}>, where <{root_tag}> belongs.")
+        raise error(f"the {what} must start with <{root_tag}>, not <{root.tag}>.")
     return root
 
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A connection to a libvirt daemon that may go away and come back; knows no guest and no host."""
+"""A connection to a libvirt daemon that may go away and come back."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Connection:
         watch: listen to the guests' events, so that `wait` returns as soon as something happens.
 
     Raises:
-        HypervisorError: when there is no connection to be had; the sentence has the way out.
+        HypervisorError: when there is no connection to be had; the sentence has the remedy.
     """
 
     def __init__(self, uri: str, watch: bool = False) -> None:
@@ -152,7 +152,7 @@ def _no_connection(uri: str, error: Any) -> str:
     elif "No such file" in message or "Connection refused" in message:
         way_out = "start libvirtd (or virtqemud) there, or correct uri"
     else:
-        way_out = "correct uri, or see that the libvirt daemon there can be reached"
+        way_out = "correct uri, or check that the libvirt daemon there is reachable"
     return f"cannot connect to {uri}: {message}; {way_out}."
 
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Waiting for something to happen, without missing it; knows nothing of what it waits for."""
+"""Waiting for something to happen, without missing it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is asked of libvirt: the host, its guests, their definitions; knows no policy."""
+"""What is asked of libvirt: the host, its guests, their definitions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Hypervisor:
         watch: listen to the guests' events, so that `wait` returns as soon as something happens.
 
     Raises:
-        HypervisorError: when there is no connection to be had; the sentence has the way out.
+        HypervisorError: when there is no connection to be had; the sentence has the remedy.
     """
 
     def __init__(self, uri: str, watch: bool = False) -> None:
@@ -148,7 +148,7 @@ class Hypervisor:
 
     def saved_xml(self, domain: Domain) -> str | None:
         """Return the definition inside a guest's managed-save image, None where it has none."""
-        with self._connection.errors("look for a managed-save image", domain.name):
+        with self._connection.errors("check for a managed-save image", domain.name):
             if not self._handle(domain).hasManagedSaveImage():
                 return None
             return str(self._handle(domain).managedSaveGetXMLDesc(0))
@@ -165,7 +165,7 @@ class Hypervisor:
 
     def is_active(self, domain: Domain) -> bool:
         """Tell whether a guest is alive now."""
-        with self._connection.errors("look whether it runs", domain.name):
+        with self._connection.errors("check whether it runs", domain.name):
             return bool(self._connection.with_reconnect(lambda: self._handle(domain).isActive()))
 
     def is_local(self) -> bool:
@@ -176,7 +176,7 @@ class Hypervisor:
 
     def state(self, domain: Domain) -> str:
         """Return a guest's state in one word, ``running`` or ``off`` for most."""
-        with self._connection.errors("look at its state", domain.name):
+        with self._connection.errors("read its state", domain.name):
             return _STATES.get(self._handle(domain).state()[0], "unknown")
 
     def affinities(self, domain: Domain) -> dict[int, tuple[int, ...]] | None:
@@ -195,16 +195,16 @@ class Hypervisor:
 
     def restart_blocker(self, domain: Domain) -> str | None:
         """Say why a live guest must not be shut down now, None where it may be."""
-        with self._connection.errors("look at its state", domain.name):
+        with self._connection.errors("read its state", domain.name):
             state = self._handle(domain).state()[0]
             busy = self._handle(domain).jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
         if busy:
-            return "a job (such as a migration or a backup) is at work on it"
+            return "a job such as a migration or a backup is running on it"
         return {
             libvirt.VIR_DOMAIN_PAUSED: "it is paused",
             libvirt.VIR_DOMAIN_PMSUSPENDED: "it is suspended to memory",
             libvirt.VIR_DOMAIN_CRASHED: "it has crashed and is kept for inspection",
-            libvirt.VIR_DOMAIN_SHUTDOWN: "someone is shutting it down already",
+            libvirt.VIR_DOMAIN_SHUTDOWN: "it is already being shut down",
         }.get(state)
 
     def shut_down(self, domain: Domain) -> None:
@@ -228,7 +228,7 @@ class Hypervisor:
                     )
 
     def force_off(self, domain: Domain) -> None:
-        """Force a guest off at once, as pulling its plug would."""
+        """Force a guest off at once, without asking it."""
         with self._connection.errors("force it off", domain.name):
             try:
                 self._connection.with_reconnect(lambda: self._handle(domain).destroyFlags(0))

@@ -168,8 +168,8 @@ class Processes:
                 ) from None
             except OSError as error:
                 raise NumaMapsError(
-                    f"/proc/{pid}/{name} cannot be read: {error.strerror}; either the guest has "
-                    "ended meanwhile, or the kernel of this host was built without NUMA."
+                    f"/proc/{pid}/{name} cannot be read: {error.strerror}; the guest has ended, or "
+                    "the host's kernel was built without NUMA."
                 ) from None
         return AddressSpace(*texts)
 

@@ -25,7 +25,7 @@ class CellReference:
     """Something in a definition that names cells, and would be wrong were they not there.
 
     Attributes:
-        subject: what it is, with its verb, such as ``a memory device sits in cell 3``.
+        subject: what it is, with its verb, such as ``a memory device is in cell 3``.
         cells: the cells that it names.
         remedy: what to do about it, such as ``move it``.
     """

@@ -162,12 +162,12 @@ def host_from_facts(facts: object) -> Host:
     """
     if not isinstance(facts, Mapping):
         raise HostError(
-            f"host is {_shown(facts)}; give ansible_facts.vnuma_host as vnuma_facts returns it."
+            f"host must be ansible_facts.vnuma_host as vnuma_facts returns it, not {_shown(facts)}."
         )
     raw_nodes = facts.get("nodes")
     if not isinstance(raw_nodes, (list, tuple)):
         raise HostError(
-            f"host.nodes is {_shown(raw_nodes)}; give a list as vnuma_facts returns it."
+            f"host.nodes must be a list as vnuma_facts returns it, not {_shown(raw_nodes)}."
         )
     nodes = sorted((_node_from_facts(raw) for raw in raw_nodes), key=lambda node: node.id)
     arch = str(facts.get("arch") or "")
@@ -201,7 +201,7 @@ def default_hugepage_kib(arch: str, base_page_kib: int = BASE_PAGE_KIB) -> int:
 
 def _node_from_facts(raw: object) -> Node:
     if not isinstance(raw, Mapping) or "id" not in raw:
-        raise HostError(f"host.nodes has {_shown(raw)}; each node is a dictionary with an 'id'.")
+        raise HostError(f"host.nodes must hold dictionaries with an 'id', not {_shown(raw)}.")
     node_id = _integer(raw["id"], "host.nodes[].id")
     where = f"host node {node_id}"
     cpus = _cpus(raw.get("cpus"), f"{where}: cpus")
@@ -213,22 +213,24 @@ def _node_from_facts(raw: object) -> Node:
     stray = sorted({cpu for core in cores for cpu in core}.difference(cpus))
     if stray:
         raise HostError(
-            f"{where}: cores name pCPU {format_cpuset(stray)}, which cpus '{format_cpuset(cpus)}' "
-            "lacks; gather the facts again."
+            f"{where}: cores name pCPU {format_cpuset(stray)}, which is not in cpus "
+            f"'{format_cpuset(cpus)}'; gather the facts again."
         )
     seen: set[int] = set()
     for core in cores:
         if seen.intersection(core):
             # Two guests that were each given a core of their own would share it.
             raise HostError(
-                f"{where}: cores name pCPU {format_cpuset(seen.intersection(core))} twice; "
-                "a pCPU is a thread of one core; gather the facts again."
+                f"{where}: cores name pCPU {format_cpuset(seen.intersection(core))} twice, "
+                "and a pCPU belongs to one core; gather the facts again."
             )
         seen.update(core)
     alone = ((cpu,) for cpu in cpus if cpu not in seen)
     distances = raw.get("distances") or {}
     if not isinstance(distances, Mapping):
-        raise HostError(f"{where}: distances is {_shown(distances)}; give a dictionary by node id.")
+        raise HostError(
+            f"{where}: distances must be a dictionary by node id, not {_shown(distances)}."
+        )
     free_kib = raw.get("free_kib")
     return Node(
         id=node_id,
@@ -263,7 +265,9 @@ def _node_from_facts(raw: object) -> Node:
 
 def _pool(raw: object, where: str) -> HugepagePool:
     if not isinstance(raw, Mapping):
-        raise HostError(f"{where}: hugepages has {_shown(raw)}; give size_kib, total and free.")
+        raise HostError(
+            f"{where}: hugepages must have size_kib, total and free, not {_shown(raw)}."
+        )
     free = raw.get("free")
     return HugepagePool(
         size_kib=_integer(raw.get("size_kib"), f"{where}: hugepages[].size_kib", lowest=1),
@@ -286,13 +290,13 @@ def _cpus(value: object, where: str) -> tuple[int, ...]:
 def _list(value: object, where: str) -> Iterable[object]:
     if isinstance(value, (list, tuple)):
         return value
-    raise HostError(f"{where} is {_shown(value)}; give a list.")
+    raise HostError(f"{where} must be a list, not {_shown(value)}.")
 
 
 def _integer(value: object, where: str, lowest: int = 0) -> int:
     number = whole_number(str(value))
     if number is None or number < lowest:
-        raise HostError(f"{where} is {_shown(value)}; give a whole number from {lowest} up.")
+        raise HostError(f"{where} must be an integer of at least {lowest}, not {_shown(value)}.")
     return number
 
 

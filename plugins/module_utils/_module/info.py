@@ -176,7 +176,7 @@ def _report(hypervisor: Hypervisor, domain: Domain) -> Report:
     definition = persistent or live
     if definition is None:
         # A transient guest that ended while the guests were listed.
-        raise HypervisorError("it has ended, and it had no persistent definition.")
+        raise HypervisorError("it was transient and has ended, so there is nothing to report.")
     state = hypervisor.state(domain) if domain.active else "off"
     return Report(domain, state, definition, persistent, live)
 
@@ -235,7 +235,7 @@ def _planned_or(report: Report) -> str:
 
 
 def _no_plan(report: Report, error: VnumaError) -> Drift:
-    message = f"its recorded options give no plan any more: {error.message}"
+    message = f"its recorded options no longer give a valid layout: {error.message}"
     return Drift(_planned_or(report), "plan", message)
 
 
@@ -255,7 +255,7 @@ def _compare_off(
     domain = report.domain
     if state_dir.begun_restart(domain.uuid) is not None:
         report.restart_required = True
-        message = "a restart of it has begun and it is off; run vnuma_restart to start it."
+        message = "an interrupted restart left it off; run vnuma_restart to start it."
         report.drift.append(Drift("persistent-live", "restart", message))
     saved = hypervisor.saved_xml(domain) if domain.saved else None
     if saved is not None:

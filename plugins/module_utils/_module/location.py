@@ -67,7 +67,7 @@ def locate_guest(
     location = Location(affinities=hypervisor.affinities(domain))
     if location.affinities is None:
         location.notes.append(
-            "the affinity of its vCPUs is not available: libvirt's driver does not tell it."
+            "the affinity of its vCPUs is not available: libvirt's driver does not report it."
         )
     else:
         location.drift += _stray_threads(location.affinities, live, host)
@@ -79,7 +79,7 @@ def locate_guest(
     location.pid = processes.find(domain.name, domain.uuid)
     if location.pid is None:
         location.notes.append(
-            f"{_NO_MEMORY}: no QEMU process of it is on the machine that the module runs on."
+            f"{_NO_MEMORY}: its QEMU process is not on the machine that runs the module."
         )
     elif with_memory:
         _find_memory(location, location.pid, cell_placements(live, host), live, processes)
@@ -134,8 +134,8 @@ def _find_memory(
             location.drift += _stray_memory(place, mapping.kib_by_node)
     if lost:
         location.notes.append(
-            f"{_NO_MEMORY} for {', '.join(lost)}: it cannot be told from the other memory of its "
-            "QEMU process."
+            f"{_NO_MEMORY} for {', '.join(lost)}: it cannot be distinguished from the other memory "
+            "of its QEMU process."
         )
 
 
@@ -177,8 +177,8 @@ def _stray_memory(place: CellPlacement, pages: Mapping[int, int]) -> list[Drift]
             "live-actual",
             "memory",
             f"{_place_text(place)} has {sum(away.values())} of its {sum(pages.values())} KiB on "
-            f"{nodes_text(away)} and is bound {place.mode} to {nodes_text(place.bound)}; see that "
-            "there is room, shut the guest down and start it.",
+            f"{nodes_text(away)} and is bound {place.mode} to {nodes_text(place.bound)}; check "
+            "that there is free memory, then shut the guest down and start it.",
         )
     ]
 

@@ -164,8 +164,8 @@ def _read(hypervisor: Hypervisor, domain: Domain) -> tuple[Domain, Definition, D
     """Return a guest's persistent definition, and the one that it runs with."""
     if not domain.persistent:
         raise DomainError(
-            "it is transient: it has no definition that could be changed; "
-            "define it, or leave it out."
+            "it is transient and has no persistent definition to change; define it, or exclude the "
+            "guest."
         )
     before = read_definition(hypervisor.persistent_xml(domain))
     if not domain.active:
@@ -268,8 +268,8 @@ def _has_outdated_image(
         return False
     if not safeguards.drop_saved:
         raise HypervisorError(
-            "its managed-save image would bring its old layout back at the next start; start it "
-            "and shut it down, or set managed_save to 'drop' to lose the state that was saved."
+            "its managed-save image would restore its old layout at the next start; start it "
+            "and shut it down, or set managed_save to 'drop' to discard the saved state."
         )
     return True
 
@@ -289,7 +289,7 @@ def _apply(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards) 
             hypervisor.pin(domain, pin.field, pin.number, pin.cpus)
         except HypervisorError as error:
             update.restart_required = True
-            update.warnings.append(f"{error.message} It takes effect at the next start.")
+            update.warnings.append(f"{error.message} The new pins take effect at its next start.")
             break
     return update
 
@@ -313,9 +313,9 @@ def _define(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards)
     if means_the_same(stored, after) and not lost:
         return
     hypervisor.define(domain.name, before.text, hidden, validate=False)
-    what = f"dropped {lost[0]}" if lost else "kept another layout than the one it was given"
+    what = f"dropped {lost[0]}" if lost else "stored a layout other than the one it was given"
     raise HypervisorError(
-        f"libvirt {what}, so its old definition was put back; please report this with the version "
+        f"libvirt {what}, so the old definition was restored; please report this with the version "
         "of libvirt."
     )
 

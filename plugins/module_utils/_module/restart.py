@@ -31,7 +31,7 @@ class RestartPolicy:
     """How guests are power-cycled.
 
     Attributes:
-        mode: ``graceful`` never pulls the plug, ``force`` does after the timeout.
+        mode: ``graceful`` never forces a guest off, ``force`` does after the timeout.
         timeout_s: how long a guest may take to shut down, in seconds.
         at_once: how many guests may be down together.
         agent_timeout_s: how long to wait for the guest's agent after the start, 0 not to.
@@ -198,7 +198,7 @@ def _is_what_runs(kept: str | None, running: str) -> bool:
 
 
 def _stop(hypervisor: Hypervisor, restart: Restart, policy: RestartPolicy) -> None:
-    """Shut a guest down, and pull its power only if that is allowed."""
+    """Shut a guest down, and force it off only if that is allowed."""
     domain = restart.domain
     deadline = time.monotonic() + policy.timeout_s
     while time.monotonic() < deadline:
@@ -213,8 +213,8 @@ def _stop(hypervisor: Hypervisor, restart: Restart, policy: RestartPolicy) -> No
             return
     raise HypervisorError(
         f"it did not shut down within {policy.timeout_s:g} s and keeps running with its old "
-        "layout; see what holds it up, give it a longer timeout, or set mode to 'force'. Should it "
-        "still go down, the next run starts it."
+        "layout; check why in the guest, increase timeout, or set mode to 'force'. If it shuts "
+        "down later, the next run starts it."
     )
 
 
@@ -238,8 +238,8 @@ def _start(
     persistent = read_definition(hypervisor.xml_without_secrets(domain, live=False))
     if needs_restart(live, persistent):
         raise HypervisorError(
-            "it was started, and yet does not run with the layout it is defined with; see whether "
-            "something else started it from a saved image."
+            "it was started but does not run with its defined layout; check whether something else "
+            "started it from a saved image."
         )
     state_dir.drop_old(domain.uuid)
     if policy.agent_timeout_s and not hypervisor.wait(
@@ -247,7 +247,7 @@ def _start(
     ):
         raise HypervisorError(
             f"it runs with its new layout, but its agent did not answer within "
-            f"{policy.agent_timeout_s:g} s; see its console."
+            f"{policy.agent_timeout_s:g} s; check its console."
         )
 
 
@@ -263,7 +263,7 @@ def _roll_back(
     why = reason.message.rstrip(".")
     if old is None:
         raise HypervisorError(
-            f"it does not start, and no older definition was kept: {why}; it is off, correct its "
+            f"it does not start, and no older definition was saved: {why}; it is off, correct its "
             "definition and start it."
         ) from None
     try:
@@ -272,7 +272,8 @@ def _roll_back(
     except HypervisorError as second:
         raise HypervisorError(
             f"it starts neither with its new definition ({why}) nor with the old one "
-            f"({second.message.rstrip('.')}); it is off, and its old definition is kept in "
+            f"({second.message.rstrip('.')}); it is off, fix the cause and start it; its old "
+            "definition is in "
             f"{state_dir.folder / (domain.uuid + '.xml')}."
         ) from None
     restart.action = "rolled_back"
@@ -281,8 +282,8 @@ def _roll_back(
     state_dir.end_restart(domain.uuid)
     state_dir.drop_old(domain.uuid)
     raise HypervisorError(
-        "it did not start with its new layout, so its old definition was put back and it runs with "
-        f"that: {why}; change its options, or make room on the host, and run again."
+        "it did not start with its new layout, so it was rolled back and runs with its old "
+        f"definition: {why}; change its options, or free memory on the host, and run again."
     )
 
 
@@ -296,9 +297,8 @@ def restart(module: AnsibleModule) -> dict[str, Any]:
     )
     if policy.at_once < 1 or policy.timeout_s <= 0 or policy.agent_timeout_s < 0:
         raise PolicyError(
-            f"at_once {policy.at_once}, timeout {policy.timeout_s:g} and agent_timeout "
-            f"{policy.agent_timeout_s:g} cannot be; at_once is 1 or more, timeout is over 0, and "
-            "agent_timeout 0 or more."
+            "at_once must be at least 1, timeout more than 0 s and agent_timeout at least 0 s, not "
+            f"{policy.at_once}, {policy.timeout_s:g} s and {policy.agent_timeout_s:g} s."
         )
     write = not module.check_mode
     hypervisor = Hypervisor(module.params["uri"], watch=write)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What outlives a run: old definitions, and restarts that have begun; knows files, not libvirt.
+"""What outlives a run: old definitions, and restarts that have begun.
 
 Both are kept where the module runs, in a folder that its user alone can read: definitions hold
 passwords. A run that is killed leaves them behind, and the next one goes on from there.
@@ -63,8 +63,8 @@ class StateDir:
             while not _try_lock(descriptor):
                 if time.monotonic() > deadline:
                     raise StateDirError(
-                        "another run of kvm.vnuma is at work on this host's guests; nothing was "
-                        "done here, run again when it has ended."
+                        "another run of kvm.vnuma is working on this host's guests; nothing was "
+                        "done, run again when it has ended."
                     )
                 time.sleep(0.1)
             yield
@@ -77,7 +77,7 @@ class StateDir:
         Raises:
             StateDirError: when it cannot be written; the definition must not be replaced then.
         """
-        self._write(f"{guest_uuid}.xml", xml, "its old definition cannot be kept")
+        self._write(f"{guest_uuid}.xml", xml, "its old definition cannot be saved")
 
     def old(self, guest_uuid: str) -> str | None:
         """Return the definition that was kept, None where there is none."""
@@ -86,7 +86,7 @@ class StateDir:
     def begin_restart(self, guest_uuid: str, name: str) -> None:
         """Note that a guest is about to be shut down and has to run again afterwards."""
         content = json.dumps({"name": name, "since": int(time.time())})
-        self._write(f"{guest_uuid}.restart", content, "the restart cannot be noted")
+        self._write(f"{guest_uuid}.restart", content, "the start of its restart cannot be recorded")
 
     def begun_restart(self, guest_uuid: str) -> dict[str, Any] | None:
         """Return the note of a restart that has not ended, None where there is none."""
@@ -137,10 +137,16 @@ class StateDir:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StateDirError(f"{self.folder / name} cannot be read: {error.strerror}.") from None
+            raise StateDirError(
+                f"{self.folder / name} cannot be read: {error.strerror}; run as its owner, or "
+                "change state_dir."
+            ) from None
 
     def _drop(self, name: str) -> None:
-        with suppress(FileNotFoundError), self._failing("what was kept cannot be removed"):
+        with (
+            suppress(FileNotFoundError),
+            self._failing("its saved definition or restart record cannot be removed"),
+        ):
             (self.folder / name).unlink(missing_ok=True)
 
     @contextmanager
@@ -149,8 +155,8 @@ class StateDir:
             yield
         except OSError as error:
             raise StateDirError(
-                f"{failing} in {self.folder}: {error.strerror}; nothing was changed, make room or "
-                "set state_dir to a folder that can be written."
+                f"{failing} in {self.folder}: {error.strerror}; nothing was changed, free space "
+                "there or set state_dir to a writable directory."
             ) from None
 
 

@@ -73,14 +73,14 @@ def assign_vcpus(
         warnings: where to say what the guest's kernel will complain about.
 
     Raises:
-        LayoutError: when the vCPUs do not make what the policy asks for.
+        LayoutError: when the vCPUs cannot form what the policy asks for.
     """
     vcpus = guest.vcpus
     # Where threads of every core are offline there may be three of four: guests get two.
     host_threads = 1 << min((node.threads for node in nodes), default=1).bit_length() - 1
     if policy.remainder == "fail" and vcpus % count:
         raise LayoutError(
-            f"{vcpus} vCPUs do not divide evenly over {count} cells; make it a multiple of "
+            f"{vcpus} vCPUs do not divide evenly over {count} cells; use a multiple of "
             f"{count}, or set remainder to 'spread'."
         )
     if policy.distribution == "contiguous":
@@ -91,8 +91,8 @@ def assign_vcpus(
     if policy.distribution == "interleave":
         if policy.threads not in (None, 1):
             raise LayoutError(
-                f"threads {policy.threads} does not go with distribution 'interleave', where "
-                "each vCPU is a socket of its own; use threads 1 or distribution 'contiguous'."
+                f"threads {policy.threads} conflicts with distribution 'interleave', where each "
+                "vCPU is its own socket; set threads to 1, or distribution to 'contiguous'."
             )
         topology = Topology(sockets=vcpus, dies=1, cores=1, threads=1)
     else:
@@ -115,21 +115,21 @@ def _assign_contiguous(
         threads = host_threads if whole else 1
     if vcpus % threads:
         raise LayoutError(
-            f"{vcpus} vCPUs are no multiple of threads {threads}; change one of the two, "
-            "or set threads to 'auto'."
+            f"{vcpus} vCPUs are not a multiple of threads {threads}; change either, or set threads "
+            "to 'auto'."
         )
     cores = vcpus // threads
     if cores < count:
         raise LayoutError(
             f"{vcpus} vCPUs with threads {threads} are {cores} cores, which cannot fill {count} "
-            f"cells; give it at least {count * threads} vCPUs, or set threads to 'auto', or "
-            f"cells or nodes so that there are at most {cores}."
+            f"cells; give it at least {count * threads} vCPUs, set threads to 'auto', or reduce "
+            f"nodes or cells to at most {cores}."
         )
     each, larger = divmod(cores, count)
     if larger and policy.remainder == "fail":
         raise LayoutError(
             f"{cores} cores of {threads} threads do not divide evenly over {count} cells; "
-            f"make the vCPUs a multiple of {count * threads}, or set remainder to 'spread'."
+            f"use a multiple of {count * threads} vCPUs, or set remainder to 'spread'."
         )
     sizes = [each + 1] * larger + [each] * (count - larger)
     assigned: list[Ids] = []
@@ -162,8 +162,8 @@ def _round_robin_topology(vcpus: int, count: int, policy: Policy, host_threads: 
     if vcpus % (count * threads):
         if policy.threads is not None:
             raise LayoutError(
-                f"{vcpus} vCPUs do not make {count} sockets of threads {threads}; make them a "
-                f"multiple of {count * threads}, or set threads to 'auto'."
+                f"{vcpus} vCPUs cannot form {count} sockets of threads {threads}; use a multiple "
+                f"of {count * threads}, or set threads to 'auto'."
             )
         threads = 1
     if vcpus % count:
@@ -214,14 +214,14 @@ def split_memory(
         )
     if rest and page:
         raise LayoutError(
-            f"{guest.memory_kib} KiB of memory is no multiple of its {unit_name}; make it "
+            f"{guest.memory_kib} KiB of memory is not a multiple of its {unit_name}; set it to "
             f"{guest.memory_kib - rest} or {guest.memory_kib - rest + granule} KiB."
         )
     each, larger = divmod(units, count)
     if policy.remainder == "fail" and (larger or rest):
         raise LayoutError(
             f"{guest.memory_kib} KiB of memory does not divide evenly over {count} cells in "
-            f"granules of {granule} KiB; make it a multiple of {granule * count} KiB, "
+            f"granules of {granule} KiB; use a multiple of {granule * count} KiB, "
             "or set remainder to 'spread'."
         )
     memory = [(each + (cell < larger)) * granule for cell in range(count)]
@@ -248,8 +248,8 @@ def check_pools(guest: Guest, backing: Sequence[Node | None], memory: Sequence[i
         if pages > total:
             raise LayoutError(
                 f"host node {node_id} has {total} hugepages of {size_kib} KiB, and the guest's "
-                f"memory there needs {pages}; raise the node's pool, give the guest less memory, "
-                "or leave the node out with nodes."
+                f"memory there needs {pages}; enlarge the node's pool, reduce the guest's memory, "
+                "or exclude the node with nodes."
             )
 
 

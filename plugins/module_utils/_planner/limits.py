@@ -41,23 +41,21 @@ def check_guest(guest: Guest, arch: str, policy: Policy) -> None:
     if guest.kind not in ("", *_KINDS):
         raise LayoutError(
             f"it is of type '{guest.kind}', and only QEMU's guests (kvm, qemu) can have cells; "
-            "leave it out."
+            "exclude the guest."
         )
     if arch not in ("", *_ARCHES_WITH_NUMA):
         raise LayoutError(
-            f"guests of architecture {arch} cannot have cells: QEMU has no NUMA for them; "
-            "leave it out."
+            f"guests of architecture {arch} cannot have cells: QEMU has no NUMA for them; exclude "
+            "the guest."
         )
     if guest.vcpus > MAX_ID + 1:
         raise LayoutError(
-            f"{guest.vcpus} vCPUs are more than the {MAX_ID + 1} that cells can name; "
-            "give it fewer."
+            f"{guest.vcpus} vCPUs exceed the {MAX_ID + 1} that cells can name; reduce its vCPUs."
         )
     threads = policy.threads or 1
     if arch.startswith("ppc64") and (threads & threads - 1 or threads > _MOST_PPC64_THREADS):
         raise LayoutError(
-            f"threads {threads} cannot be on {arch}: QEMU takes 1, 2, 4 or {_MOST_PPC64_THREADS} "
-            "there; use one of these, or 'auto'."
+            f"threads must be 'auto', 1, 2, 4 or {_MOST_PPC64_THREADS} on {arch}, not {threads}."
         )
 
 
@@ -69,7 +67,11 @@ def check_definition(guest: Guest, count: int) -> None:
     """
     if guest.conflicts:
         raise LayoutError(guest.conflicts[0])
-    present = f"its cells will be 0 to {count - 1}" if count > 1 else "its only cell will be 0"
+    present = (
+        f"the guest will have cells 0 to {count - 1}"
+        if count > 1
+        else "the guest will have cell 0 only"
+    )
     for reference in guest.cell_references:
         if max(reference.cells) >= count:
             raise LayoutError(
@@ -90,8 +92,8 @@ def check_definition(guest: Guest, count: int) -> None:
     everywhere = covered.issuperset(range(max(1, guest.cell_count)))
     if named and len(named) == len(guest.hugepages) and lost and everywhere:
         raise LayoutError(
-            f"its hugepages are for {_cells_text(covered)}, and {_cells_text(lost)} would have "
-            "none; take nodeset out of <page>, so that it is for every cell, or change cells."
+            f"its hugepages cover {_cells_text(covered)} only, and {_cells_text(lost)} would have "
+            "none; remove nodeset from <page> so that it covers every cell, or change cells."
         )
 
 
@@ -124,12 +126,12 @@ def check_asymmetry(arch: str, matrix: Sequence[Sequence[int]]) -> None:
     soon as its guest asks for FORM1 affinity (hw/ppc/spapr_numa.c).
 
     Raises:
-        LayoutError: with the way out.
+        LayoutError: with the remedy.
     """
     if arch.startswith("ppc64") and [*map(tuple, matrix)] != [*zip(*matrix)]:
         raise LayoutError(
-            f"the distances of its host nodes differ by direction, which no {arch} guest can "
-            "have; set distances to 'none'."
+            "the distances between its host nodes differ by direction, which QEMU does not "
+            f"support for {arch} guests; set distances to 'none'."
         )
 
 
@@ -145,21 +147,22 @@ def topology_warnings(
     host_threads = min((node.threads for node in nodes), default=topology.threads)
     if topology.threads > host_threads:
         yield (
-            f"threads {topology.threads} are more than the {host_threads} of the host's cores: its "
-            "scheduler takes separate cores for siblings; set threads to "
+            f"threads {topology.threads} exceeds the host's SMT width of {host_threads}: the "
+            "guest's "
+            "scheduler takes separate cores for SMT siblings; set threads to "
             f"{'1' if host_threads == 1 else f'{host_threads} or 1'}."
         )
     if not is_x86(arch or "x86_64"):
         return
     if topology.threads > 1 and _hides_threads(guest, host, policy):
         yield (
-            f"its threads {topology.threads} stay hidden on this {host.cpu_vendor} host; add "
+            f"it does not see its threads {topology.threads} on this {host.cpu_vendor} host; add "
             "<feature policy='require' name='topoext'/> to its <cpu>, or set threads to 1."
         )
     if guest.vcpus <= MOST_XAPIC_VCPUS and highest_apic_id(topology) > HIGHEST_XAPIC_ID:
         yield (
-            f"its CPU topology needs APIC ids over {HIGHEST_XAPIC_ID}, and starts on KVM with "
-            "x2APIC only; use distribution 'contiguous' with threads 1 or 2."
+            f"its CPU topology needs APIC ids over {HIGHEST_XAPIC_ID}, which QEMU starts only on "
+            "KVM with x2APIC; use distribution 'contiguous' with threads 1 or 2."
         )
 
 
@@ -169,16 +172,16 @@ def boot_warnings(guest: Guest, arch: str, assigned: Sequence[tuple[int, ...]]) 
         # Seen with QEMU 7.2 and Linux 6.1: a q35 guest gets its nodes from tables that SeaBIOS
         # makes up then, without distances; a pc guest gets a single node.
         yield (
-            "it has no ACPI, by which its kernel learns of distances, and of cells; add <acpi/> "
-            "to its <features>."
+            "it has no ACPI, so its kernel sees no distances and may see a single cell; add "
+            "<acpi/> to its <features>."
         )
     if guest.online_vcpus is not None and len(guest.online_vcpus) < guest.vcpus:
         online = frozenset(guest.online_vcpus)
         empty = [cell for cell, vcpus in enumerate(assigned) if online.isdisjoint(vcpus)]
         if empty:
             yield (
-                f"cells {format_cpuset(empty)} have no vCPU at boot, since {len(online)} of "
-                f"{guest.vcpus} vCPUs are online; distribution 'interleave' spreads them."
+                f"cells {format_cpuset(empty)} have no vCPU at boot, because only {len(online)} of "
+                f"{guest.vcpus} vCPUs are online; set distribution to 'interleave' to spread them."
             )
 
 
@@ -192,9 +195,9 @@ def memory_warnings(backing: Sequence[Node | None], memory_kib: Sequence[int]) -
     for node_id, size_kib in sorted(bound.items()):
         if size_kib > nodes[node_id].memory_kib:
             yield (
-                f"{size_kib} KiB of its memory are bound to host node {node_id}, which has "
-                f"{nodes[node_id].memory_kib} KiB in all; give it less memory, more nodes, or "
-                "memory_mode 'preferred'."
+                f"{size_kib} KiB of its memory would be bound to host node {node_id}, which has "
+                f"{nodes[node_id].memory_kib} KiB in total; reduce its memory, use more nodes, or "
+                "set memory_mode to 'preferred'."
             )
 
 

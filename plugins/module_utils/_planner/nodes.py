@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which host nodes a guest mirrors, and in how many cells; knows nothing of what they get."""
+"""Which host nodes a guest mirrors, and in how many cells."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def chosen_nodes(
     if not host.nodes:
         if policy.nodes is not None:
             raise LayoutError(
-                f"nodes '{format_cpuset(policy.nodes)}' cannot be had: the host reports no NUMA "
-                "topology; use nodes 'all' for a single cell without pins."
+                f"nodes '{format_cpuset(policy.nodes)}' is not available: the host reports no NUMA "
+                "topology; set nodes to 'all' for a single cell without pins."
             )
         warnings.append(
             "the host reports no NUMA topology; the guest gets one cell, "
@@ -39,9 +39,12 @@ def chosen_nodes(
     usable = {node.id for node in eligible}
     if policy.nodes is None:
         if not eligible:
-            raise LayoutError("no host node has both pCPUs and memory; there is nothing to mirror.")
+            raise LayoutError(
+                "no host node has both online pCPUs and memory; bring pCPUs online on a node that "
+                "has memory."
+            )
         barred = [node for node in host.nodes if node.id not in usable]
-        warnings.extend(f"host node {node.id} is left out: {_why_barred(node)}." for node in barred)
+        warnings.extend(f"host node {node.id} is not used: {_why_barred(node)}." for node in barred)
         return eligible
     chosen = []
     for node_id in policy.nodes:
@@ -70,17 +73,18 @@ def cell_count(guest: Guest, nodes: tuple[Node, ...], policy: Policy, warnings: 
     count = policy.cells if policy.cells is not None else max(1, len(nodes))
     if count > MAX_CELLS:
         raise LayoutError(
-            f"{count} cells, one per host node, are more than the {MAX_CELLS} that QEMU starts; "
-            f"set cells or nodes to at most {MAX_CELLS}."
+            f"{count} cells, one per host node, are more than the {MAX_CELLS} that QEMU supports; "
+            f"set cells to at most {MAX_CELLS}, or choose fewer nodes."
         )
     if not nodes and count > 1:
         raise LayoutError(
-            f"cells {count} cannot be had: the host reports no NUMA topology; leave cells out."
+            f"cells {count} is not possible: the host reports no NUMA topology; remove cells, or "
+            "set it to 1."
         )
     if guest.vcpus < count:
         raise LayoutError(
             f"{guest.vcpus} vCPUs cannot fill {count} cells; give it at least {count} vCPUs, "
-            f"or set cells or nodes so that there are at most {guest.vcpus}."
+            f"or reduce nodes or cells to at most {guest.vcpus}."
         )
     if nodes and count < len(nodes):
         idle = format_cpuset(node.id for node in nodes[count:])

@@ -67,7 +67,7 @@ class CpuAllocator:
         demands: Sequence[CoreDemand],
         policy: Policy,
     ) -> None:
-        """Let a guest keep the guest cores that already sit where the policy would have them.
+        """Let a guest keep the guest cores that are already pinned as the policy asks.
 
         Adding a guest to a host must not move, and so restart, the ones that are there.
         """
@@ -216,9 +216,9 @@ class CpuAllocator:
         held = self._in_use.difference(*own).union(policy.reserved_cpus).intersection(node.cpus)
         return (
             f"pinning '{policy.pinning}' needs {len(wanted)} {unit} on host node {node.id}, which "
-            f"has {free} left (pCPUs reserved or taken by other guests: "
-            f"{show_cpuset(held)}); give the guest fewer vCPUs, use more nodes, "
-            "or set pinning to 'node'."
+            f"has {free} left (pCPUs reserved or used by other guests: "
+            f"{show_cpuset(held)}); reduce the guest's vCPUs, use more nodes, or set pinning to "
+            "'node'."
         )
 
 

@@ -45,7 +45,7 @@ def plan(guest: Guest, host: Host, policy: Policy, in_use: frozenset[int] = froz
         in_use: pCPUs that other guests own; they count for ``pinning: core`` and ``cpu`` only.
 
     Raises:
-        LayoutError: when the guest does not fit; the sentence has the figures and the way out.
+        LayoutError: when the guest does not fit; the sentence has the figures and the remedy.
     """
     (answer,) = plan_guests([(guest, policy)], host, in_use)
     if isinstance(answer, VnumaError):
@@ -58,7 +58,7 @@ def plan_guests(
 ) -> list[Layout | VnumaError]:
     """Plan the guests of one host together, so that exclusive pins never collide.
 
-    The answer does not depend on the order of the guests: whoever sits well on pCPUs of its own
+    The answer does not depend on the order of the guests: a guest whose pins are right already
     stays there, then the others get theirs by name.
 
     Args:
@@ -227,7 +227,7 @@ def _open_cpus(view: _HostView, backing: Sequence[Node | None], policy: Policy) 
         if not cpus and needs_cpus:
             raise LayoutError(
                 f"reserved_cpus '{format_cpuset(policy.reserved_cpus)}' leaves no pCPU of host "
-                f"node {node_id} to pin to; reserve fewer, or leave the node out with nodes."
+                f"node {node_id} to pin to; reserve fewer, or exclude the node with nodes."
             )
     return open_cpus
 

@@ -68,51 +68,71 @@ def test_choices(option: str) -> None:
         assert getattr(policy_from_options({option: value}), option) == value
     with pytest.raises(PolicyError) as raised:
         policy_from_options({option: "bogus"})
-    assert f"{option} 'bogus' is not known; use {CHOICES[option][0]}" in str(raised.value)
+    assert f"{option} must be one of {CHOICES[option][0]}" in str(raised.value)
+    assert str(raised.value).endswith("not 'bogus'.")
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"cells": 0}, "cells '0' cannot be; give a whole number from 1 to 128."),
-        ({"cells": 129}, "cells '129' cannot be"),
-        ({"cells": "x"}, "cells 'x' cannot be"),
-        ({"cells": True}, "cells 'True' cannot be"),
-        ({"cells": -1}, "cells '-1' cannot be"),
-        ({"cells": "1.5"}, "cells '1.5' cannot be"),
-        ({"threads": 0}, "threads '0' cannot be; give 'auto' or a whole number from 1 to 1024."),
+        ({"cells": 0}, "cells must be an integer from 1 to 128, not '0'."),
+        ({"cells": 129}, "cells must be an integer from 1 to 128, not '129'."),
+        ({"cells": "x"}, "cells must be an integer from 1 to 128, not 'x'."),
+        ({"cells": True}, "cells must be an integer from 1 to 128, not 'True'."),
+        ({"cells": -1}, "cells must be an integer from 1 to 128, not '-1'."),
+        ({"cells": "1.5"}, "cells must be an integer from 1 to 128, not '1.5'."),
+        ({"threads": 0}, "threads must be 'auto' or an integer from 1 to 1024, not '0'."),
         ({"nodes": ""}, "nodes: '' is not a set of numbers"),
         ({"nodes": "all,^1"}, "nodes: 'all,^1' is not a set of numbers"),
-        ({"nodes": True}, "nodes 'True' is not 'all' or a nodeset"),
-        ({"nodes": {"a": 1}}, "is not 'all' or a nodeset such as '0-3,^2'"),
+        (
+            {"nodes": True},
+            "nodes must be given as 'all' or a nodeset such as '0-3,^2', not 'True'.",
+        ),
+        (
+            {"nodes": {"a": 1}},
+            "nodes must be given as 'all' or a nodeset such as '0-3,^2', not '{'a': 1}'.",
+        ),
         ({"emulator_pinning": "node"}, "It takes 'none', 'nodes' or a cpuset such as '0-1'."),
         ({"reserved_cpus": "5-"}, "reserved_cpus: '5-' is not a set of numbers"),
-        ({"pining": "node"}, "option 'pining' is not known; the options are cells,"),
-        ({"cells": [4]}, "cells '[4]' cannot be"),
-        ({"cells": 4.0}, "cells '4.0' cannot be"),
-        ({"cells": ""}, "cells '' cannot be"),
-        ({"cells": "9" * 5000}, "cannot be; give a whole number from 1 to 128."),
+        ({"pining": "node"}, "unknown option 'pining'; the options are cells,"),
+        ({"cells": [4]}, "cells must be an integer from 1 to 128, not '[4]'."),
+        ({"cells": 4.0}, "cells must be an integer from 1 to 128, not '4.0'."),
+        ({"cells": ""}, "cells must be an integer from 1 to 128, not ''."),
+        ({"cells": "9" * 5000}, "cells must be an integer from 1 to 128, not '9999"),
         # What Python reads as a number, and nobody writes.
-        ({"cells": "1_0"}, "cells '1_0' cannot be"),
-        ({"cells": "\u0663"}, "cells '\u0663' cannot be"),
-        ({"threads": 1025}, "threads '1025' cannot be"),
-        ({"threads": False}, "threads 'False' cannot be"),
-        ({"threads": "Auto"}, "threads 'Auto' cannot be"),
+        ({"cells": "1_0"}, "cells must be an integer from 1 to 128, not '1_0'."),
+        ({"cells": "\u0663"}, "cells must be an integer from 1 to 128, not '\u0663'."),
+        ({"threads": 1025}, "threads must be 'auto' or an integer from 1 to 1024, not '1025'."),
+        ({"threads": False}, "threads must be 'auto' or an integer from 1 to 1024, not 'False'."),
+        ({"threads": "Auto"}, "threads must be 'auto' or an integer from 1 to 1024, not 'Auto'."),
         ({"nodes": []}, "nodes: '' is not a set of numbers"),
         ({"nodes": ["all"]}, "nodes: 'all' is not a set of numbers"),
         ({"nodes": "16384"}, "nodes: 16384 in '16384' is over 16383"),
         ({"nodes": 1.5}, "nodes: '1.5' is not a set of numbers"),
         ({"nodes": -1}, "nodes: '-1' is not a set of numbers"),
         ({"nodes": "9" * 5000}, "nodes: "),
-        ({"emulator_pinning": True}, "emulator_pinning 'True' is not 'none', 'nodes' or a cpuset"),
+        (
+            {"emulator_pinning": True},
+            "emulator_pinning must be given as 'none', 'nodes' or a cpuset such as '0-1', not "
+            "'True'.",
+        ),
         ({"emulator_pinning": []}, "emulator_pinning: '' is not a set of numbers"),
-        ({"reserved_cpus": False}, "reserved_cpus 'False' is not a cpuset such as '0-1,8'."),
-        ({"reserved_cpus": {}}, "reserved_cpus '{}' is not a cpuset"),
-        ({"pinning": True}, "pinning 'True' is not known; use node, core, cpu or none."),
-        ({"distances": False}, "distances 'False' is not known; use host or none."),
-        ({"memory_mode": ["strict"]}, "memory_mode '['strict']' is not known; use strict,"),
-        ({"state": "Present"}, "state 'Present' is not known; use present or absent."),
-        ({"remainder": 0}, "remainder '0' is not known; use spread or fail."),
+        (
+            {"reserved_cpus": False},
+            "reserved_cpus must be given as a cpuset such as '0-1,8', not 'False'.",
+        ),
+        (
+            {"reserved_cpus": {}},
+            "reserved_cpus must be given as a cpuset such as '0-1,8', not '{}'.",
+        ),
+        ({"pinning": True}, "pinning must be one of node, core, cpu or none, not 'True'."),
+        ({"distances": False}, "distances must be one of host or none, not 'False'."),
+        (
+            {"memory_mode": ["strict"]},
+            "memory_mode must be one of strict, preferred, restrictive or none, not '['strict']'.",
+        ),
+        ({"state": "Present"}, "state must be one of present or absent, not 'Present'."),
+        ({"remainder": 0}, "remainder must be one of spread or fail, not '0'."),
     ],
 )
 def test_refuses(options: dict[str, Any], sentence: str) -> None:

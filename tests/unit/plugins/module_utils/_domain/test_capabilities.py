@@ -125,12 +125,13 @@ def test_hugepages_leave_the_ordinary_page_out(host: Callable[[str], Host]) -> N
     ("text", "sentence"),
     [
         ("", "the capabilities document is not well-formed XML"),
-        ("<domain/>", "begins with <domain>, where <capabilities> belongs."),
+        ("<domain/>", "must start with <capabilities>, not <domain>."),
         ("<capabilities/>", "has no <host>"),
         (
             "<capabilities><host><topology><cells><cell id='x'/></cells></topology></host>"
             "</capabilities>",
-            "has 'x' as cell id, where a number belongs.",
+            "has 'x' as cell id, which must be a number; give the unmodified output of 'virsh "
+            "capabilities'.",
         ),
         (
             "<capabilities><host><topology><cells><cell id='0'><cpus><cpu id='0' socket_id='0' "

@@ -83,7 +83,10 @@ def test_units_that_are_none(unit: str) -> None:
     element.text = "1"
     with pytest.raises(VnumaError) as raised:
         memory_kib(element)
-    assert f"<memory> has the unit '{unit}', which libvirt does not know." in str(raised.value)
+    assert (
+        f"<memory> has the unknown unit '{unit}'; use one of libvirt's, such as KiB or GiB."
+        in str(raised.value)
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,34 +107,40 @@ def test_sizes_that_are_none(size: str) -> None:
     element.text = size
     with pytest.raises(VnumaError) as raised:
         memory_kib(element)
-    assert str(raised.value).startswith("<memory> is '")
+    assert str(raised.value).startswith("<memory> must be a number, not '")
 
 
 @pytest.mark.parametrize(
     ("inside", "sentence"),
     [
-        ("<cputune><vcpupin cpuset='0'/></cputune>", "<vcpupin> vcpu is 'None'"),
+        ("<cputune><vcpupin cpuset='0'/></cputune>", "<vcpupin> vcpu must be a number, not 'None'"),
         ("<cputune><vcpupin vcpu='0'/></cputune>", "'' is not a set of numbers"),
         ("<cputune><emulatorpin/></cputune>", "'' is not a set of numbers"),
-        ("<cputune><iothreadpin cpuset='0'/></cputune>", "<iothreadpin> iothread is 'None'"),
+        (
+            "<cputune><iothreadpin cpuset='0'/></cputune>",
+            "<iothreadpin> iothread must be a number, not 'None'",
+        ),
         ("<numatune><memory nodeset='x'/></numatune>", "'x' is not a set of numbers"),
-        ("<numatune><memnode cellid='x' nodeset='0'/></numatune>", "cellid is 'x'"),
-        ("<cpu><topology sockets='two'/></cpu>", "topology sockets is 'two'"),
+        (
+            "<numatune><memnode cellid='x' nodeset='0'/></numatune>",
+            "cellid must be a number, not 'x'",
+        ),
+        ("<cpu><topology sockets='two'/></cpu>", "topology sockets must be a number, not 'two'"),
         (
             "<cpu><numa><cell cpus='x' memory='9999999'/></numa></cpu>",
             "'x' is not a set of numbers",
         ),
-        ("<cpu><numa><cell cpus='0-15'/></numa></cpu>", "<cell> is ''"),
-        ("<cpu><numa><cell id='x' memory='1'/></numa></cpu>", "cell id is 'x'"),
+        ("<cpu><numa><cell cpus='0-15'/></numa></cpu>", "<cell> must be a number, not ''"),
+        ("<cpu><numa><cell id='x' memory='1'/></numa></cpu>", "cell id must be a number, not 'x'"),
         (
             "<cpu><numa><cell cpus='0' memory='16777216'><distances><sibling id='0' value='x'/>"
             "</distances></cell></numa></cpu>",
-            "distance is 'x'",
+            "distance must be a number, not 'x'",
         ),
         (
             "<cpu><numa><cell cpus='0' memory='16777216'><distances><sibling value='10'/>"
             "</distances></cell></numa></cpu>",
-            "sibling id is 'None'",
+            "sibling id must be a number, not 'None'",
         ),
         (
             "<memoryBacking><hugepages><page size='2048' nodeset='x'/></hugepages></memoryBacking>",
@@ -139,18 +148,18 @@ def test_sizes_that_are_none(size: str) -> None:
         ),
         (
             "<memoryBacking><hugepages><page nodeset='0'/></hugepages></memoryBacking>",
-            "<page> is ''",
+            "<page> must be a number, not ''",
         ),
-        ("<iothreads>x</iothreads>", "<iothreads> is 'x'"),
-        ("<iothreadids><iothread/></iothreadids>", "iothread id is 'None'"),
-        ("<vcpus><vcpu enabled='yes'/></vcpus>", "vcpu id is 'None'"),
+        ("<iothreads>x</iothreads>", "<iothreads> must be a number, not 'x'"),
+        ("<iothreadids><iothread/></iothreadids>", "iothread id must be a number, not 'None'"),
+        ("<vcpus><vcpu enabled='yes'/></vcpus>", "vcpu id must be a number, not 'None'"),
         (
             "<devices><memory><target><size>x</size></target></memory></devices>",
-            "<size> is 'x', where a number belongs.",
+            "<size> must be a number, not 'x'.",
         ),
         (
             "<devices><memory><target><size unit='GiB'>16</size></target></memory></devices>",
-            "<memory> is 16777216 KiB, of which its memory devices have 16777216 KiB; nothing",
+            "<memory> is 16777216 KiB, of which its memory devices have 16777216 KiB; none",
         ),
     ],
 )
@@ -167,11 +176,11 @@ def test_what_cannot_be_read_names_the_guest(host: HostOf, inside: str, sentence
 @pytest.mark.parametrize(
     ("vcpu", "sentence"),
     [
-        ("", "the definition has no <vcpu> or no <memory>; define both."),
-        ("<vcpu/>", "<vcpu> is 'None', where a number belongs."),
-        ("<vcpu>-1</vcpu>", "<vcpu> is '-1', where a number belongs."),
-        ("<vcpu>0</vcpu>", "<vcpu> is 0; a guest needs at least one."),
-        ("<vcpu current='x'>2</vcpu>", "<vcpu current> is 'x', where a number belongs."),
+        ("", "the definition has no <vcpu> or no <memory>; add what is missing."),
+        ("<vcpu/>", "<vcpu> must be a number, not 'None'."),
+        ("<vcpu>-1</vcpu>", "<vcpu> must be a number, not '-1'."),
+        ("<vcpu>0</vcpu>", "<vcpu> must be at least 1, not 0."),
+        ("<vcpu current='x'>2</vcpu>", "<vcpu current> must be a number, not 'x'."),
     ],
 )
 def test_vcpus_that_are_none(vcpu: str, sentence: str) -> None:

@@ -256,28 +256,28 @@ def test_launch_security_is_kept(host: HostOf, kind: str, content: str) -> None:
             "<memory model='dimm'><target><size unit='KiB'>524288</size><node>3</node></target>"
             "</memory></devices>",
             {"cells": 2},
-            "a memory device sits in cell 3, and its cells will be 0 to 1;",
+            "a memory device is in cell 3, and the guest will have cells 0 to 1;",
         ),
         (
             "<os>",
             "<memoryBacking><hugepages><page size='2' unit='MiB' nodeset='0,5'/></hugepages>"
             "</memoryBacking><os>",
             {"cells": 4, "memory_mode": "none"},
-            "its hugepages name cells '0,5', and its cells will be 0 to 3;",
+            "its hugepages name cells '0,5', and the guest will have cells 0 to 3;",
         ),
         (
             "</devices>",
             "<controller type='pci' model='pcie-expander-bus'><target busNr='1'><node>1</node>"
             "</target></controller></devices>",
             {"cells": 1},
-            "a PCI expander bus sits in cell 1, and its only cell will be 0;",
+            "a PCI expander bus is in cell 1, and the guest will have cell 0 only;",
         ),
         (
             "</cpu>",
             "<numa><cell cpus='0-7' memory='8388608' memAccess='shared'/>"
             "<cell cpus='8-15' memory='8388608'/></numa></cpu>",
             {},
-            "its cells differ in memAccess, and new cells cannot;",
+            "its cells have different memAccess values, which new cells cannot keep;",
         ),
         (
             "</cpu>",
@@ -290,7 +290,7 @@ def test_launch_security_is_kept(host: HostOf, kind: str, content: str) -> None:
             "<memoryBacking><hugepages><page size='2' unit='MiB' nodeset='0'/></hugepages>"
             "</memoryBacking><os>",
             {"memory_mode": "none"},
-            "its hugepages are for cell 0, and cells 1-7 would have none; take nodeset out of",
+            "its hugepages cover cell 0 only, and cells 1-7 would have none; remove nodeset from",
         ),
         (
             "</cpu>",
@@ -298,7 +298,8 @@ def test_launch_security_is_kept(host: HostOf, kind: str, content: str) -> None:
             "</cpu><memoryBacking><hugepages><page size='2' unit='MiB' nodeset='1'/><page size='1'"
             " unit='G' nodeset='0'/></hugepages></memoryBacking>",
             {"memory_mode": "none", "cells": 4},
-            "its hugepages are for cells 0-1, and cells 2-3 would have none; take nodeset out of",
+            "its hugepages cover cells 0-1 only, and cells 2-3 would have none; remove "
+            "nodeset from",
         ),
         (
             "<qemu:arg value='-name'/>",
@@ -322,6 +323,17 @@ def test_misfits_are_refused(
         _edit(_with(old, new), host("rfc-8n240c"), **options)
     assert str(raised.value).startswith("guest rich: ")
     assert sentence in str(raised.value)
+
+
+def test_generic_initiators_are_refused(host: HostOf) -> None:
+    """Cells that are there for a device alone would be replaced, and the device would name none."""
+    device = "<hostdev mode='subsystem' type='pci'><acpi nodeset='8-15'/></hostdev></devices>"
+    with pytest.raises(VnumaError) as raised:
+        _edit(_with("</devices>", device), host("rfc-8n240c"))
+    assert str(raised.value) == (
+        "guest rich: a <hostdev> has cells of its own, <acpi nodeset='8-15'>, which new cells "
+        "would replace; remove the nodeset, or exclude the guest."
+    )
 
 
 @pytest.mark.parametrize(
@@ -374,7 +386,7 @@ def test_damaged_records_are_not_guessed_at(host: HostOf) -> None:
     for step in (restored, lambda d: _edit(d.text, host("rfc-8n240c"), cells=2)):
         with pytest.raises(VnumaError) as raised:
             step(read_definition(text))
-        assert "its record in <metadata> has been damaged" in str(raised.value)
+        assert "its record in <metadata> is damaged" in str(raised.value)
 
 
 def test_quotes_and_declaration_are_kept(host: HostOf) -> None:
@@ -413,7 +425,7 @@ def test_entities_are_refused(text: str) -> None:
     with pytest.raises(VnumaError) as raised:
         read_definition(text)
     assert str(raised.value) == (
-        "the domain definition has a document type declaration; entities are not accepted."
+        "the domain definition has a document type declaration, which is not accepted; remove it."
     )
 
 
@@ -422,7 +434,7 @@ def test_entities_are_refused(text: str) -> None:
     [
         ("", "not well-formed XML"),
         ("<domain><graphics passwd='s3cr3tvn'></domain>", "not well-formed XML (line 1)"),
-        ("<network/>", "begins with <network>, where <domain> belongs."),
+        ("<network/>", "must start with <domain>, not <network>."),
         ("<domain><name>&undefined;</name></domain>", "not well-formed XML"),
     ],
 )
@@ -438,14 +450,14 @@ def test_what_is_no_definition(text: str, sentence: str) -> None:
     ("old", "new", "sentence"),
     [
         ("<vcpu placement='static' cpuset='0-29'>16</vcpu>", "", "has no <vcpu> or no <memory>"),
-        (">16</vcpu>", ">0</vcpu>", "<vcpu> is 0; a guest needs at least one."),
-        (">16</vcpu>", ">many</vcpu>", "<vcpu> is 'many', where a number belongs."),
+        (">16</vcpu>", ">0</vcpu>", "<vcpu> must be at least 1, not 0."),
+        (">16</vcpu>", ">many</vcpu>", "<vcpu> must be a number, not 'many'."),
         (
             "<memory unit='KiB'>",
             "<memory unit='furlong'>",
-            "the unit 'furlong', which libvirt does",
+            "the unknown unit 'furlong'; use",
         ),
-        (">16777216</memory>", ">0</memory>", "nothing is left for its cells"),
+        (">16777216</memory>", ">0</memory>", "none is left for its cells"),
         ("cpuset='4,6'", "cpuset='4,'", "'4,' is not a set of numbers"),
     ],
 )

@@ -214,7 +214,7 @@ def test_a_record_without_vcpus(host: HostOf) -> None:
     once = _edit(_domain(), host("rfc-8n240c"))
     with pytest.raises(DomainError) as raised:
         _restored(re.sub(r"<vcpu placement='static'>16</vcpu>", "", once))
-    assert str(raised.value) == "guest anuma: the definition has no <vcpu>; define it."
+    assert str(raised.value) == "guest anuma: the definition has no <vcpu>; add it."
 
 
 def test_pins_asked_for_where_there_is_no_node(host: HostOf) -> None:

@@ -95,5 +95,5 @@ def test_damaged_record(settled: tuple[Host, str]) -> None:
     """A record without what stood before is an error, on a run with nothing to do as well."""
     host, text = settled
     damaged = text.replace("vnuma:original", "vnuma:lost")
-    with pytest.raises(DomainError, match="has been damaged"):
+    with pytest.raises(DomainError, match="is damaged and no longer has"):
         _is_settled(host, damaged)

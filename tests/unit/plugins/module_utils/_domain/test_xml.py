@@ -70,7 +70,7 @@ def test_takes(text: str) -> None:
 def test_doctypes_are_refused(before: str, doctype: str) -> None:
     """Wherever XML allows one, and whatever is in it."""
     assert _refusal(f"{before}{doctype}<domain><name>&x;</name></domain>") == (
-        "the domain definition has a document type declaration; entities are not accepted."
+        "the domain definition has a document type declaration, which is not accepted; remove it."
     )
 
 
@@ -115,7 +115,7 @@ def test_inclusions_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("root", ["network", "domainsnapshot", "Domain"])
 def test_other_roots_are_named(root: str) -> None:
     """What begins with something else is said so."""
-    assert f"begins with <{root}>, where <domain> belongs." in _refusal(f"<{root}/>")
+    assert f"must start with <domain>, not <{root}>." in _refusal(f"<{root}/>")
 
 
 def _try(text: str) -> None:

@@ -200,7 +200,8 @@ def test_no_plan_any_more(bench: Bench, host: Callable[[str], Host]) -> None:
     result = bench.only()
     assert _drift(result) == [("planned-persistent", "plan")]
     assert result["drift"][0]["msg"] == (
-        "its recorded options give no plan any more: host node 6 of nodes '6-7' does not exist; "
+        "its recorded options no longer give a valid layout: host node 6 of nodes '6-7' does not "
+        "exist; "
         "the nodes that can be used are 0-3."
     )
     assert result["planned"] is None
@@ -212,7 +213,11 @@ def test_a_damaged_record(bench: Bench) -> None:
     xml = bench.partitioned(_xml("anuma"), pinning="cpu")
     bench.fake.persistent["anuma"] = _edited(xml, ("pinning='cpu'", "pinning='x'"))
     result = bench.only()
-    assert "its recorded options give no plan any more: pinning 'x'" in result["drift"][0]["msg"]
+    assert (
+        "its recorded options no longer give a valid layout: pinning must be one of node, core, "
+        "cpu or "
+        "none, not 'x'." in result["drift"][0]["msg"]
+    )
 
 
 def test_not_restarted_after_the_partition(bench: Bench) -> None:
@@ -414,7 +419,7 @@ def test_a_transient_guest_that_ended_while_guests_were_listed(bench: Bench) -> 
     assert bench.inspect_guests().errors == []
     bench.fake.listed = 0
     assert [str(error) for error in bench.inspect_guests("gone").errors] == [
-        "guest gone: it has ended, and it had no persistent definition."
+        "guest gone: it was transient and has ended, so there is nothing to report."
     ]
 
 

@@ -181,10 +181,10 @@ def test_stray_memory(placed: Place) -> None:
     """Pages on other nodes than the cell is bound to, in any mode."""
     placement = placed(FakeProcesses([{0: 300, 2: 99, 3: 1}, {0: 8}]))
     assert [one.message for one in placement.drift] == [
-        "cell 0 has 100 of its 400 KiB on host nodes 2-3 and is bound strict to host node 0; see "
-        "that there is room, shut the guest down and start it.",
-        "cell 1 has 8 of its 8 KiB on host node 0 and is bound preferred to host node 1; see that "
-        "there is room, shut the guest down and start it.",
+        "cell 0 has 100 of its 400 KiB on host nodes 2-3 and is bound strict to host node 0; check "
+        "that there is free memory, then shut the guest down and start it.",
+        "cell 1 has 8 of its 8 KiB on host node 0 and is bound preferred to host node 1; check "
+        "that there is free memory, then shut the guest down and start it.",
     ]
     shares = [cell["local_share"] for cell in location_to_result(placement)["cells"]]
     assert shares == [0.75, 0.0]
@@ -211,8 +211,8 @@ def test_cells_that_cannot_be_told(placed: Place) -> None:
     assert first["kib_by_node"] is first["resident_kib"] is first["local_share"] is None
     assert second["local_share"] == 1.0
     assert placement.notes == [
-        "its memory by host node is not available for cell 0: it cannot be told from the other "
-        "memory of its QEMU process."
+        "its memory by host node is not available for cell 0: it cannot be distinguished from the "
+        "other memory of its QEMU process."
     ]
 
 
@@ -226,8 +226,8 @@ def test_cells_that_cannot_be_told(placed: Place) -> None:
         ),
         (
             FakeProcesses(pid=None),
-            "its memory by host node is not available: no QEMU process of it is on the machine "
-            "that the module runs on.",
+            "its memory by host node is not available: its QEMU process is not on the machine that "
+            "runs the module.",
         ),
         (
             FakeProcesses(error="this user may not read /proc/77/maps; use become."),
@@ -265,5 +265,5 @@ def test_a_driver_that_does_not_tell(host: Callable[[str], Host]) -> None:
     )
     assert location_to_result(placement)["vcpus"] is None
     assert placement.notes == [
-        "the affinity of its vCPUs is not available: libvirt's driver does not tell it."
+        "the affinity of its vCPUs is not available: libvirt's driver does not report it."
     ]

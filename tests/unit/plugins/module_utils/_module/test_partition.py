@@ -199,15 +199,15 @@ def test_the_old_definition_is_kept(fake: FakeHypervisor, call: Call, tmp_path: 
     [
         (
             lambda xml: xml.replace(f" passwd='{SECRET}'", ""),
-            "libvirt dropped devices/graphics, so its old definition was put back;",
+            "libvirt dropped devices/graphics, so the old definition was restored;",
         ),
         (
             lambda xml: xml.replace("mode='strict'", "mode='preferred'"),
-            "libvirt kept another layout than the one it was given, so its old definition",
+            "libvirt stored a layout other than the one it was given, so the old definition",
         ),
         (
             lambda xml: xml.replace("<sibling id='7' value='10'/>", ""),
-            "libvirt kept another layout",
+            "libvirt stored a layout other than the one",
         ),
     ],
 )
@@ -249,7 +249,7 @@ def test_one_failure_does_not_hide_the_others(fake: FakeHypervisor, call: Call) 
     ("entry", "sentence"),
     [
         ({"cells": 17}, "16 vCPUs cannot fill 17 cells"),
-        ({"cells": 0}, "cells '0' cannot be"),
+        ({"cells": 0}, "cells must be an integer from 1 to 128, not '0'."),
         ({"nodes": "9"}, "host node 9 of nodes '9' does not exist"),
     ],
 )
@@ -313,7 +313,9 @@ def test_an_unwritable_state_dir_stops_before_define(fake: FakeHypervisor, tmp_p
     (tmp_path / "file").write_text("in the way")
     in_the_way = Safeguards(StateDir(str(tmp_path / "file"), "host"))
     result = partition_guests(fake, [{"name": "*"}], {}, None, True, in_the_way)
-    assert all("cannot be read: Not a directory." in said for said in _said(result))
+    assert all(
+        "cannot be read: Not a directory; run as its owner" in said for said in _said(result)
+    )
     assert len(result.errors) == 2
     assert fake.calls == []
 
@@ -375,7 +377,7 @@ def test_pins_that_cannot_change_live_wait(fake: FakeHypervisor, call: Call) -> 
     (update,) = result.updates
     assert update.restart_required
     assert update.warnings == [
-        "libvirt could not pin it live: no. It takes effect at the next start."
+        "libvirt could not pin it live: no. The new pins take effect at its next start."
     ]
 
 
@@ -393,7 +395,7 @@ def test_saved_images(fake: FakeHypervisor, call: Call) -> None:
     """An image with the old layout is refused, or dropped when told to; one that fits stays."""
     fake.saved["anuma"] = _xml("anuma")
     (said,) = _said(call([{"name": "anuma"}]))
-    assert "its managed-save image would bring its old layout back" in said
+    assert "its managed-save image would restore its old layout" in said
     assert fake.calls == []
     result = call([{"name": "anuma"}], drop_saved=True, write=False)
     assert [update.changed for update in result.updates] == [True]
@@ -421,8 +423,8 @@ def test_who_cannot_be_edited_keeps_its_pcpus(fake: FakeHypervisor, call: Call, 
     fake.persistent = {name: stuck, "db": _xml("db")}
     result = call(pinning="core", nodes="0")
     assert _said(result) == [
-        f"guest {name}: its cells differ in memAccess, and new cells cannot; give every cell the "
-        "same."
+        f"guest {name}: its cells have different memAccess values, which new cells cannot keep; "
+        "set the same value for every cell."
     ]
     assert fake.persistent[name] == stuck
     assert "<vcpupin vcpu='0' cpuset='2,122'/>" in fake.persistent["db"]
@@ -471,7 +473,7 @@ def test_others_keep_their_cpus(fake: FakeHypervisor, call: Call) -> None:
     fake.live["db"] = fake.persistent["db"].replace("cpuset='0'", "cpuset='14'")
     (said,) = _said(call([{"name": "anuma"}], pinning="core", nodes="0"))
     assert "needs 8 cores with 2 free threads on host node 0, which has 6 left" in said
-    assert "(pCPUs reserved or taken by other guests: 0-7,14,120-127)" in said
+    assert "(pCPUs reserved or used by other guests: 0-7,14,120-127)" in said
     (update,) = call([{"name": "anuma"}], pinning="core", nodes="0-1").updates
     assert update.layout is not None
     ours = {cpu for pins in update.layout.vcpu_pins for cpu in pins}

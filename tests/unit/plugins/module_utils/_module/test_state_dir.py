@@ -54,8 +54,8 @@ def test_what_cannot_be_written_leaves_no_draft(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("in the way")
     with pytest.raises(StateDirError) as raised:
         StateDir(str(tmp_path / "state"), "host").keep_old("a", "<domain/>")
-    assert "its old definition cannot be kept in" in str(raised.value)
-    assert "nothing was changed, make room or set state_dir" in str(raised.value)
+    assert "its old definition cannot be saved in" in str(raised.value)
+    assert "nothing was changed, free space there or set state_dir" in str(raised.value)
 
 
 def test_a_damaged_note_still_counts(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     taken.wait()
     with pytest.raises(StateDirError) as raised, StateDir(str(tmp_path), "host").locked():
         pass
-    assert "another run of kvm.vnuma is at work on this host's guests" in str(raised.value)
+    assert "another run of kvm.vnuma is working on this host's guests" in str(raised.value)
     go.set()
     other.join()
     with StateDir(str(tmp_path), "host").locked():

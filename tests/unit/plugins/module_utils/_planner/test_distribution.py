@@ -70,7 +70,7 @@ def test_interleave(host: HostOf, guest: GuestOf) -> None:
     assert _vcpus(layout) == [[v for v in range(18) if v % 8 == cell] for cell in range(8)]
     assert _topology(layout) == (18, 1, 1, 1)
     assert layout.warnings == ()
-    assert "threads 2 does not go with distribution 'interleave'" in refusal(
+    assert "threads 2 conflicts with distribution 'interleave'" in refusal(
         guest(), host("rfc-8n240c"), distribution="interleave", threads=2
     )
     assert _topology(
@@ -143,7 +143,8 @@ def test_memory_in_granules(
         (
             {"memory_kib": 8193, "hugepages": (HugepageUse(2048),)},
             {},
-            "8193 KiB of memory is no multiple of its hugepage of 2048 KiB; make it 8192 or 10240",
+            "8193 KiB of memory is not a multiple of its hugepage of 2048 KiB; set it to 8192 or "
+            "10240",
         ),
         (
             {"memory_kib": 6144, "hugepages": (HugepageUse(2048),)},
@@ -287,7 +288,7 @@ def test_remainder_of_vcpus(
         sizes = {len(c.vcpus) for c in planned(guest(vcpus), host("rfc-8n240c"), **options).cells}
         assert sizes == {vcpus // 4}
         return
-    assert f"{vcpus} vCPUs do not divide evenly over 4 cells; make it a multiple of 4" in refusal(
+    assert f"{vcpus} vCPUs do not divide evenly over 4 cells; use a multiple of 4" in refusal(
         guest(vcpus), host("rfc-8n240c"), **options
     )
 
@@ -385,4 +386,4 @@ def test_ordinary_pages_have_no_pool(
     if fits:
         assert sum(c.memory_kib for c in planned(fat, unequal, nodes="0-1").cells) == memory_kib
         return
-    assert "is no multiple of its hugepage of 2048 KiB" in refusal(fat, unequal, nodes="0-1")
+    assert "is not a multiple of its hugepage of 2048 KiB" in refusal(fat, unequal, nodes="0-1")

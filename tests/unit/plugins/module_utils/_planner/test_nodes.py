@@ -19,8 +19,8 @@ from planning import GuestOf, HostOf, planned, refusal
             "host node 2 of nodes '0,2' cannot be used: it has no online pCPUs",
         ),
         ("offline-node", "1", "it has no online pCPUs; the nodes that can be used are 0."),
-        ("edited-no-topology", "0", "the host reports no NUMA topology; use nodes 'all'"),
-        ("edited-nothing-usable", "all", "no host node has both pCPUs and memory"),
+        ("edited-no-topology", "0", "the host reports no NUMA topology; set nodes to 'all'"),
+        ("edited-nothing-usable", "all", "no host node has both online pCPUs and memory"),
     ],
 )
 def test_nodes_that_cannot_be(
@@ -33,11 +33,11 @@ def test_nodes_that_cannot_be(
 @pytest.mark.parametrize(
     ("name", "warnings"),
     [
-        ("memless-node", ["host node 1 is left out: it has no memory."]),
-        ("cxl-2n-plus-1", ["host node 2 is left out: it has no online pCPUs."]),
+        ("memless-node", ["host node 1 is not used: it has no memory."]),
+        ("cxl-2n-plus-1", ["host node 2 is not used: it has no online pCPUs."]),
         (
             "gpu-nodes-0-8-252",
-            [f"host node {node} is left out: it has no online pCPUs." for node in (252, 253)],
+            [f"host node {node} is not used: it has no online pCPUs." for node in (252, 253)],
         ),
         (
             "edited-no-topology",
@@ -70,6 +70,6 @@ def test_more_and_fewer_cells_than_nodes(host: HostOf, guest: GuestOf) -> None:
     assert layout.warnings == ("cells 2 leaves host nodes 2-7 unused.",)
     assert len(planned(guest(128, 128 << 20), host("sparse-ids"), cells=128).cells) == 128
     many = {"nodes": [{"id": i, "cpus": str(i), "memory_kib": 1 << 20} for i in range(129)]}
-    assert "129 cells, one per host node, are more than the 128 that QEMU starts" in refusal(
+    assert "129 cells, one per host node, are more than the 128 that QEMU supports" in refusal(
         guest(200, 200 << 20), host_from_facts(many)
     )

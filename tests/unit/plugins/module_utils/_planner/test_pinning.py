@@ -116,7 +116,7 @@ def test_who_sits_wrong_moves(host: HostOf, guest: GuestOf) -> None:
         (
             30,
             {"pinning": "core", "reserved_cpus": "0"},
-            "(pCPUs reserved or taken by other guests: 0)",
+            "(pCPUs reserved or used by other guests: 0)",
         ),
         (8, {"pinning": "core", "threads": 4}, "needs 2 cores with 4 free threads"),
     ],
@@ -128,9 +128,7 @@ def test_too_few(
     with pytest.raises(LayoutError) as raised:
         plan(guest(vcpus), host("rfc-8n240c"), policy_from_options({**options, "nodes": "0"}))
     assert sentence in str(raised.value)
-    assert "give the guest fewer vCPUs, use more nodes, or set pinning to 'node'" in str(
-        raised.value
-    )
+    assert "reduce the guest's vCPUs, use more nodes, or set pinning to 'node'" in str(raised.value)
 
 
 def test_taken_by_others(host: HostOf, guest: GuestOf) -> None:
@@ -191,8 +189,8 @@ def test_who_does_not_fit_does_not_depend_on_the_order(
     assert isinstance(by_name["b"], Layout)
     assert str(by_name["c"]) == (
         "guest c: pinning 'core' needs 7 cores with 2 free threads on host node 0, which has 1 "
-        "left (pCPUs reserved or taken by other guests: 0-13,120-133); give the guest fewer "
-        "vCPUs, use more nodes, or set pinning to 'node'."
+        "left (pCPUs reserved or used by other guests: 0-13,120-133); reduce the guest's vCPUs, "
+        "use more nodes, or set pinning to 'node'."
     )
     assert by_name["b"].vcpu_pins[0] == (7, 127)
 

@@ -15,11 +15,11 @@ from planning import GuestOf, HostOf, planned, refusal
     [
         (3, {}, "3 vCPUs cannot fill 8 cells; give it at least 8 vCPUs"),
         (3, {"cells": 4}, "3 vCPUs cannot fill 4 cells"),
-        (9, {"threads": 2}, "9 vCPUs are no multiple of threads 2"),
+        (9, {"threads": 2}, "9 vCPUs are not a multiple of threads 2"),
         (14, {"threads": 2}, "14 vCPUs with threads 2 are 7 cores, which cannot fill 8 cells"),
         (18, {"remainder": "fail"}, "18 vCPUs do not divide evenly over 8 cells"),
         (24, {"remainder": "fail"}, "12 cores of 2 threads do not divide evenly over 8 cells"),
-        (18, {"distribution": "round_robin", "threads": 2}, "do not make 8 sockets of threads 2"),
+        (18, {"distribution": "round_robin", "threads": 2}, "cannot form 8 sockets of threads 2"),
         (16, {"nodes": "0,9"}, "host node 9 of nodes '0,9' does not exist; the nodes that can be"),
         (16, {"reserved_cpus": "15-29,135-149"}, "leaves no pCPU of host node 1 to pin to"),
         (16, {"emulator_pinning": "0,240"}, "names pCPU 240, which the host does not have online"),
@@ -40,7 +40,7 @@ def test_no_topology(host: HostOf, guest: GuestOf) -> None:
     (cell,) = layout.cells
     assert (layout.host_nodes, layout.cell_pins(cell), cell.distances) == ((None,), (), (10,))
     assert (layout.vcpu_pins, layout.memory_mode, layout.nodeset) == ((), "none", ())
-    assert "cells 2 cannot be had" in refusal(guest(), host("edited-no-topology"), cells=2)
+    assert "cells 2 is not possible" in refusal(guest(), host("edited-no-topology"), cells=2)
 
 
 def test_pins(host: HostOf, guest: GuestOf) -> None:
