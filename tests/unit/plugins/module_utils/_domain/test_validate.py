@@ -44,7 +44,7 @@ def _definition(devices: str, numa: str = "") -> str:
         (
             "<memory model='virtio-mem'><target><size>1024</size><node>8</node></target></memory>",
             None,
-            "a memory device sits in cell 8, and its cells will be 0 to 7",
+            "a memory device is in cell 8, and the guest will have cells 0 to 7",
         ),
         (
             "<memory model='sgx-epc'><target><size>1024</size><node>7</node></target></memory>",
@@ -55,7 +55,7 @@ def _definition(devices: str, numa: str = "") -> str:
             "<controller type='pci' model='pcie-expander-bus'><target busNr='180'><node>4</node>"
             "</target></controller>",
             4,
-            "a PCI expander bus sits in cell 4, and its cells will be 0 to 3",
+            "a PCI expander bus is in cell 4, and the guest will have cells 0 to 3",
         ),
     ],
 )
