@@ -134,7 +134,7 @@ class StateDir:
     def _read(self, name: str) -> str | None:
         try:
             return (self.folder / name).read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise StateDirError(
