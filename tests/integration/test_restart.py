@@ -133,9 +133,7 @@ def test_start_fails_after_redefine(bench: Bench) -> None:
     assert "nodeset='77'" in bench.libvirt.dump("guest")
     run = bench.restart()
     assert run.failed
-    assert "guest guest: it did not start with its new layout, so its old definition was put" in (
-        run.msg
-    )
+    assert "guest guest: it did not start with its new layout, so it was rolled back" in run.msg
     assert "77" in run.msg
     assert _action(run)["action"] == "rolled_back"
     assert bench.state() == "running"
@@ -172,8 +170,11 @@ def test_a_note_that_is_out_of_date_starts_nothing(bench: Bench, state_dir: Path
     bench.libvirt.virsh("destroy", "guest")
     bench.libvirt.virsh("start", "guest")
     run = bench.partition()
-    assert not run.result["changed"]
+    # The note is all that was changed.
+    assert run.result["changed"]
+    assert not run.result["guests"][0]["changed"]
     assert not run.result["restart_required"]
+    assert not bench.partition().result["changed"]
     bench.libvirt.virsh("destroy", "guest")
     assert bench.partition().result["restart_required"] == []
     assert bench.restart().result["restarted"] == []
@@ -392,7 +393,7 @@ def test_disk_full_where_the_old_definition_is_kept(bench: Bench, tmp_path: Path
     finally:
         bench.libvirt.run("umount", str(full))
     assert run.failed
-    assert "No space left on device; nothing was changed, make room" in run.msg
+    assert "No space left on device; nothing was changed, free space" in run.msg
     assert bench.libvirt.dump("guest") == before
     assert not left
 
