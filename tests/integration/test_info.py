@@ -15,7 +15,7 @@ from typing import Any
 
 import guestboot
 import pytest
-from conftest import SYSTEM_PYTHON, Libvirt, Run
+from conftest import SYSTEM_PYTHON, Libvirt, Run, has_libvirt
 from fakehost import FakeHost
 from guests import PASSWORD, RICH, anuma
 
@@ -394,12 +394,19 @@ _HAND_MADE = {
         "<cell id='1' cpus='2-3' memory='131072'/></numa></cpu>",
     ),
 }
+#: The libvirt that first knew what one of them has (formatdomain.html).
+_SINCE = {"maximum": "7.1.0"}
 
 
 @pytest.mark.slow
-def test_hand_made_guests_have_not_drifted(bench: Bench) -> None:
+def test_hand_made_guests_have_not_drifted(
+    bench: Bench, record_property: Callable[[str, object], None]
+) -> None:
     """What libvirt makes of a definition when it starts the guest is no drift."""
-    for name, (old, new) in _HAND_MADE.items():
+    hand_made = {n: edit for n, edit in _HAND_MADE.items() if has_libvirt(_SINCE.get(n, ""))}
+    for name in _HAND_MADE.keys() - hand_made:
+        record_property("not run", f"hand-made guest '{name}' needs libvirt {_SINCE[name]}")
+    for name, (old, new) in hand_made.items():
         xml = bench.xml(name, memory_mib=256, cmdline="")
         assert old in xml
         xml = xml.replace(old, new, 1)
@@ -415,7 +422,7 @@ def test_hand_made_guests_have_not_drifted(bench: Bench) -> None:
         bench.libvirt.virsh("start", name, "--paused")
     run = bench.info()
     assert not run.failed, run.msg
-    assert len(run.result["guests"]) == len(_HAND_MADE)
+    assert len(run.result["guests"]) == len(hand_made)
     for guest in run.result["guests"]:
         assert (guest["name"], guest["drift"], guest["notes"]) == (guest["name"], [], [])
         assert guest["state"] == "paused"
@@ -423,7 +430,7 @@ def test_hand_made_guests_have_not_drifted(bench: Bench) -> None:
         assert guest["live"]["vcpu_pins"] == guest["persistent"]["vcpu_pins"]
         assert all(cell["kib_by_node"] is not None for cell in guest["placement"]["cells"])
     online = {guest["name"]: len(guest["placement"]["vcpus"]) for guest in run.result["guests"]}
-    assert online == {**dict.fromkeys(_HAND_MADE, 4), "hotplug": 2}
+    assert online == {**dict.fromkeys(hand_made, 4), "hotplug": 2}
 
 
 @pytest.mark.slow
