@@ -133,7 +133,7 @@ def _write(root: Element, wanted: ManagedState, policy: Policy) -> None:
     for element in MANAGED:
         value = getattr(wanted, element.field)
         if not element.option or element.option in after:
-            if is_first if not element.option else element.option not in before:
+            if is_first or (element.option and element.option not in before):
                 element.keep(root, kept)
             if element.option and not value:
                 # Nothing to pin to: what stood before.
@@ -143,10 +143,9 @@ def _write(root: Element, wanted: ManagedState, policy: Policy) -> None:
         elif element.option in before:
             element.restore(root, kept)
             element.forget(kept)
-    cpu = root.find("cpu")
     if has_rfc_switch(root):
         # The RFC's own switch: no released libvirt takes it.
-        cpu.set("check", "none")
+        root.find("cpu").set("check", "none")
     drop_empty_containers(root, created_containers(kept))
     _state_policy(record, after)
 
