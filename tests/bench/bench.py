@@ -30,7 +30,7 @@ import part_locality
 import part_plan
 import report
 import trees
-from fakehost import LabError
+from errors import LabError
 from timing import BenchError
 from venvs import PROJECT, ToolError
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numahost
 import pytest
 import sysfs
+from errors import LabError
 from evidence import Evidence, Placement, filled
-from fakehost import LabError
 from guestboot import GuestNode, GuestReport
 
 SPEC = sysfs.load(Path(__file__).resolve().parents[1] / "lab/numahosts/asymmetric-4n6c.json")

@@ -14,7 +14,6 @@ from typing import Any
 
 #: Interpreter of the distribution, which has its libvirt bindings.
 SYSTEM_PYTHON = "/usr/bin/python3"
-_HERE: Mapping[str, Any] = {"ansible_connection": "local"}
 
 
 @dataclass
@@ -58,15 +57,19 @@ class Adhoc:
         flags: Sequence[str] = (),
         python: str = SYSTEM_PYTHON,
         environment: Mapping[str, str] | None = None,
-        variables: Mapping[str, Any] = _HERE,
+        variables: Mapping[str, Any] | None = None,
     ) -> Run:
-        """Call a module of the collection; a traceback in what it prints fails an assertion."""
+        """Call a module of the collection, here unless the variables of a host say how to reach it.
+
+        A traceback in what it prints fails an assertion.
+        """
+        reached = {"ansible_connection": "local"} if variables is None else variables
         done = subprocess.run(
             [
                 str(self.ansible),
                 "localhost",
                 "--inventory=localhost,",
-                f"--extra-vars={json.dumps({**variables, 'ansible_python_interpreter': python})}",
+                f"--extra-vars={json.dumps({**reached, 'ansible_python_interpreter': python})}",
                 f"--module-name=kvm.vnuma.{module}",
                 f"--args={json.dumps(arguments)}",
                 *flags,

@@ -24,7 +24,8 @@ from pathlib import Path
 from statistics import median
 
 import guestboot
-from fakehost import FakeHost, LabError
+from errors import LabError
+from fakehost import FakeHost
 
 _HOST = Path(__file__).resolve().parents[1] / "hosts/asymmetric-4n16c.json"
 _MEMORY_MIB = 320

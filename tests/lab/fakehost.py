@@ -30,7 +30,7 @@ import door
 import pids
 import root
 import sysfs
-from errors import LabError as LabError
+from errors import LabError
 
 _HERE = Path(__file__).resolve().parent
 _PATIENCE_S = 60.0

@@ -22,7 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fakehost import FakeHost, LabError, lab_root
+from errors import LabError
+from fakehost import FakeHost, lab_root
 
 _PATIENCE_S = 60.0
 _FIRST_ADDRESS = 11

@@ -29,7 +29,8 @@ sys.path[:0] = [str(_TESTS / "tools"), str(_TESTS / "integration")]
 import run
 import trees
 from adhoc import SYSTEM_PYTHON, Adhoc
-from fakehost import FakeHost, LabError
+from errors import LabError
+from fakehost import FakeHost
 from guests import anuma
 
 GUESTS = ("guest1", "guest2", "guest3", "guest4")

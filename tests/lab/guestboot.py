@@ -23,7 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import bootstate
-from fakehost import LabError, lab_root
+from errors import LabError
+from fakehost import lab_root
 
 _HERE = Path(__file__).resolve().parent
 #: Modules that the guest needs for its power button, and for its agent's channel.

@@ -25,8 +25,8 @@ from typing import Any
 
 import guestboot
 import sysfs
+from errors import LabError
 from evidence import Evidence, Placement, filled
-from fakehost import LabError
 from numahost import NumaHost
 
 _HERE = Path(__file__).resolve().parent

@@ -35,7 +35,8 @@ from typing import Any
 
 import pids
 import sysfs
-from fakehost import LabError, lab_root
+from errors import LabError
+from fakehost import lab_root
 from numaimage import Image
 
 #: Emulation on a busy machine takes as long as it takes; this is for one that has come to a stop.

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fakehost import LabError
+from errors import LabError
 
 _HERE = Path(__file__).resolve().parent
 _INIT = _HERE / "numahost_init.sh"
