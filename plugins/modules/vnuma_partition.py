@@ -112,8 +112,9 @@ options:
   planned:
     description:
       - Fingerprints of definitions that were planned earlier, by UUID, as RV(guests[].fingerprint)
-        of a run in check mode has them. A guest whose definition was changed since is not changed,
-        and is named in the error.
+        of a run in check mode has them. A guest that has to be redefined, and whose definition was
+        changed since, is not changed and is named in the error. One that already has its layout is
+        no error, whoever changed it.
     type: dict
   host:
     description:

@@ -159,6 +159,15 @@ def test_one_guest_that_does_not_fit_stops_the_fleet(hosts: dict[str, Libvirt], 
     assert _dumps(hosts) == before
 
 
+def test_plan_only(hosts: dict[str, Libvirt], play: Play) -> None:
+    """Who would be changed is named, and nobody is."""
+    before = _dumps(hosts)
+    output = play(EXAMPLES / "plan-only.yml")
+    for names in ("anuma, db1, db2", "web"):
+        assert f"change: {names}; restart:" in output
+    assert _dumps(hosts) == before
+
+
 def test_report_and_restart_later(hosts: dict[str, Libvirt], play: Play, tmp_path: Path) -> None:
     """The guest that runs is named, keeps running, and has its layout after the night."""
     libvirt = hosts["kvm2"]
