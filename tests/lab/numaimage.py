@@ -13,11 +13,12 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import debian
 from errors import LabError
 
 _HERE = Path(__file__).resolve().parent
@@ -30,10 +31,6 @@ _PACKAGES = (
 )
 _KERNELS = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
 _COMPONENTS = {"debian": "main", "ubuntu": "main,universe"}
-_MIRRORS = {
-    "debian": "http://deb.debian.org/debian",
-    "ubuntu": "http://archive.ubuntu.com/ubuntu",
-}
 
 # Without a service manager there is no cgroup to put guests in, and no log daemon.
 # A client that emulation keeps from answering for half a minute is no dead one.
@@ -68,7 +65,7 @@ class Image:
             )
         parts = (Path(__file__).read_bytes(), _INIT.read_bytes(), self.suite.encode())
         key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
-        self.folder = _cache() / "numahosts" / f"{self.suite}-{key}"
+        self.folder = debian.cache() / "numahosts" / f"{self.suite}-{key}"
 
     @property
     def disk(self) -> Path:
@@ -138,37 +135,18 @@ class Image:
         root = self.folder / "root"
         packages = self.folder.parent / f"packages-{self.suite}"
         packages.mkdir(exist_ok=True)
-        with (self.folder / "build.log").open("w") as log:
-
-            def run(*command: str | Path) -> None:
-                words = [str(word) for word in command]
-                done = subprocess.run(
-                    words,
-                    check=False,
-                    stdout=log,
-                    stderr=log,
-                    stdin=subprocess.DEVNULL,
-                    env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"},
-                )
-                if done.returncode:
-                    log.flush()
-                    said = Path(log.name).read_text(errors="replace").splitlines()[-5:]
-                    raise LabError(f"{' '.join(words[:2])} failed; {log.name} ends: {said}")
-
-            run(
-                *("debootstrap", "--variant=minbase", f"--cache-dir={packages}"),
-                f"--components={_COMPONENTS[self.distribution]}",
-                f"--include={','.join((*_PACKAGES, _KERNELS[self.distribution]))}",
-                *(self.suite, root, self._mirror()),
-            )
-            self._furnish(root, run)
-            for name, source in (
-                (self.kernel, "vmlinuz-*"),
-                (self.initrd, "initrd.img-*"),
-            ):
-                (found,) = (root / "boot").glob(source)
-                shutil.copy2(found, name)
-            run("mke2fs", "-q", "-t", "ext4", "-d", root, self.disk, "4G")
+        run = partial(debian.run_logged, self.folder / "build.log")
+        run(
+            *("debootstrap", "--variant=minbase", f"--cache-dir={packages}"),
+            f"--components={_COMPONENTS[self.distribution]}",
+            f"--include={','.join((*_PACKAGES, _KERNELS[self.distribution]))}",
+            *(self.suite, root, debian.mirror(self.distribution.capitalize())),
+        )
+        self._furnish(root, run)
+        for name, source in ((self.kernel, "vmlinuz-*"), (self.initrd, "initrd.img-*")):
+            (found,) = (root / "boot").glob(source)
+            shutil.copy2(found, name)
+        run("mke2fs", "-q", "-t", "ext4", "-d", root, self.disk, "4G")
         shutil.rmtree(root)
         (self.folder / "ready").touch()
 
@@ -193,24 +171,3 @@ class Image:
         target = root / "usr/sbin/numahost-init"
         shutil.copyfile(_INIT, target)
         target.chmod(0o755)
-
-    def _mirror(self) -> str:
-        """Return where this machine gets its packages, if that is a place debootstrap can use."""
-        listed = subprocess.run(
-            ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)"],
-            check=False,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for line in listed.splitlines():
-            uri, _blank, codename = line.partition(" ")
-            if codename == self.suite and uri.startswith(("http://", "https://")):
-                return uri
-        return _MIRRORS[self.distribution]
-
-
-def _cache() -> Path:
-    sys.path.insert(0, str(_HERE.parent / "tools"))
-    import venvs
-
-    return venvs.cache()

@@ -24,11 +24,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import debian
 from errors import LabError
 
 _HERE = Path(__file__).resolve().parent
 _BUILD = _HERE / "root_virtqemud.sh"
-_MIRROR = "http://deb.debian.org/debian"
 
 _PACKAGES = (
     *("iproute2", "libvirt-clients", "libvirt-daemon", "libvirt-daemon-driver-qemu"),
@@ -88,7 +88,7 @@ class Platform:
         if self.is_modular:
             parts.append(_BUILD.read_text())
         key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
-        return _cache() / "roots" / f"{self.name}-{key}"
+        return debian.cache() / "roots" / f"{self.name}-{key}"
 
     @property
     def is_modular(self) -> bool:
@@ -209,6 +209,7 @@ class _Maker:
             self._furnish()
             return
         base = _based_on(self._platform).folder
+        assert base is not None
         # What builds the daemon is not what it runs in, which stays as Debian ships it.
         self._run("cp", "--archive", "--reflink=auto", base, self._folder)
         shutil.copy2(_BUILD, self._folder / "opt/build.sh")
@@ -225,7 +226,7 @@ class _Maker:
         packages.mkdir(exist_ok=True)
         self._run(
             *("debootstrap", "--variant=minbase", f"--cache-dir={packages}"),
-            *("--include=ca-certificates", self._platform.suite, self._folder, _mirror()),
+            *("--include=ca-certificates", self._platform.suite, self._folder, debian.mirror()),
         )
         # What lets this machine reach its mirror lets the root.
         for name in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
@@ -236,7 +237,7 @@ class _Maker:
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
         sources = self._folder / "etc/apt/sources.list.d/source.list"
-        sources.write_text(f"deb-src {_mirror()} {self._platform.suite} main\n")
+        sources.write_text(f"deb-src {debian.mirror()} {self._platform.suite} main\n")
 
     def _install(self, *packages: str) -> None:
         self._enter(
@@ -253,49 +254,8 @@ class _Maker:
     def _enter(self, *command: str) -> None:
         self._run(*self._platform.argv(*command))
 
-    def _run(self, *command: str | Path | None) -> None:
-        words = [str(word) for word in command]
-        with self._log.open("a") as log:
-            print(f"$ {' '.join(words)}", file=log, flush=True)
-            done = subprocess.run(
-                words,
-                check=False,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env={
-                    **{name: os.environ[name] for name in os.environ if "proxy" in name.lower()},
-                    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-                    "DEBIAN_FRONTEND": "noninteractive",
-                    "LC_ALL": "C.UTF-8",
-                    "HOME": "/root",
-                },
-            )
-        if done.returncode:
-            said = self._log.read_text(errors="replace").splitlines()[-5:]
-            raise LabError(f"the root {self._platform.name} was not made; {self._log} ends: {said}")
-
-
-def _mirror() -> str:
-    """Return where this machine gets Debian's packages, by default where everyone does."""
-    listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)"],
-        check=False,
-        capture_output=True,
-        text=True,
-    ).stdout
-    for line in listed.splitlines():
-        origin, _blank, uri = line.partition(" Debian ")
-        if origin == "Debian" and uri.startswith(("http://", "https://")):
-            return uri
-    return _MIRROR
-
-
-def _cache() -> Path:
-    sys.path.insert(0, str(_HERE.parent / "tools"))
-    import venvs
-
-    return venvs.cache()
+    def _run(self, *command: str | Path) -> None:
+        debian.run_logged(self._log, *command)
 
 
 def main(words: Sequence[str] | None = None) -> int:
