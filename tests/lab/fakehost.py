@@ -183,7 +183,8 @@ class FakeHost:
         enter = ["ip", "netns", "exec", self.netns] if self.netns else []
         shims = [("fakenuma", self.shim), ("slowtypes", self.slow_types)]
         preload = ":".join(str(build_shim(name)) for name, wanted in shims if wanted)
-        with (self.root / "init.log").open("w") as log:
+        # Its init appends to it as well, by itself.
+        with (self.root / "init.log").open("a") as log:
             launcher = subprocess.Popen(
                 [
                     *enter,
