@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 import guestboot
+import guestfiles
 import sysfs
 from errors import LabError
 from evidence import Evidence, Placement, filled
@@ -64,7 +65,7 @@ def measure(
         LabError: when a guest did not fill its memory.
     """
     files = host.folder / "guest"
-    guestboot.put_files(files)
+    guestfiles.put_files(files)
     for name in ("vmlinuz", "initrd"):
         host.put(files / name, f"{_FOLDER}/{name}")
     definition = guestboot.nested_domain_xml(
