@@ -7,20 +7,19 @@ Here is also which ansible-core is taken for which Python.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 _REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
-_MAKING = threading.Lock()
 
 
 class ToolError(Exception):
@@ -151,8 +150,10 @@ def venv(name: str, python: Path, core: Core | None = None) -> Path:
     folder = cache() / "venvs" / f"{name}-{key}"
     ready = folder / "ready"
     if not ready.exists():
-        # Steps that run side by side want the same one.
-        with _MAKING:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Steps that run side by side want the same one, and so may another clone of the project.
+        with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if not ready.exists():
                 _make(folder, python, ["--requirement", str(requirements), *besides])
     return folder
@@ -160,7 +161,6 @@ def venv(name: str, python: Path, core: Core | None = None) -> Path:
 
 def _make(folder: Path, python: Path, wanted: Sequence[str]) -> None:
     print(f"making the environment {folder.name} with {python}", file=sys.stderr, flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     environment = {**os.environ, "PIP_CACHE_DIR": str(cache() / "pip")}
     for command in (

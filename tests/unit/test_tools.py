@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYetError
 from importlib import metadata
 from pathlib import Path
 
@@ -144,6 +147,33 @@ def test_the_newest_has_its_own_environment(
         ("controller", Path("/usr/bin/python3.11"), OLDEST),
         ("controller", Path("/usr/bin/python3.13"), NEWEST),
     ]
+
+
+def test_an_environment_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever else makes it meanwhile, in this process or another, is waited for."""
+    made = []
+
+    def make(folder: Path, *_: object) -> None:
+        made.append(folder)
+        folder.mkdir(parents=True)
+        (folder / "ready").touch()
+
+    monkeypatch.setenv("VNUMA_CACHE", str(tmp_path))
+    monkeypatch.setattr(venvs, "_make", make)
+    wanted = ("target-3.9", Path("/usr/bin/python3.9"))
+    folder = venvs.venv(*wanted)
+    assert venvs.venv(*wanted) == folder
+    assert made == [folder]
+    (folder / "ready").unlink()
+    with ThreadPoolExecutor() as pool, folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = pool.submit(venvs.venv, *wanted)
+        with pytest.raises(NotYetError):
+            waiting.result(timeout=0.2)
+        (folder / "ready").touch()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert waiting.result() == folder
+    assert made == [folder]
 
 
 def test_the_table_is_what_its_package_says() -> None:
