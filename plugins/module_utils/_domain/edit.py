@@ -17,7 +17,7 @@ from .._errors import DomainError, VnumaError
 from .._model.domain import ManagedState
 from .._model.layout import Layout
 from .._policy import Policy, policy_to_record
-from .compare import has_rfc_switch, is_up_to_date
+from .compare import has_rfc_switch
 from .definition import Definition
 from .element import CONTAINERS, drop_empty_containers
 from .managed import MANAGED
@@ -55,23 +55,13 @@ class Edit:
 def partitioned(definition: Definition, layout: Layout, policy: Policy) -> Edit:
     """Write a layout into a definition.
 
-    What the managed elements were before the first partition is kept in the record.
+    What the managed elements were before the first partition is kept in the record, and so is the
+    policy.
 
     Raises:
         DomainError: when the record is damaged, or a managed element is malformed.
     """
     wanted = wanted_state(layout, policy, definition.state)
-    if is_up_to_date(definition, wanted, policy):
-        return Edit(definition, changed=False)
-    return written(definition, wanted, policy)
-
-
-def written(definition: Definition, wanted: ManagedState, policy: Policy) -> Edit:
-    """Let a definition say what is wanted of the managed elements, and record the policy.
-
-    Raises:
-        DomainError: when the record is damaged.
-    """
     try:
         root = deepcopy(definition.root.getroottree()).getroot()
         _write(root, wanted, policy)

@@ -209,9 +209,9 @@ def _partition(update: GuestUpdate, layout: Layout) -> None:
         update.after = update.before
         return
     # Here, since a run that has nothing to write does not load the writer.
-    from .._domain.edit import written
+    from .._domain.edit import partitioned
 
-    edit = written(update.before, wanted, update.policy)
+    edit = partitioned(update.before, layout, update.policy)
     update.after, update.redefines = edit.definition, edit.changed
 
 

@@ -18,8 +18,8 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import (
     lost_elements,
+    partitioned,
     restored,
-    written,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.state import (
     read_state,
@@ -390,7 +390,7 @@ def test_settled_means_that_an_edit_changes_nothing(
             continue
         wanted = wanted_state(layout, asked, definition.state)
         settled = is_up_to_date(definition, wanted, asked)
-        edit = written(definition, wanted, asked)
+        edit = partitioned(definition, layout, asked)
         assert edit.changed == (edit.definition.text != first)
         assert not (settled and edit.changed)
         if (asked.emulator_pinning, asked.iothread_pinning) == ("none", "none"):
