@@ -17,7 +17,7 @@ demo: bootstrap ## Partition the RFC's guest on a private libvirt that has the R
 	@tests/tools/demo.sh
 
 .PHONY: test
-test: bootstrap ## Everything: lint, types, sanity, unit and integration tests (under 30 minutes)
+test: bootstrap ## Lint, types, sanity, unit and integration tests (under 30 minutes)
 	@$(RUN) test
 
 .PHONY: test-kvm

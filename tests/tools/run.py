@@ -32,6 +32,11 @@ LATEST = tuple(
     f"tests/integration/test_{name}.py"
     for name in ("partition", "facts_and_filter", "bad_input", "role")
 )
+#: The same of the unit tests: the planner and the texts it works on know no Ansible.
+UNIT_LATEST = (
+    *("tests/unit/plugins/filter", "tests/unit/plugins/module_utils/_module"),
+    *("tests/unit/roles", "tests/unit/test_docs.py", "tests/unit/test_tools.py"),
+)
 #: Run apart from the other integration tests, side by side with them.
 RESTARTS = ("tests/integration/test_restart.py", "tests/integration/test_role.py")
 HOSTS = ("tests/integration/test_hosts.py",)
@@ -53,7 +58,7 @@ class Step:
         environment: what they need besides the usual.
         required: whether a machine that cannot run it fails the whole.
         telling: whether all that its last command printed is shown, not only how that ended.
-        alone: whether it runs by itself, after the others.
+        alone: whether it runs by itself, and not as part of `make test`: it takes both cores.
     """
 
     name: str
@@ -224,7 +229,7 @@ STEPS = (
     Step(
         "unit-latest",
         "unit tests, newest ansible-core",
-        _pytest(newest, "tests/unit"),
+        _pytest(newest, *UNIT_LATEST),
         _linked,
         required=False,
     ),
@@ -235,7 +240,6 @@ STEPS = (
         _molecule_environment,
         required=False,
         telling=True,
-        # It takes both cores of a small machine, and whatever else ran would wait for it.
         alone=True,
     ),
     Step(
@@ -266,7 +270,7 @@ STEPS = (
 )
 GROUPS = {
     "check": ("ruff", "yamllint", "mypy", "ansible-lint", "changelog", "unit"),
-    "test": tuple(step.name for step in STEPS),
+    "test": tuple(step.name for step in STEPS if not step.alone),
 }
 
 
