@@ -20,13 +20,60 @@ options:
     default: present
   nodes:
     description:
-      - Host nodes to use, V(all) or a nodeset such as V(0-3,^2).
+      - Host nodes to use, V(all), V(auto) or a nodeset such as V(0-3,^2).
       - V(all) means every node with online pCPUs and memory. The others are named in the warnings.
+      - V(auto) chooses the fewest nodes that can hold the guest, and the nearest of these, beside
+        all other guests of the host, whether they run or are off. A guest that is placed stays. On
+        one node a guest gets pins and a memory binding, and keeps its own CPU topology and cells,
+        so that nothing changes that its kernel sees; O(cells=1) gives it a cell all the same.
     type: str
     default: all
+  auto_nodes:
+    description:
+      - Nodes that O(nodes=auto) may choose from, as a nodeset. By default every eligible one.
+    type: str
+    version_added: 1.1.0
+  placement:
+    description:
+      - What O(nodes=auto) does among nodes that hold a guest equally well. V(pack) keeps nodes free
+        as a whole for guests to come, V(spread) leaves each as free as it can.
+    type: str
+    choices: [pack, spread]
+    default: pack
+    version_added: 1.1.0
+  widen:
+    description:
+      - Whether O(nodes=auto) may put a guest on more nodes than the fewest that can hold it, where
+        no set of so few is free.
+    type: bool
+    default: false
+    version_added: 1.1.0
+  cpu_overcommit:
+    description:
+      - How many guest cores O(nodes=auto) puts on each host core, for O(pinning=node) and
+        O(pinning=none). Cores are counted, and not threads; the threads of one guest core are one.
+    type: float
+    default: 1.0
+    version_added: 1.1.0
+  reserved_memory_mib:
+    description:
+      - Memory of every node that O(nodes=auto) leaves to the host itself, in MiB.
+    type: int
+    default: 1024
+    version_added: 1.1.0
+  device_locality:
+    description:
+      - Whether O(nodes=auto) puts a guest on the host nodes of its passed-through PCI devices.
+        V(prefer) does where they have room, and says what it missed; V(require) refuses the guest
+        otherwise; V(ignore) does not look at devices.
+    type: str
+    choices: [prefer, require, ignore]
+    default: prefer
+    version_added: 1.1.0
   cells:
     description:
-      - Number of guest cells. By default there is one for each chosen host node.
+      - Number of guest cells. By default there is one for each chosen host node, and none of ours
+        for a guest that O(nodes=auto) puts on one node.
       - There may be more cells than nodes; cell C(i) is backed by chosen node C(i mod n).
     type: int
   distribution:

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from fractions import Fraction
+from typing import Any, Union
 
 from ._cpuset import (
     format_cpuset,
@@ -18,6 +20,9 @@ from ._errors import CpusetError, PolicyError
 #: QEMU's MAX_NODES (include/sysemu/numa.h): a definition with more is accepted, and cannot start.
 MAX_CELLS = 128
 
+#: Guest cores for each host core beyond which nobody means it.
+MAX_OVERCOMMIT = 64
+
 #: Options with a fixed set of values; the first one is the default.
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "state": ("present", "absent"),
@@ -28,12 +33,21 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "iothread_pinning": ("none", "nodes"),
     "cpu_mode": ("keep", "host-passthrough"),
     "remainder": ("spread", "fail"),
+    "placement": ("pack", "spread"),
+    "device_locality": ("prefer", "require", "ignore"),
 }
+#: What ``nodes`` is, checked: one of the words, or node ids, ascending.
+Nodes = Union[str, tuple[int, ...]]
+ALL, AUTO = "all", "auto"
 
 #: Every policy option, with its default as the user writes it.
 DEFAULTS: Mapping[str, str | None] = {
     **{option: values[0] for option, values in CHOICES.items()},
-    "nodes": "all",
+    "nodes": ALL,
+    "auto_nodes": None,
+    "widen": "false",
+    "cpu_overcommit": "1",
+    "reserved_memory_mib": "1024",
     "cells": None,
     "threads": "auto",
     "emulator_pinning": "none",
@@ -47,7 +61,13 @@ class Policy:
 
     Attributes:
         state: ``present`` partitions, ``absent`` restores.
-        nodes: host nodes to use, None for every eligible one.
+        nodes: host nodes to use; ``all`` for every eligible one, ``auto`` for those that fit.
+        auto_nodes: nodes that ``auto`` may choose from, None for every eligible one.
+        placement: whether ``auto`` keeps nodes free as a whole, or leaves each as free as it can.
+        widen: whether ``auto`` may take more nodes than the fewest where no smaller set is free.
+        cpu_overcommit: guest cores for each host core, where pins are not exclusive.
+        reserved_memory_mib: memory of every node that ``auto`` leaves to the host itself, in MiB.
+        device_locality: whether the nodes of passed-through PCI devices decide.
         cells: number of guest cells, None for one per chosen node.
         distribution: how vCPUs are assigned to cells.
         threads: threads per guest core, None for the host's where whole cores fit.
@@ -62,7 +82,13 @@ class Policy:
     """
 
     state: str = "present"
-    nodes: tuple[int, ...] | None = None
+    nodes: Nodes = ALL
+    auto_nodes: tuple[int, ...] | None = None
+    placement: str = "pack"
+    widen: bool = False
+    cpu_overcommit: Fraction = Fraction(1)
+    reserved_memory_mib: int = 1024
+    device_locality: str = "prefer"
     cells: int | None = None
     distribution: str = "contiguous"
     threads: int | None = None
@@ -97,7 +123,13 @@ def policy_from_options(options: Mapping[str, Any]) -> Policy:
     }
     return Policy(
         **chosen,
-        nodes=_nodes(given.get("nodes", "all")),
+        nodes=_nodes(given.get("nodes", ALL)),
+        auto_nodes=_set("auto_nodes", given["auto_nodes"], "a nodeset such as '0-3,^2'")
+        if given.get("auto_nodes") not in (None, "", [])
+        else None,
+        widen=_flag("widen", given.get("widen", False)),
+        cpu_overcommit=_overcommit(given.get("cpu_overcommit", 1)),
+        reserved_memory_mib=_mebibytes(given.get("reserved_memory_mib", 1024)),
         cells=None if "cells" not in given else _count("cells", given["cells"], MAX_CELLS),
         threads=_threads(given.get("threads", "auto")),
         emulator_pinning=_emulator(given.get("emulator_pinning", "none")),
@@ -110,7 +142,11 @@ def policy_from_options(options: Mapping[str, Any]) -> Policy:
 def policy_to_record(policy: Policy) -> dict[str, str]:
     """Return the options that differ from their defaults, as text, for the guest's own record."""
     written = {
-        "nodes": "all" if policy.nodes is None else format_cpuset(policy.nodes),
+        "nodes": policy.nodes if isinstance(policy.nodes, str) else format_cpuset(policy.nodes),
+        "auto_nodes": None if policy.auto_nodes is None else format_cpuset(policy.auto_nodes),
+        "widen": str(policy.widen).lower(),
+        "cpu_overcommit": _decimal(policy.cpu_overcommit),
+        "reserved_memory_mib": str(policy.reserved_memory_mib),
         "cells": None if policy.cells is None else str(policy.cells),
         "threads": "auto" if policy.threads is None else str(policy.threads),
         "emulator_pinning": policy.emulator_pinning
@@ -133,8 +169,43 @@ def _choice(option: str, value: object) -> str:
     return str(value)
 
 
-def _nodes(value: object) -> tuple[int, ...] | None:
-    return None if value == "all" else _set("nodes", value, "'all' or a nodeset such as '0-3,^2'")
+def _nodes(value: object) -> Nodes:
+    if value in (ALL, AUTO):
+        return str(value)
+    return _set("nodes", value, "'all', 'auto' or a nodeset such as '0-3,^2'")
+
+
+def _flag(option: str, value: object) -> bool:
+    # An entry of a guest and a variable of the role hold text where YAML has a boolean.
+    word = str(value).lower()
+    if word not in ("true", "false", "yes", "no"):
+        raise PolicyError(f"{option} must be true or false, not '{value}'.")
+    return word in ("true", "yes")
+
+
+def _overcommit(value: object) -> Fraction:
+    # Fraction alone would also take '1e9' and '3/2', and '1e999999999' for hours.
+    digits = re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", str(value), re.ASCII)
+    ratio = Fraction(digits[0]) if digits else Fraction(0)
+    if not 1 <= ratio <= MAX_OVERCOMMIT:
+        raise PolicyError(
+            f"cpu_overcommit must be a number from 1 to {MAX_OVERCOMMIT}, such as 1.5, not "
+            f"'{value}'; 1 gives every guest core a host core of its own."
+        )
+    return ratio
+
+
+def _decimal(ratio: Fraction) -> str:
+    return f"{float(ratio):.3f}".rstrip("0").rstrip(".")
+
+
+def _mebibytes(value: object) -> int:
+    number = whole_number(str(value))
+    if number is None:
+        raise PolicyError(
+            f"reserved_memory_mib must be an integer of at least 0, in MiB, not '{value}'."
+        )
+    return number
 
 
 def _threads(value: object) -> int | None:

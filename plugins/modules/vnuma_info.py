@@ -217,6 +217,38 @@ restart_required:
   type: list
   elements: str
   sample: [anuma]
+ledger:
+  description:
+    - What all guests of the host take of each node by their definitions, as
+      RV(kvm.vnuma.vnuma_partition#module:ledger).
+  returned: always, unless the task failed as a whole
+  type: dict
+  contains:
+    nodes:
+      description:
+        - One entry for each host node with pCPUs and memory, with C(node), C(cores),
+          C(exclusive_cores), C(shared_cores), C(memory_kib), C(bound_kib), C(hugepages) and
+          C(guests).
+      type: list
+      elements: dict
+    floating:
+      description: Guests that are on no node in particular; they are shared over all by size.
+      type: list
+      elements: str
+rebalance:
+  description:
+    - What a fresh plan of the guests with C(nodes=auto) would bring, see
+      O(kvm.vnuma.vnuma_partition#module:rebalance).
+  returned: always, unless the task failed as a whole
+  type: dict
+  contains:
+    moves:
+      description: Names of the guests that it would move.
+      type: list
+      elements: str
+    gain:
+      description: What that would bring, as a sentence; empty where it would bring nothing.
+      type: str
 errors:
   description: What could not be determined, guest by guest.
   returned: failure, unless the task failed as a whole

@@ -59,6 +59,24 @@ options:
       nodes:
         description: Overrides O(nodes).
         type: str
+      auto_nodes:
+        description: Overrides O(auto_nodes).
+        type: str
+      placement:
+        description: Overrides O(placement).
+        type: str
+      widen:
+        description: Overrides O(widen).
+        type: str
+      cpu_overcommit:
+        description: Overrides O(cpu_overcommit).
+        type: str
+      reserved_memory_mib:
+        description: Overrides O(reserved_memory_mib).
+        type: str
+      device_locality:
+        description: Overrides O(device_locality).
+        type: str
       cells:
         description: Overrides O(cells).
         type: str
@@ -109,6 +127,23 @@ options:
     choices: [changed, complete]
     default: changed
     version_added: 1.1.0
+  rebalance:
+    description:
+      - With O(nodes=auto) a guest that is placed stays, even where something better is free.
+        V(true) plans as if all guests of the call were new, and moves them where that gives more
+        of them a place, or fewer or nearer nodes. RV(rebalance) says who moves, and what that
+        brings.
+      - A running guest that moves needs a cold start, as for any other change.
+    type: bool
+    default: false
+    version_added: 1.1.0
+  planned_ledger:
+    description:
+      - RV(ledger.fingerprint) of a run in check mode. Where a guest of the host was defined,
+        changed or removed since, and a guest whose nodes were chosen has to be redefined, nothing
+        is written.
+    type: str
+    version_added: 1.1.0
   planned:
     description:
       - Fingerprints of definitions that were planned earlier, by UUID, as RV(guests[].fingerprint)
@@ -145,6 +180,12 @@ EXAMPLES = r"""
         pinning: core
       - name: anuma
 
+- name: Every guest on the fewest and nearest nodes that hold it, beside all others of the host
+  kvm.vnuma.vnuma_partition:
+    nodes: auto
+    guests:
+      - name: "*"
+
 - name: Undo it
   kvm.vnuma.vnuma_partition:
     state: absent
@@ -174,6 +215,48 @@ guests:
     restart_required:
       description: Whether it runs with another layout than it is defined with.
       type: bool
+    placement:
+      description: Which host nodes were chosen for it, and why.
+      returned: with O(nodes=auto)
+      type: dict
+      contains:
+        nodes:
+          description: The host nodes, as a nodeset.
+          type: str
+          sample: "3"
+        kept:
+          description: Whether it was on them before.
+          type: bool
+        fewest:
+          description: The fewest nodes that could hold it on a host without other guests.
+          type: int
+          sample: 1
+        distance:
+          description: Average distance between its nodes; 10 for a single one.
+          type: float
+          sample: 10.0
+        devices:
+          description: Host nodes of its passed-through PCI devices, as a nodeset.
+          type: str
+        why:
+          description: A sentence.
+          type: str
+          sample: it stays on host node 3, where it is placed.
+        candidates:
+          description:
+            - Nodes that could not hold it, as the plan leaves them; the nearest eight. Empty for a
+              guest that stays.
+          type: list
+          elements: dict
+          contains:
+            nodes:
+              description: Host nodes, as a nodeset.
+              type: str
+              sample: "0"
+            refused:
+              description: The figure that refused them.
+              type: str
+              sample: host node 0 has 2 of 6 cores left
     warnings:
       description: Sentences about this guest.
       type: list
@@ -186,7 +269,8 @@ guests:
       type: dict
       contains:
         cells:
-          description: The guest's cells, by id.
+          description:
+            - The guest's cells, by id; empty where O(nodes=auto) leaves it the cells of its own.
           type: list
           elements: dict
           contains:
@@ -215,7 +299,8 @@ guests:
               elements: int
               sample: [10, 21, 31, 21, 21, 31, 31, 31]
         topology:
-          description: The guest's CPU topology.
+          description:
+            - The guest's CPU topology; null where O(nodes=auto) leaves it as it is.
           type: dict
           contains:
             sockets:
@@ -253,6 +338,65 @@ guests:
         iothread_pins:
           description: pCPUs of each iothread, by its id; null where they are not managed.
           type: dict
+ledger:
+  description:
+    - What all guests of the host take of each node once the plan is carried out, by their
+      definitions, whether they run or are off.
+  returned: with O(nodes=auto), unless the task failed as a whole
+  type: dict
+  contains:
+    nodes:
+      description: One entry for each host node with pCPUs and memory.
+      type: list
+      elements: dict
+      contains:
+        node:
+          description: Id of the node.
+          type: int
+        cores:
+          description: Its cores.
+          type: int
+          sample: 15
+        exclusive_cores:
+          description: Cores that guests have for themselves.
+          type: int
+        shared_cores:
+          description: Guest cores that share the others.
+          type: int
+        memory_kib:
+          description: Its memory in KiB, without hugepage pools.
+          type: int
+        bound_kib:
+          description: Memory of guests in KiB, without hugepages.
+          type: int
+        hugepages:
+          description:
+            - By page size (C(size_kib)), pages in the pool (C(total)) and of guests (C(taken)).
+          type: list
+          elements: dict
+        guests:
+          description: Names of the guests that are on it.
+          type: list
+          elements: str
+    floating:
+      description: Guests that are on no node in particular; they are shared over all by size.
+      type: list
+      elements: str
+    fingerprint:
+      description: Digest of every definition of the host that was planned with.
+      type: str
+rebalance:
+  description: Who moves, and what it brings.
+  returned: with O(rebalance=true) and O(nodes=auto)
+  type: dict
+  contains:
+    moves:
+      description: Names of the guests that move.
+      type: list
+      elements: str
+    gain:
+      description: What that brings, as a sentence; empty where nobody moves.
+      type: str
 restart_required:
   description: Names of the guests that run with another layout than they are defined with.
   returned: always, unless the task failed as a whole
@@ -300,6 +444,8 @@ def main() -> None:
         "managed_save": {"type": "str", "choices": ["refuse", "drop"], "default": "refuse"},
         "layouts": {"type": "str", "choices": ["changed", "complete"], "default": "changed"},
         "planned": {"type": "dict"},
+        "planned_ledger": {"type": "str"},
+        "rebalance": {"type": "bool", "default": False},
         "state_dir": {"type": "path"},
         **{option: {"type": "str", "default": default} for option, default in DEFAULTS.items()},
         **{
@@ -308,6 +454,10 @@ def main() -> None:
         },
         "cells": {"type": "int"},
         "reserved_cpus": {"type": "str"},
+        "auto_nodes": {"type": "str"},
+        "widen": {"type": "bool", "default": False},
+        "cpu_overcommit": {"type": "float", "default": 1.0},
+        "reserved_memory_mib": {"type": "int", "default": 1024},
     }
     run(AnsibleModule(argument_spec=spec, supports_check_mode=True), partition)
 

@@ -27,6 +27,7 @@ import part_converge
 import part_downtime
 import part_fleet
 import part_locality
+import part_placement
 import part_plan
 import report
 import trees
@@ -36,6 +37,7 @@ from venvs import PROJECT, ToolError
 
 PARTS: dict[str, Callable[[], report.Part]] = {
     "plan": part_plan.measure,
+    "placement": part_placement.measure,
     "locality": part_locality.measure,
     "converge": part_converge.measure,
     "scale": part_converge.measure_scale,

@@ -168,6 +168,21 @@ def test_plan_only(hosts: dict[str, Libvirt], play: Play) -> None:
     assert _dumps(hosts) == before
 
 
+def test_plan_host(hosts: dict[str, Libvirt], play: Play, tmp_path: Path) -> None:
+    """A folder of definitions for a host that nobody asks; one too large is named."""
+    folder = tmp_path / "guests"
+    folder.mkdir()
+    for name in ON_KVM1:
+        (folder / f"{name}.xml").write_text(hosts["kvm1"].dump(name))
+    variables = f"capabilities={HOSTS / 'rfc-8n240c.xml'} definitions={folder}"
+    output = play(EXAMPLES / "plan-host.yml", "--extra-vars", variables)
+    assert "db1: it needs 1 host node, and gets host node " in output
+    assert "anuma: it needs 2 host nodes, and gets host nodes " in output
+    (folder / "huge.xml").write_text(anuma("huge", vcpus=400))
+    output = play(EXAMPLES / "plan-host.yml", "--extra-vars", variables, fails=True)
+    assert "nodes 'auto' cannot hold it, even without other guests" in output
+
+
 def test_report_and_restart_later(hosts: dict[str, Libvirt], play: Play, tmp_path: Path) -> None:
     """The guest that runs is named, keeps running, and has its layout after the night."""
     libvirt = hosts["kvm2"]

@@ -160,7 +160,8 @@ def test_a_hundred_guests_three_of_them_bad(rfc: Libvirt, call: Call, tmp_path: 
         "nowhere": "it does not exist on this host; correct the name, or define it first.",
         "passing": "it is transient and has no persistent definition to change; define it, or "
         "exclude the guest.",
-        "small": "3 vCPUs cannot fill 8 cells; give it at least 8 vCPUs, or reduce nodes or cells "
+        "small": "3 vCPUs cannot fill 8 cells; set nodes to 'auto' for the fewest nodes that hold "
+        "it, give it at least 8 vCPUs, or reduce nodes or cells "
         "to at most 3.",
     }
     for name in ("nowhere", "passing", "small"):

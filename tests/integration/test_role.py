@@ -406,6 +406,28 @@ def test_a_definition_changed_between_plan_and_redefine(hosts: Hosts) -> None:
     assert "<on_crash>restart" in hosts.libvirts["kvm1"].dump("a")
 
 
+def test_a_guest_defined_between_plan_and_redefine(hosts: Hosts) -> None:
+    """Nodes were chosen without it: nothing is written, and the next run plans with it."""
+    libvirt = hosts.libvirts["kvm1"]
+    libvirt.define(anuma("a", vcpus=2, memory_kib=1 << 20))
+    hosts.guests("kvm1", "a", vnuma_nodes="auto", vnuma_reserved_memory_mib=0)
+    theirs = hosts.folder / "theirs.xml"
+    theirs.write_text(anuma("b", vcpus=4, memory_kib=1 << 20))
+    meanwhile = {
+        "name": "Meanwhile",
+        "ansible.builtin.command": {"argv": ["virsh", "-c", libvirt.uri, "define", str(theirs)]},
+    }
+    run = hosts.play({"roles": [ROLE], "tasks": [meanwhile], "hosts": "kvm1"})
+    assert run.failed
+    assert "a guest of this host was defined, changed or removed after nodes were" in run.output
+    assert "<vcpupin" not in libvirt.dump("a")
+    assert not hosts.play({"roles": [ROLE], "hosts": "kvm1"}).failed
+    assert "<vcpupin" in libvirt.dump("a")
+    assert "<cell " not in libvirt.dump("a")
+    assert "<vcpupin" not in libvirt.dump("b")
+    assert "changed=0" in hosts.play({"roles": [ROLE], "hosts": "kvm1"}).output
+
+
 @pytest.mark.slow
 def test_the_controller_is_killed_in_the_middle(hosts: Hosts) -> None:
     """Whatever it leaves half done, the next run ends, and the guest runs."""

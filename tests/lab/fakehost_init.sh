@@ -30,6 +30,9 @@ for path in sys/devices/system/node sys/devices/system/cpu sys/kernel/mm/hugepag
         mount --bind "$folder/tree/$path" "/$path"
     fi
 done
+for node in "$folder"/tree/pci/*; do
+    [ ! -e "$node" ] || mount --bind "$node" "/sys/bus/pci/devices/${node##*/}/numa_node"
+done
 mkdir -p /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /var/lib/kvm-vnuma
 mount --bind "$folder/etc-libvirt" /etc/libvirt
 mount --bind "$folder/state" /var/lib/kvm-vnuma

@@ -10,6 +10,7 @@ A host is a JSON file in tests/hosts:
     threads     SMT ways, 1 by default
     siblings    "split" (the k-th pCPU of each run, as Linux numbers x86) or "adjacent" (0,1 2,3)
     offline     pCPUs that are there, and offline
+    pci         nodes of the machine's own PCI devices, by their order; these stand for the host's
     cpu         {"3": {"package", "die", "core", "siblings"}}: what differs for single pCPUs
 """
 
@@ -96,6 +97,14 @@ def write_tree(spec: dict[str, Any], out: Path) -> None:
     _write_nodes(out / "sys/devices/system/node", spec, online, bits)
     _write_pools(out / "sys/kernel/mm/hugepages", spec)
     _write_proc(out / "proc", spec, cpus, online)
+    # The devices are the machine's, and only their nodes are made up: udev wants the rest real.
+    for device, node in zip(pci_devices(), spec.get("pci", ())):
+        _write(out / "pci" / device, str(node))
+
+
+def pci_devices() -> list[str]:
+    """Return the addresses of this machine's PCI devices, sorted."""
+    return sorted(path.name for path in Path("/sys/bus/pci/devices").glob("*"))
 
 
 def _cpus(spec: dict[str, Any]) -> dict[int, Cpu]:

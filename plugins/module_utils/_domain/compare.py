@@ -74,6 +74,19 @@ def needs_restart(live: Definition, persistent: Definition) -> bool:
     return fixed_at_start(live) != fixed_at_start(persistent)
 
 
+def looks_the_same(live: Definition, persistent: Definition) -> bool:
+    """Tell whether a guest's kernel would see the same cells and CPU topology after a cold start.
+
+    Its pins belong to those then, and can be set while it runs.
+    """
+    now, then = fixed_at_start(live), fixed_at_start(persistent)
+    return all(
+        getattr(now, element.field) == getattr(then, element.field)
+        for element in MANAGED
+        if element.visible
+    )
+
+
 def live_pins(live: Definition, persistent: Definition, host: Host) -> list[LivePin]:
     """Return the pins to set so that the running guest has those of the definition.
 

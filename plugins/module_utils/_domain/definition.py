@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from .._cpuset import parse_cpuset
 from .._errors import DomainError, VnumaError
 from .._model.domain import ManagedState
 from .._model.guest import Guest, HugepageUse
+from .._model.layout import Layout
+from .._policy import Policy
 from .record import find_record
-from .state import read_state
+from .state import own_state, read_state, wanted_state
 from .units import integer, kib, memory_kib
 from .validate import cell_references, conflicts
 from .xml import Element, elements, parse_xml
@@ -64,6 +66,15 @@ class Definition:
         """
         return read_state(self.root)
 
+    @cached_property
+    def own_state(self) -> ManagedState:
+        """What it says of the managed elements; see `own_state` in state.
+
+        Raises:
+            DomainError: when the record is damaged.
+        """
+        return own_state(self.root, self.state)
+
 
 def read_definition(text: str) -> Definition:
     """Parse a domain definition.
@@ -97,6 +108,35 @@ def read_guest(definition: Definition, hugepage_default_kib: int) -> Guest:
         return _guest(definition, hugepage_default_kib)
     except VnumaError as error:
         raise DomainError(error.message, guest=definition.name or None) from error
+
+
+def with_own_cells(guest: Guest, definition: Definition) -> Guest:
+    """Return a guest with what only its placement asks for: the cells that it has by itself.
+
+    Apart from `read_guest`, since reading the record takes its time for every guest.
+
+    Raises:
+        DomainError: when its record is damaged; the error names the guest.
+    """
+    try:
+        own = definition.own_state
+        return replace(
+            guest,
+            own_threads=1 if own.topology is None else own.topology.threads,
+            own_cells=own.cells,
+        )
+    except VnumaError as error:
+        raise DomainError(error.message, guest=definition.name or None) from error
+
+
+def wanted_of(definition: Definition, layout: Layout, policy: Policy) -> ManagedState:
+    """Return what a definition is to say of the managed elements once it has a layout.
+
+    Raises:
+        DomainError: when its record is damaged.
+    """
+    own = definition.own_state if layout.leaves_cells else definition.state
+    return wanted_state(layout, policy, definition.state, own)
 
 
 def secrets(root: Element) -> set[str]:
@@ -180,6 +220,38 @@ def _dimms(root: Element) -> tuple[tuple[int, int], ...]:
         if size is not None and node is not None and device.find("source/pagesize") is None:
             found.append((integer(node, "<node>"), memory_kib(size)))
     return tuple(found)
+
+
+def pci_devices(definition: Definition) -> tuple[str, ...]:
+    """Return the PCI devices that are passed through, as libvirt's node devices are named.
+
+    Raises:
+        DomainError: when one has an address that is none.
+    """
+    root = definition.root
+    addresses = (
+        *root.iterfind("devices/hostdev[@type='pci']/source/address"),
+        *root.iterfind("devices/interface[@type='hostdev']/source/address[@type='pci']"),
+    )
+    return tuple(sorted({device_name(address) for address in addresses}))
+
+
+def device_name(address: Element) -> str:
+    """Return what libvirt calls the node device of a PCI address, ``pci_0000_3b_00_0``.
+
+    Raises:
+        DomainError: when a part of the address is no number.
+    """
+    parts = ("domain", "bus", "slot", "function")
+    numbers = [_hexadecimal(address.get(part), part) for part in parts]
+    return "pci_{:04x}_{:02x}_{:02x}_{:x}".format(*numbers)
+
+
+def _hexadecimal(text: str | None, name: str) -> int:
+    try:
+        return int(text or "0", 16)
+    except ValueError:
+        raise DomainError(f"the {name} of a PCI device is no number: '{text}'.") from None
 
 
 def _iothread_ids(root: Element) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from .._model.domain import ManagedState
 from .._model.layout import Layout
 from .._policy import Policy, policy_to_record
 from .compare import has_rfc_switch
-from .definition import Definition
+from .definition import Definition, wanted_of
 from .element import CONTAINERS, drop_empty_containers
 from .managed import MANAGED
 from .record import (
@@ -31,7 +31,7 @@ from .record import (
     original,
     recorded_policy,
 )
-from .state import read_state, wanted_state
+from .state import read_state
 from .validate import check_outgrown
 from .xml import Element, elements, etree, insert_after, remove, to_text
 
@@ -61,10 +61,12 @@ def partitioned(definition: Definition, layout: Layout, policy: Policy) -> Edit:
     Raises:
         DomainError: when the record is damaged, or a managed element is malformed.
     """
-    wanted = wanted_state(layout, policy, definition.state)
+    wanted = wanted_of(definition, layout, policy)
     try:
         root = deepcopy(definition.root.getroottree()).getroot()
         _write(root, wanted, policy)
+        if layout.leaves_cells and definition.record is not None:
+            check_outgrown(root, definition.arch, definition.state, wanted)
         after = Definition(to_text(root, definition.text), root)
         same = means_the_same(definition, after) and not has_rfc_switch(definition.root)
     except VnumaError as error:
@@ -128,7 +130,7 @@ def _write(root: Element, wanted: ManagedState, policy: Policy) -> None:
             if element.option and not value:
                 # Nothing to pin to: what stood before.
                 element.restore(root, kept)
-            else:
+            elif element.read(root) != value:
                 element.write(root, value)
         elif element.option in before:
             element.restore(root, kept)

@@ -41,11 +41,13 @@ class ManagedElement(Generic[V]):
         paths: of the elements that it is made of, from the root of a definition.
         option: policy option without which it is left alone; '' where it is always managed.
         live: whether libvirt changes it in a running guest.
+        visible: whether the guest's kernel sees it; a guest on one node keeps its own.
         rank: where a difference in it is told of; the weightiest come first.
     """
 
     option = ""
     live = False
+    visible = False
     rank = 2
 
     def __init__(self, field: str, what: str, paths: Sequence[str] = ()) -> None:

@@ -139,6 +139,7 @@ class _CellBindings(ChildElements[Mapping[int, Binding]]):
 class _CpuTopology(ChildElements[Optional[Topology]]):
     """``<cpu><topology>``."""
 
+    visible = True
     rank = 1
 
     def read(self, root: Element) -> Topology | None:
@@ -173,6 +174,7 @@ class _CpuTopology(ChildElements[Optional[Topology]]):
 class _Cells(ChildElements[tuple[Cell, ...]]):
     """``<cpu><numa>``: the cells."""
 
+    visible = True
     rank = 0
 
     def read(self, root: Element) -> tuple[Cell, ...]:

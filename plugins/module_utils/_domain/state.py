@@ -13,7 +13,7 @@ from .._model.domain import Binding, ManagedState
 from .._model.layout import Layout
 from .._policy import Policy
 from .managed import MANAGED
-from .record import find_record
+from .record import find_record, original
 from .wording import Difference
 from .xml import Element, copied, etree
 
@@ -27,17 +27,45 @@ def read_state(root: Element) -> ManagedState:
     return ManagedState(**{element.field: element.read(root) for element in MANAGED})
 
 
-def wanted_state(layout: Layout, policy: Policy, now: ManagedState) -> ManagedState:
+def own_state(root: Element, now: ManagedState) -> ManagedState:
+    """Return a definition's state with the cells and the CPU topology that the guest has by itself.
+
+    These are what a guest's kernel sees; for a partitioned guest they are as they were before its
+    first partition.
+
+    Args:
+        root: the definition.
+        now: what it says.
+
+    Raises:
+        DomainError: when the record is damaged.
+    """
+    record = find_record(root)
+    if record is None:
+        return now
+    kept, scratch = original(record), etree.Element("domain")
+    own = {}
+    for element in MANAGED:
+        if element.visible:
+            element.restore(scratch, kept)
+            own[element.field] = element.read(scratch)
+    return replace(now, **own)
+
+
+def wanted_state(
+    layout: Layout, policy: Policy, now: ManagedState, own: ManagedState
+) -> ManagedState:
     """Return what a definition is to say of the managed elements.
 
     Args:
         layout: of the guest.
         policy: what it does not ask for stays as it is.
         now: what the definition says.
+        own: what it says without a partition, see `own_state`.
     """
     mode, bound = layout.memory_mode, layout.memory_mode != "none"
-    # libvirt before 9.3 takes 'preferred' with a single node only, and here there may be several.
-    whole = bound and mode != "preferred"
+    # libvirt before 9.3 takes 'preferred' with a single node only, and cells may be on several.
+    whole = bound and (mode != "preferred" or layout.leaves_cells)
     return ManagedState(
         vcpu_placement="static",
         vcpu_pins=dict(enumerate(layout.vcpu_pins)),
@@ -56,8 +84,8 @@ def wanted_state(layout: Layout, policy: Policy, now: ManagedState) -> ManagedSt
             if bound and host_node is not None
         },
         cpu_mode=now.cpu_mode if policy.cpu_mode == "keep" else policy.cpu_mode,
-        topology=layout.topology,
-        cells=layout.cells,
+        topology=own.topology if layout.leaves_cells else layout.topology,
+        cells=own.cells if layout.leaves_cells else layout.cells,
     )
 
 

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .._cpuset import whole_number
 from .._domain.capabilities import parse_capabilities
-from .._domain.definition import read_definition
+from .._domain.definition import device_name, read_definition
+from .._domain.xml import parse_xml
+from .._errors import HypervisorError
 from .._model.domain import Domain
 from .._model.host import Host, HugepagePool, Node
 from .._model.layout import Ids
@@ -191,6 +194,35 @@ class Hypervisor:
                 thread[0]: tuple(cpu for cpu, allowed in enumerate(mask) if allowed)
                 for thread, mask in zip(threads, masks)
             }
+        return None
+
+    def device_nodes(self, devices: Iterable[str]) -> Ids:
+        """Return the host nodes of PCI devices, ascending; without those that are on none.
+
+        Also over a remote URI: the daemon reads them from its own sysfs. A virtual function that
+        does not say is where its physical function is.
+
+        Args:
+            devices: names of node devices, such as ``pci_0000_3b_00_0``.
+        """
+        found = (self._device_node(device) for device in devices)
+        return tuple(sorted({node for node in found if node is not None}))
+
+    def _device_node(self, device: str, follow: bool = True) -> int | None:
+        # One that is unplugged, or that the daemon cannot list, is on no node in particular.
+        with suppress(libvirt.libvirtError):
+            text = str(self._connection.raw.nodeDeviceLookupByName(device).XMLDesc(0))
+            capability = parse_xml(text, "device", HypervisorError, "node device").find(
+                "capability[@type='pci']"
+            )
+            if capability is None:
+                return None
+            numa = capability.find("numa")
+            if numa is not None:
+                return whole_number(numa.get("node", ""))
+            parent = capability.find("capability[@type='phys_function']/address")
+            if parent is not None and follow:
+                return self._device_node(device_name(parent), follow=False)
         return None
 
     def restart_blocker(self, domain: Domain) -> str | None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .layout import Cell
+
 
 @dataclass(frozen=True)
 class HugepageUse:
@@ -58,6 +60,8 @@ class Guest:
         cell_count: cells that it has now, 0 for a guest without.
         memory_access: how its cells share their memory, see `Cell` in layout.
         discard: whether its cells' memory is discarded, see `Cell` in layout.
+        own_threads: threads of a core by the CPU topology that it has without a partition.
+        own_cells: cells that it has without a partition.
         cell_references: what in its definition names cells by their ids.
         conflicts: sentences about what in its definition no new cells can live with.
     """
@@ -80,5 +84,7 @@ class Guest:
     cell_count: int = 0
     memory_access: str | None = None
     discard: str | None = None
+    own_threads: int = 1
+    own_cells: tuple[Cell, ...] = ()
     cell_references: tuple[CellReference, ...] = ()
     conflicts: tuple[str, ...] = ()

@@ -89,6 +89,7 @@ class Host:
     cpu_vendor: str = ""
     _by_id: Mapping[int, Node] = field(init=False, repr=False, compare=False, hash=False)
     _cores: Mapping[int, tuple[int, ...]] = field(init=False, repr=False, compare=False, hash=False)
+    _node_of: Mapping[int, int] = field(init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
         """Index the nodes; ids that appear twice are refused.
@@ -101,7 +102,9 @@ class Host:
             raise HostError("the host topology lists a node id twice; gather it again.")
         cores = {cpu: core for node in self.nodes for core in node.cores for cpu in core}
         object.__setattr__(self, "_by_id", by_id)
+        node_of = {cpu: node.id for node in self.nodes for cpu in node.cpus}
         object.__setattr__(self, "_cores", cores)
+        object.__setattr__(self, "_node_of", node_of)
 
     @property
     def eligible(self) -> tuple[Node, ...]:
@@ -116,6 +119,10 @@ class Host:
     def node(self, node_id: int) -> Node | None:
         """Return the node with this id, None where there is none."""
         return self._by_id.get(node_id)
+
+    def nodes_of(self, cpus: Iterable[int]) -> set[int]:
+        """Return the ids of the nodes that these pCPUs are on."""
+        return {self._node_of[cpu] for cpu in cpus if cpu in self._node_of}
 
     def core(self, cpu: int) -> tuple[int, ...]:
         """Return the online threads of the core that a pCPU belongs to, () for none."""

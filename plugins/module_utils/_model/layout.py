@@ -89,6 +89,8 @@ class Layout:
         nodeset: host nodes in use, ascending.
         emulator_pins: pCPUs for the emulator's threads, None to leave them as they are.
         iothread_pins: pCPUs by iothread id, None to leave them as they are.
+        leaves_cells: whether the guest keeps the CPU topology and the cells, or none, that it has
+            without a partition; then `cells` is empty and `topology` None.
         warnings: sentences for the user.
     """
 
@@ -100,6 +102,7 @@ class Layout:
     nodeset: Ids
     emulator_pins: Ids | None = None
     iothread_pins: Mapping[int, Ids] | None = None
+    leaves_cells: bool = False
     warnings: tuple[str, ...] = ()
 
     def cell_pins(self, cell: Cell) -> Ids:

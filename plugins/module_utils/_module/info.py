@@ -18,10 +18,10 @@ from .._domain.compare import (
     live_pins,
     needs_restart,
 )
-from .._domain.definition import Definition, is_ours, read_definition, read_guest
+from .._domain.definition import Definition, is_ours, read_definition, read_guest, wanted_of
 from .._domain.managed import MANAGED, PIN_BY_HAND
 from .._domain.record import recorded_policy
-from .._domain.state import differences, wanted_state
+from .._domain.state import differences
 from .._domain.wording import Drift
 from .._errors import HypervisorError, VnumaError
 from .._hypervisor.hypervisor import Hypervisor
@@ -29,10 +29,12 @@ from .._hypervisor.numa_maps import Processes, local_processes
 from .._model.domain import Domain, ManagedState
 from .._model.host import Host
 from .._model.layout import Layout, layout_to_result
+from .._model.placement import Ledger, ledger_to_result
 from .._policy import policy_from_options
 from .common import errors_to_result, warn_once
 from .location import Location, locate_guest, location_to_result
-from .planning import Request, plan_requests
+from .placing import ledger_of
+from .planning import Others, Request, plan_requests, read_others
 from .select import Selection, select_guests
 from .state_dir import StateDir, default_state_dir
 
@@ -76,12 +78,18 @@ class Findings:
         errors: what could not be read, each about one guest or one name.
         warnings: patterns that matched nothing.
         host: the host's topology.
+        ledger: what all guests of the host take of its nodes.
+        moves: guests that a fresh plan would move.
+        gain: what that would bring, '' where nothing.
     """
 
     reports: list[Report] = field(default_factory=list)
     errors: list[VnumaError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     host: Host = field(default_factory=lambda: Host(nodes=()))
+    ledger: Ledger = field(default_factory=lambda: Ledger(()))
+    moves: tuple[str, ...] = ()
+    gain: str = ""
 
 
 def inspect_guests(
@@ -110,7 +118,8 @@ def inspect_guests(
     findings = Findings(errors=list(selection.errors), host=hypervisor.host())
     findings.warnings.extend(selection.warnings if names is not None else ())
     _read(hypervisor, selection, findings)
-    _plan(hypervisor, domains, findings)
+    selected = {match.domain.uuid for match in selection.matches}
+    _plan(hypervisor, [one for one in domains if one.uuid not in selected], findings)
     for report in findings.reports:
         try:
             _compare(report, findings.host, hypervisor, state_dir)
@@ -181,8 +190,30 @@ def _report(hypervisor: Hypervisor, domain: Domain) -> Report:
     return Report(domain, state, definition, persistent, live)
 
 
-def _plan(hypervisor: Hypervisor, domains: Sequence[Domain], findings: Findings) -> None:
-    """Plan every partitioned guest by its own record, all of them together."""
+def _others(
+    hypervisor: Hypervisor,
+    unread: Sequence[Domain],
+    findings: Findings,
+    asked: Sequence[Request],
+) -> Others:
+    """Return the guests that are not planned; those that are reported have been read already."""
+    planned = {request.domain.uuid for request in asked}
+    reported = [one for one in findings.reports if one.domain.uuid not in planned]
+    others = read_others(hypervisor, unread, (), {})
+    return Others(
+        {**others.definitions, **{one.domain.uuid: one.definition for one in reported}},
+        {**others.live, **{one.domain.uuid: one.live for one in reported if one.live is not None}},
+    )
+
+
+def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) -> None:
+    """Plan every partitioned guest by its own record, all of them together.
+
+    Args:
+        hypervisor: where they are.
+        unread: guests of the host that are not reported.
+        findings: takes plans, the ledger, and what stands against a plan.
+    """
     requests: list[tuple[Report, Request]] = []
     for report in findings.reports:
         record = report.definition.record
@@ -194,17 +225,22 @@ def _plan(hypervisor: Hypervisor, domains: Sequence[Domain], findings: Findings)
         except VnumaError as error:
             report.drift.append(_no_plan(report, error))
         else:
-            requests.append((report, Request(report.domain, guest, policy)))
-    answers = plan_requests(
-        hypervisor, domains, [request for _report, request in requests], {}, findings.host
-    )
-    for (report, request), answer in zip(requests, answers):
+            requests.append((report, Request(report.domain, guest, policy, report.definition)))
+    asked = [request for _report, request in requests]
+    others = _others(hypervisor, unread, findings, asked)
+    definitions = [*others.definitions.values(), *(request.definition for request in asked)]
+    findings.ledger = ledger_of(definitions, findings.host)
+    planned = plan_requests(asked, others, findings.host)
+    if planned.placements:
+        fresh = plan_requests(asked, others, findings.host, rebalance=True)
+        findings.moves, findings.gain = fresh.moves, fresh.gain
+    for (report, request), answer in zip(requests, planned.answers):
         try:
             if isinstance(answer, VnumaError):
                 raise answer
             report.planned = answer
             definition = report.definition
-            wanted = wanted_state(answer, request.policy, definition.state)
+            wanted = wanted_of(definition, answer, request.policy)
             if is_up_to_date(definition, wanted, request.policy):
                 continue
         except VnumaError as error:
@@ -347,5 +383,7 @@ def info(module: AnsibleModule) -> dict[str, Any]:
         "restart_required": [
             report.domain.name for report in findings.reports if report.restart_required
         ],
+        "ledger": ledger_to_result(findings.ledger),
+        "rebalance": {"moves": list(findings.moves), "gain": findings.gain},
         **errors_to_result(findings.errors),
     }

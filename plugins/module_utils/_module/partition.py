@@ -14,18 +14,25 @@ from typing import Any, TypeVar
 
 from ansible.module_utils.basic import AnsibleModule
 
-from .._domain.compare import is_up_to_date, live_pins, needs_restart
-from .._domain.definition import Definition, is_ours, read_definition, read_guest, secrets
-from .._domain.state import wanted_state
+from .._domain.compare import live_pins, looks_the_same, needs_restart
+from .._domain.definition import (
+    Definition,
+    is_ours,
+    pci_devices,
+    read_definition,
+    read_guest,
+    secrets,
+)
 from .._errors import DomainError, HypervisorError, VnumaError
 from .._hypervisor.hypervisor import Hypervisor
 from .._model.domain import Domain
 from .._model.host import Host, host_from_facts
-from .._model.layout import Layout
-from .._policy import DEFAULTS, Policy, policy_from_options
+from .._model.layout import Ids
+from .._model.placement import ledger_to_result
+from .._policy import AUTO, DEFAULTS
 from .common import errors_to_result, warn_once
-from .planning import Request, plan_requests
-from .select import select_guests
+from .lay_out import choose, make_requests, restore, write_layouts
+from .planning import Others, needs_others, plan_requests, read_others
 from .state_dir import StateDir, default_state_dir
 from .update import (
     GuestUpdate,
@@ -53,6 +60,7 @@ def partition_guests(
     host: Host | None,
     write: bool,
     safeguards: Safeguards,
+    rebalance: bool = False,
 ) -> PartitionResult:
     """Bring guests into the state that is asked for.
 
@@ -67,6 +75,7 @@ def partition_guests(
         host: topology to plan for, None to ask the hypervisor.
         write: False stops short of every change (check mode).
         safeguards: what to hold on to before a definition is replaced.
+        rebalance: choose nodes as if all guests were new, where that is better.
 
     Returns:
         Results and errors, guest by guest: one that fails is left as it is, the others are done.
@@ -74,11 +83,12 @@ def partition_guests(
     Raises:
         VnumaError: when nothing could be done at all.
     """
-    plan = partial(_plan, hypervisor, entries, options, host, safeguards)
+    plan = partial(_plan, hypervisor, entries, options, host, safeguards, rebalance)
     result = plan()
     if write and any(update.writes for update in result.updates):
         with safeguards.state_dir.locked():
             result = plan()
+            _check_ledger(hypervisor, result, safeguards)
             steps = [
                 (update.domain, partial(_apply, hypervisor, update, safeguards))
                 for update in result.updates
@@ -93,11 +103,12 @@ def _plan(
     options: Mapping[str, Any],
     host: Host | None,
     safeguards: Safeguards,
+    rebalance: bool,
 ) -> PartitionResult:
     """Say for every guest what there is to do, without doing any of it."""
     result = PartitionResult()
     domains = hypervisor.domains()
-    wanted = _select(domains, entries, options, result)
+    wanted = choose(domains, entries, options, result)
     if not wanted:
         return result
     topology = host or hypervisor.host()
@@ -110,7 +121,15 @@ def _plan(
             present = policy.state == "present"
             guest = read_guest(before, topology.hugepage_default_kib) if present else None
             updates.append(GuestUpdate(domain, policy, before, live, guest))
-    _lay_out(hypervisor, domains, updates, topology, result)
+    result.in_call = frozenset(update.domain.uuid for update in updates)
+    restored = restore(updates, result)
+    devices = _device_nodes(hypervisor, updates)
+    requested = make_requests(updates, devices)
+    requests = [request for _update, request in requested]
+    others = Others({}, {})
+    if needs_others(requests):
+        others = read_others(hypervisor, domains, requests, restored)
+    write_layouts(requested, plan_requests(requests, others, topology, rebalance), others, result)
     for update in sorted(updates, key=lambda update: (update.domain.name, update.domain.uuid)):
         if update.after is not None:
             with result.collecting(update.domain):
@@ -138,28 +157,6 @@ def _each(result: PartitionResult, steps: Sequence[tuple[Domain, Callable[[], T]
                 yield answer
 
 
-def _select(
-    domains: Sequence[Domain],
-    entries: Sequence[Mapping[str, Any]],
-    options: Mapping[str, Any],
-    result: PartitionResult,
-) -> list[tuple[Domain, Policy]]:
-    """Return the guests that the entries mean, each with its policy."""
-    shared = policy_from_options(options)
-    selection = select_guests(domains, entries)
-    result.errors.extend(selection.errors)
-    result.warnings.extend(selection.warnings)
-    wanted = []
-    for match in selection.matches:
-        overrides = {
-            key: value for key, value in match.entry.items() if key != "name" and value is not None
-        }
-        with result.collecting(match.domain):
-            policy = policy_from_options({**options, **overrides}) if overrides else shared
-            wanted.append((match.domain, policy))
-    return wanted
-
-
 def _read(hypervisor: Hypervisor, domain: Domain) -> tuple[Domain, Definition, Definition | None]:
     """Return a guest's persistent definition, and the one that it runs with."""
     if not domain.persistent:
@@ -173,56 +170,44 @@ def _read(hypervisor: Hypervisor, domain: Domain) -> tuple[Domain, Definition, D
     return domain, before, read_definition(hypervisor.xml_without_secrets(domain, live=True))
 
 
-def _lay_out(
-    hypervisor: Hypervisor,
-    domains: Sequence[Domain],
-    updates: Sequence[GuestUpdate],
-    host: Host,
-    result: PartitionResult,
-) -> None:
-    """Give every update its layout and the definition to be; one without has no `after`."""
-    restored = {}
+def _device_nodes(hypervisor: Hypervisor, updates: Sequence[GuestUpdate]) -> dict[str, Ids]:
+    """Return the host nodes of the PCI devices of the guests whose nodes are chosen, by UUID."""
+    found = {}
     for update in updates:
-        if update.guest is None:
-            with result.collecting(update.domain):
-                _restore(update)
-                restored[update.domain.uuid] = update.after or update.before
-    requested = [
-        (update, Request(update.domain, update.guest, update.policy))
-        for update in updates
-        if update.guest is not None
-    ]
-    requests = [request for _update, request in requested]
-    answers = plan_requests(hypervisor, domains, requests, restored, host)
-    for (update, _request), answer in zip(requested, answers):
-        with result.collecting(update.domain):
-            if isinstance(answer, VnumaError):
-                raise answer
-            update.layout = answer
-            update.warnings.extend(answer.warnings)
-            _partition(update, answer)
+        policy = update.policy
+        if policy.nodes == AUTO and policy.device_locality != "ignore":
+            names = pci_devices(update.before)
+            if names:
+                found[update.domain.uuid] = hypervisor.device_nodes(names)
+    return found
 
 
-def _partition(update: GuestUpdate, layout: Layout) -> None:
-    wanted = wanted_state(layout, update.policy, update.before.state)
-    if is_up_to_date(update.before, wanted, update.policy):
-        update.after = update.before
+def _check_ledger(hypervisor: Hypervisor, result: PartitionResult, safeguards: Safeguards) -> None:
+    """Refuse to write where nodes were chosen beside guests that are no longer as they were.
+
+    The guests of the call are read again one by one, each right before it is defined.
+
+    Raises:
+        HypervisorError: when a guest came, changed or went.
+    """
+    chosen = any(update.redefines and update.placement for update in result.updates)
+    if not chosen:
         return
-    # Here, since a run that has nothing to write does not load the writer.
-    from .._domain.edit import partitioned
-
-    edit = partitioned(update.before, layout, update.policy)
-    update.after, update.redefines = edit.definition, edit.changed
-
-
-def _restore(update: GuestUpdate) -> None:
-    if update.before.record is None:
-        update.after = update.before
-        return
-    from .._domain.edit import restored
-
-    edit = restored(update.before)
-    update.after, update.redefines = edit.definition, edit.changed
+    planned = safeguards.planned_ledger
+    domains = hypervisor.domains()
+    now = {
+        domain.uuid: fingerprint(
+            read_definition(hypervisor.xml_without_secrets(domain, live=False))
+        )
+        for domain in domains
+        if domain.uuid not in result.in_call
+    }
+    before = {uuid: one for uuid, one in result.beside.items() if uuid not in result.in_call}
+    if (planned and planned != result.fingerprint) or now != before:
+        raise HypervisorError(
+            "a guest of this host was defined, changed or removed after nodes were chosen; nothing "
+            "was written, run again."
+        )
 
 
 def _look_ahead(
@@ -250,7 +235,8 @@ def _look_ahead(
         # Whoever began to restart it, it runs as it should: were the note to stay, a guest that is
         # shut down for good one day would be taken for one that has to run again.
         update.ends_restart = begun and not update.restart_required
-        if not update.restart_required:
+        # What a restart is needed for may be the memory alone; pins do not wait for it then.
+        if looks_the_same(live, after):
             update.pins = live_pins(live, after, host)
     else:
         update.ends_restart = begun
@@ -336,7 +322,9 @@ def partition(module: AnsibleModule) -> dict[str, Any]:
                 StateDir(module.params["state_dir"] or default_state_dir(), hypervisor.host_uuid()),
                 drop_saved=module.params["managed_save"] == "drop",
                 planned=module.params["planned"] or {},
+                planned_ledger=module.params["planned_ledger"] or "",
             ),
+            rebalance=module.params["rebalance"],
         )
     finally:
         hypervisor.close()
@@ -349,6 +337,13 @@ def partition(module: AnsibleModule) -> dict[str, Any]:
         "restart_required": [one.domain.name for one in updates if one.restart_required],
         **errors_to_result(result.errors),
     }
+    if result.ledger is not None:
+        answer["ledger"] = {
+            **ledger_to_result(result.ledger),
+            "fingerprint": result.fingerprint,
+        }
+        if module.params["rebalance"]:
+            answer["rebalance"] = {"moves": list(result.moves), "gain": result.gain}
     if module._diff:
         answer["diff"] = [update_to_diff(update) for update in updates if update.redefines]
     return answer

@@ -1,11 +1,11 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Planning guests together with what the other guests of the host own."""
+"""Planning guests together with what the other guests of the host take."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .._domain.definition import Definition, read_definition
 from .._errors import VnumaError
@@ -14,59 +14,123 @@ from .._model.domain import Domain
 from .._model.guest import Guest
 from .._model.host import Host
 from .._model.layout import Ids, Layout
-from .._planner.pinning import exclusive_cpus
+from .._model.placement import Ledger, Placement
+from .._planner.pinning import EXCLUSIVE, exclusive_cpus
 from .._planner.plan import plan_guests
-from .._policy import Policy
+from .._policy import AUTO, Policy
 
 
 @dataclass(frozen=True)
 class Request:
-    """A guest to be planned, and how."""
+    """A guest to be planned, and how.
+
+    Attributes:
+        domain: as libvirt lists it.
+        guest: its figures.
+        policy: how it is to be partitioned.
+        definition: its definition of now.
+        device_nodes: host nodes of its passed-through PCI devices, where they are asked for.
+    """
 
     domain: Domain
     guest: Guest
     policy: Policy
+    definition: Definition
+    device_nodes: Ids = ()
+
+
+@dataclass
+class Planned:
+    """What came of planning the guests of a call.
+
+    Attributes:
+        answers: for each request, in the order given, its layout or the error about it.
+        placements: of the guests whose nodes were chosen, by the index of the request.
+        ledger: what all guests of the host take once the plan is carried out; None where no nodes
+            were chosen.
+        moves: names of guests that a plan of all of them anew moves.
+        gain: what that brings; '' where it brings nothing.
+    """
+
+    answers: list[Layout | VnumaError]
+    placements: dict[int, Placement] = field(default_factory=dict)
+    ledger: Ledger | None = None
+    moves: tuple[str, ...] = ()
+    gain: str = ""
+
+
+@dataclass(frozen=True)
+class Others:
+    """The guests of the host that are not planned.
+
+    Attributes:
+        definitions: as they are, or as they will be once they are restored; by UUID.
+        live: of those that run, by UUID.
+    """
+
+    definitions: Mapping[str, Definition]
+    live: Mapping[str, Definition]
+
+    def pins(self) -> Iterator[Ids]:
+        """Yield the pins of every vCPU, as defined and as they are in running guests."""
+        for definition in (*self.definitions.values(), *self.live.values()):
+            yield from definition.state.vcpu_pins.values()
 
 
 def plan_requests(
-    hypervisor: Hypervisor,
-    domains: Sequence[Domain],
-    requests: Sequence[Request],
-    restored: Mapping[str, Definition],
-    host: Host,
-) -> list[Layout | VnumaError]:
+    requests: Sequence[Request], others: Others, host: Host, rebalance: bool = False
+) -> Planned:
     """Plan guests together, beside all the others of the host.
 
     Args:
-        hypervisor: where the guests are.
-        domains: every guest of the host: what others own is not given away.
         requests: whom to plan.
-        restored: the definitions to be of guests that are restored in the same call, by UUID.
+        others: all other guests: what they own is not given away.
         host: topology to plan for.
-
-    Returns:
-        For each request, in the order given, its layout or the error about it.
+        rebalance: choose nodes as if all guests were new, where that is better.
 
     Raises:
         VnumaError: when another guest of the host cannot be read.
     """
-    in_use: frozenset[int] = frozenset()
-    if any(request.policy.pinning in ("core", "cpu") for request in requests):
-        planned = {request.domain.uuid for request in requests}
-        others = [domain for domain in domains if domain.uuid not in planned]
-        in_use = exclusive_cpus(host, _pins(hypervisor, others, restored))
-    return plan_guests([(one.guest, one.policy) for one in requests], host, in_use)
+    needs_pins = any(request.policy.pinning in EXCLUSIVE for request in requests)
+    in_use = exclusive_cpus(host, others.pins()) if needs_pins else frozenset()
+    if any(request.policy.nodes == AUTO for request in requests):
+        from .placing import plan_with_placements
+
+        return plan_with_placements(requests, others, host, in_use, rebalance)
+    return Planned(plan_guests([(one.guest, one.policy) for one in requests], host, in_use))
 
 
-def _pins(
-    hypervisor: Hypervisor, domains: Sequence[Domain], restored: Mapping[str, Definition]
-) -> Iterator[Ids]:
-    """Yield the pins of every vCPU, as defined and as they are in running guests."""
+def needs_others(requests: Sequence[Request]) -> bool:
+    """Tell whether the plan depends on the other guests of the host."""
+    return any(one.policy.nodes == AUTO or one.policy.pinning in EXCLUSIVE for one in requests)
+
+
+def read_others(
+    hypervisor: Hypervisor,
+    domains: Sequence[Domain],
+    planned: Sequence[Request],
+    restored: Mapping[str, Definition],
+) -> Others:
+    """Read the guests of the host that are not planned.
+
+    Args:
+        hypervisor: where they are.
+        domains: every guest of the host.
+        planned: those that are planned.
+        restored: the definitions to be of guests that are restored in the same call, by UUID.
+
+    Raises:
+        VnumaError: when one of them cannot be read.
+    """
+    excluded = {request.domain.uuid for request in planned}
+    definitions: dict[str, Definition] = {}
+    live: dict[str, Definition] = {}
     for domain in domains:
-        definition = restored.get(domain.uuid)
-        if definition is None:
-            definition = read_definition(hypervisor.xml_without_secrets(domain, live=False))
-        yield from definition.state.vcpu_pins.values()
+        if domain.uuid in excluded:
+            continue
+        definitions[domain.uuid] = restored.get(domain.uuid) or read_definition(
+            hypervisor.xml_without_secrets(domain, live=False)
+        )
         if domain.active:
-            live = read_definition(hypervisor.xml_without_secrets(domain, live=True))
-            yield from live.state.vcpu_pins.values()
+            live[domain.uuid] = read_definition(hypervisor.xml_without_secrets(domain, live=True))
+    return Others(definitions, live)

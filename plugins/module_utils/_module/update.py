@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._cpuset import format_cpuset
 from .._domain.compare import LivePin
 from .._domain.definition import Definition
 from .._domain.state import managed_text
@@ -18,6 +19,7 @@ from .._errors import VnumaError
 from .._model.domain import Domain
 from .._model.guest import Guest
 from .._model.layout import Layout, layout_to_result
+from .._model.placement import Ledger, Placement, placement_to_result
 from .._policy import Policy
 from .state_dir import StateDir
 
@@ -36,6 +38,7 @@ class GuestUpdate:
         live: the definition that it runs with, None while it is off.
         guest: what the planner is told, None for a guest that is to be restored.
         layout: what the planner answered, None before that and for ``absent``.
+        placement: which host nodes were chosen for it, None where they were not.
         after: the definition to be, None where there is none.
         redefines: whether that is another one than before.
         drops_image: whether its managed-save image has to go, which has an old layout.
@@ -52,6 +55,7 @@ class GuestUpdate:
     live: Definition | None
     guest: Guest | None
     layout: Layout | None = None
+    placement: Placement | None = None
     after: Definition | None = None
     redefines: bool = False
     drops_image: bool = False
@@ -75,11 +79,13 @@ class Safeguards:
         state_dir: where old definitions are kept.
         drop_saved: whether a managed-save image may be dropped.
         planned: fingerprints of the definitions that were planned earlier, by UUID.
+        planned_ledger: fingerprint of the ledger that was planned with earlier, '' for none.
     """
 
     state_dir: StateDir
     drop_saved: bool = False
     planned: Mapping[str, str] = field(default_factory=dict)
+    planned_ledger: str = ""
 
 
 @dataclass
@@ -90,11 +96,23 @@ class PartitionResult:
         updates: guests that were partitioned or restored, by name.
         errors: what went wrong, each about one guest or one entry.
         warnings: sentences about the call, such as a pattern that matched nothing.
+        ledger: what all guests of the host take, None where no nodes were chosen.
+        fingerprint: digest of every definition of the host that was planned with.
+        in_call: UUIDs of the guests of the call.
+        beside: fingerprints of those that were planned beside, by UUID.
+        moves: names of guests that were, or would be, moved by `rebalance`.
+        gain: what that brings.
     """
 
     updates: list[GuestUpdate] = field(default_factory=list)
     errors: list[VnumaError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    ledger: Ledger | None = None
+    fingerprint: str = ""
+    in_call: frozenset[str] = frozenset()
+    beside: Mapping[str, str] = field(default_factory=dict)
+    moves: tuple[str, ...] = ()
+    gain: str = ""
 
     @contextmanager
     def collecting(self, domain: Domain) -> Iterator[None]:
@@ -109,6 +127,12 @@ def fingerprint(definition: Definition) -> str:
     """Return a digest of a definition, its passwords left out of it."""
     public = _PASSWORD.sub("", definition.text)
     return hashlib.sha256(public.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def ledger_fingerprint(definitions: Mapping[str, Definition]) -> str:
+    """Return a digest of every definition of a host, by UUID."""
+    lines = sorted(f"{uuid} {fingerprint(one)}" for uuid, one in definitions.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def update_to_result(update: GuestUpdate, complete: bool) -> dict[str, Any]:
@@ -126,6 +150,9 @@ def update_to_result(update: GuestUpdate, complete: bool) -> dict[str, Any]:
         "changed": update.changed,
         "restart_required": update.restart_required,
         "layout": None if layout is None else layout_to_result(layout, complete),
+        **(
+            {} if update.placement is None else {"placement": placement_to_result(update.placement)}
+        ),
         "warnings": list(update.warnings),
         "fingerprint": fingerprint(update.before),
     }
@@ -139,5 +166,17 @@ def update_to_diff(update: GuestUpdate) -> dict[str, str]:
         "before_header": header,
         "after_header": header,
         "before": managed_text(update.before.root),
-        "after": managed_text(after.root),
+        "after": managed_text(after.root) + _placement_text(update.placement),
     }
+
+
+def _placement_text(placement: Placement | None) -> str:
+    """Return why a guest is where it is, in the form of the text that it stands under."""
+    if placement is None:
+        return ""
+    lines = [f"nodes auto: {placement.why}"]
+    lines += [
+        f"  not {'nodes' if len(nodes) > 1 else 'node'} {format_cpuset(nodes)}: {reason}"
+        for nodes, reason in placement.refused
+    ]
+    return "".join(f"<!-- {line} -->\n" for line in lines)

@@ -32,17 +32,26 @@ _MODELS_WITH_TOPOEXT = ("EPYC", "Dhyana")
 _VENDORS_WITH_TOPOEXT = ("AMD", "Hygon")
 
 
-def check_guest(guest: Guest, arch: str, policy: Policy) -> None:
-    """Refuse a guest that cannot have cells, whatever the host.
+def check_kind(guest: Guest) -> None:
+    """Refuse a guest that is not one of QEMU's.
 
     Raises:
-        LayoutError: with what it is, and what could be changed.
+        LayoutError: with what it is.
     """
     if guest.kind not in ("", *_KINDS):
         raise LayoutError(
             f"it is of type '{guest.kind}', and only QEMU's guests (kvm, qemu) can have cells; "
             "exclude the guest."
         )
+
+
+def check_guest(guest: Guest, arch: str, policy: Policy) -> None:
+    """Refuse a guest that cannot have cells, whatever the host.
+
+    Raises:
+        LayoutError: with what it is, and what could be changed.
+    """
+    check_kind(guest)
     if arch not in ("", *_ARCHES_WITH_NUMA):
         raise LayoutError(
             f"guests of architecture {arch} cannot have cells: QEMU has no NUMA for them; exclude "
@@ -95,6 +104,22 @@ def check_definition(guest: Guest, count: int) -> None:
             f"its hugepages cover {_cells_text(covered)} only, and {_cells_text(lost)} would have "
             "none; remove nodeset from <page> so that it covers every cell, or change cells."
         )
+
+
+def check_own_cells(guest: Guest) -> None:
+    """Refuse a guest that would get back fewer cells than its devices are in.
+
+    Raises:
+        LayoutError: with what names a cell that would not be there.
+    """
+    count = len(guest.own_cells)
+    for reference in guest.cell_references:
+        if max(reference.cells) >= count and guest.cell_count > count:
+            had = f"{count} cell{'s' if count != 1 else ''}" if count else "no cells"
+            raise LayoutError(
+                f"{reference.subject}, and on one host node it has the {had} that it had before "
+                f"its partition; {reference.remedy}, or set cells."
+            )
 
 
 def check_split_cores(guest: Guest, threads: int) -> None:

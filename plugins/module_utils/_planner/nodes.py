@@ -8,11 +8,15 @@ from .._cpuset import format_cpuset
 from .._errors import LayoutError
 from .._model.guest import Guest
 from .._model.host import Host, Node
-from .._policy import MAX_CELLS, Policy
+from .._policy import AUTO, MAX_CELLS, Policy
 
 
 def chosen_nodes(
-    host: Host, eligible: tuple[Node, ...], policy: Policy, warnings: list[str]
+    host: Host,
+    eligible: tuple[Node, ...],
+    policy: Policy,
+    placed: tuple[int, ...] | None,
+    warnings: list[str],
 ) -> tuple[Node, ...]:
     """Return the host nodes that a guest is to mirror, in the policy's order.
 
@@ -20,24 +24,33 @@ def chosen_nodes(
         host: the host.
         eligible: its nodes that have both online pCPUs and memory.
         policy: what is asked for.
+        placed: ids of the nodes that it was given; None where nobody chose for it.
         warnings: takes a sentence for each node that is left out.
 
     Raises:
         LayoutError: when a node that was named cannot be had, or there is none at all.
     """
+    if policy.nodes == AUTO and placed is None:
+        raise LayoutError(
+            "nodes 'auto' chooses beside all the other guests of the host, which are not known "
+            "here; use vnuma_partition or the filter plan_host, or name the nodes."
+        )
     if not host.nodes:
-        if policy.nodes is not None:
+        if not isinstance(policy.nodes, str):
             raise LayoutError(
                 f"nodes '{format_cpuset(policy.nodes)}' is not available: the host reports no NUMA "
                 "topology; set nodes to 'all' for a single cell without pins."
             )
+        given = "keeps its cells" if leaves_cells(policy, 0) else "gets one cell"
         warnings.append(
-            "the host reports no NUMA topology; the guest gets one cell, "
+            f"the host reports no NUMA topology; the guest {given}, "
             "without pins and without memory binding."
         )
         return ()
     usable = {node.id for node in eligible}
-    if policy.nodes is None:
+    if placed is not None:
+        return tuple(node for node in eligible if node.id in placed)
+    if isinstance(policy.nodes, str):
         if not eligible:
             raise LayoutError(
                 "no host node has both online pCPUs and memory; bring pCPUs online on a node that "
@@ -46,18 +59,39 @@ def chosen_nodes(
         barred = [node for node in host.nodes if node.id not in usable]
         warnings.extend(f"host node {node.id} is not used: {_why_barred(node)}." for node in barred)
         return eligible
+    return named_nodes(host, eligible, policy.nodes, "nodes")
+
+
+def leaves_cells(policy: Policy, nodes: int) -> bool:
+    """Tell whether a guest on so many nodes keeps the cells, or none, that it has by itself.
+
+    A guest that was put on one node gains nothing from a cell: pins and the memory binding do all
+    there is to do, and nothing that its kernel sees changes.
+    """
+    return policy.nodes == AUTO and nodes <= 1 and policy.cells is None
+
+
+def named_nodes(
+    host: Host, eligible: tuple[Node, ...], ids: tuple[int, ...], option: str
+) -> tuple[Node, ...]:
+    """Return the nodes that an option names.
+
+    Raises:
+        LayoutError: when one of them cannot be had.
+    """
+    usable = {node.id for node in eligible}
+    there = format_cpuset(usable) or "none"
     chosen = []
-    for node_id in policy.nodes:
+    for node_id in ids:
         node = host.node(node_id)
-        there = format_cpuset(usable) or "none"
         if node is None:
             raise LayoutError(
-                f"host node {node_id} of nodes '{format_cpuset(policy.nodes)}' does not exist; "
-                f"the nodes that can be used are {there}."
+                f"host node {node_id} of {option} '{format_cpuset(ids)}' does not exist; the nodes "
+                f"that can be used are {there}."
             )
         if node.id not in usable:
             raise LayoutError(
-                f"host node {node_id} of nodes '{format_cpuset(policy.nodes)}' cannot be used: "
+                f"host node {node_id} of {option} '{format_cpuset(ids)}' cannot be used: "
                 f"{_why_barred(node)}; the nodes that can be used are {there}."
             )
         chosen.append(node)
@@ -83,8 +117,9 @@ def cell_count(guest: Guest, nodes: tuple[Node, ...], policy: Policy, warnings: 
         )
     if guest.vcpus < count:
         raise LayoutError(
-            f"{guest.vcpus} vCPUs cannot fill {count} cells; give it at least {count} vCPUs, "
-            f"or reduce nodes or cells to at most {guest.vcpus}."
+            f"{guest.vcpus} vCPUs cannot fill {count} cells; set nodes to 'auto' for the fewest "
+            f"nodes that hold it, give it at least {count} vCPUs, or reduce nodes or cells to at "
+            f"most {guest.vcpus}."
         )
     if nodes and count < len(nodes):
         idle = format_cpuset(node.id for node in nodes[count:])

@@ -13,6 +13,9 @@ from .._errors import LayoutError
 from .._model.host import Host, Node
 from .._policy import Policy
 
+#: Pins that give a guest pCPUs of its own.
+EXCLUSIVE = ("core", "cpu")
+
 
 @dataclass(frozen=True)
 class CoreDemand:

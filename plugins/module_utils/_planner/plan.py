@@ -19,12 +19,14 @@ from .limits import (
     check_asymmetry,
     check_definition,
     check_guest,
+    check_kind,
+    check_own_cells,
     check_split_cores,
     memory_warnings,
     topology_warnings,
 )
-from .nodes import cell_count, chosen_nodes
-from .pinning import CoreDemand, CpuAllocator, exclusive_cpus
+from .nodes import cell_count, chosen_nodes, leaves_cells
+from .pinning import EXCLUSIVE, CoreDemand, CpuAllocator, exclusive_cpus
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,10 @@ def plan(guest: Guest, host: Host, policy: Policy, in_use: frozenset[int] = froz
 
 
 def plan_guests(
-    guests: Sequence[tuple[Guest, Policy]], host: Host, in_use: frozenset[int] = frozenset()
+    guests: Sequence[tuple[Guest, Policy]],
+    host: Host,
+    in_use: frozenset[int] = frozenset(),
+    placed: Mapping[int, Ids] | None = None,
 ) -> list[Layout | VnumaError]:
     """Plan the guests of one host together, so that exclusive pins never collide.
 
@@ -65,20 +70,23 @@ def plan_guests(
         guests: the guests, and how each is to be planned.
         host: the topology to mirror.
         in_use: pCPUs that other guests own.
+        placed: host nodes of the guests whose policy has them chosen, by their index.
 
     Returns:
         For each guest, in the order given, its layout or the error that names it.
     """
     view = _HostView(host)
+    chosen = placed or {}
     answers: dict[int, Layout | VnumaError] = {}
     drafts: dict[int, _Draft] = {}
     # A fleet has few sizes, and guests of one size are planned alike until pins are exclusive.
-    sizes: dict[tuple[Guest, Policy], _Draft] = {}
+    sizes: dict[tuple[Guest, Policy, Ids | None], _Draft] = {}
     for index, (guest, policy) in enumerate(guests):
-        size = (replace(guest, name="", uuid="", vcpu_pins=()), policy)
+        nodes = chosen.get(index)
+        size = (replace(guest, name="", uuid="", vcpu_pins=()), policy, nodes)
         try:
             if size not in sizes:
-                sizes[size] = _draft(guest, view, policy)
+                sizes[size] = _draft(guest, view, policy, nodes)
         except VnumaError as error:
             answers[index] = error.for_guest(guest.name)
         else:
@@ -156,13 +164,54 @@ class _HostView:
         return self._matrices[key]
 
 
-def _draft(guest: Guest, view: _HostView, policy: Policy) -> _Draft:
+def _draft(guest: Guest, view: _HostView, policy: Policy, placed: Ids | None) -> _Draft:
     """Plan all but exclusive pins, which need to know of the other guests."""
     warnings: list[str] = []
+    nodes = chosen_nodes(view.host, view.eligible, policy, placed, warnings)
+    if leaves_cells(policy, len(nodes)):
+        return _draft_without_cells(guest, view, nodes, policy, warnings)
+    return _draft_with_cells(guest, view, nodes, policy, warnings)
+
+
+def _draft_without_cells(
+    guest: Guest, view: _HostView, nodes: tuple[Node, ...], policy: Policy, warnings: list[str]
+) -> _Draft:
+    """Plan a guest on one node: pins and a memory binding, and nothing that its kernel sees."""
+    check_kind(guest)
+    check_own_cells(guest)
+    open_cpus = _open_cpus(view, nodes, policy)
+    used = tuple(node.id for node in nodes)
+    if nodes and policy.memory_mode in ("strict", "restrictive"):
+        warnings.extend(memory_warnings(nodes, [guest.memory_kib]))
+    layout = Layout(
+        cells=(),
+        host_nodes=(),
+        topology=None,
+        vcpu_pins=(open_cpus[used[0]],) * guest.vcpus if nodes and policy.pinning == "node" else (),
+        memory_mode=policy.memory_mode if nodes else "none",
+        nodeset=used,
+        emulator_pins=_emulator_pins(view.host, policy, open_cpus),
+        iothread_pins=dict.fromkeys(guest.iothread_ids, open_cpus[used[0]])
+        if policy.iothread_pinning == "nodes" and nodes
+        else None,
+        leaves_cells=True,
+        warnings=tuple(warnings),
+    )
+    if policy.pinning not in EXCLUSIVE or not nodes:
+        return _Draft(layout, ())
+    width = guest.own_threads
+    starts = range(0, guest.vcpus, width)
+    cores = [tuple(range(start, min(start + width, guest.vcpus))) for start in starts]
+    return _Draft(layout, tuple(CoreDemand(nodes[0], vcpus) for vcpus in cores))
+
+
+def _draft_with_cells(
+    guest: Guest, view: _HostView, nodes: tuple[Node, ...], policy: Policy, warnings: list[str]
+) -> _Draft:
+    """Plan a guest whose cells mirror its nodes."""
     host = view.host
     arch = guest.arch or host.arch
     check_guest(guest, arch, policy)
-    nodes = chosen_nodes(host, view.eligible, policy, warnings)
     count = cell_count(guest, nodes, policy, warnings)
     backing: list[Node | None] = [
         nodes[cell % len(nodes)] if nodes else None for cell in range(count)
@@ -210,7 +259,7 @@ def _draft(guest: Guest, view: _HostView, policy: Policy) -> _Draft:
         else None,
         warnings=tuple(warnings),
     )
-    exclusive = policy.pinning in ("core", "cpu")
+    exclusive = policy.pinning in EXCLUSIVE
     return _Draft(layout, _demands(cells, backing, topology.threads, policy) if exclusive else ())
 
 

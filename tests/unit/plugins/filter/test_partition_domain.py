@@ -134,7 +134,7 @@ def test_an_error_is_said_once() -> None:
     """Ansible prints the cause of an error after its message: there is none."""
     capabilities = (TESTS / "hosts/rfc-8n240c.xml").read_text(encoding="utf-8")
     with pytest.raises(AnsibleFilterError) as raised:
-        partition_domain("<domain/>", capabilities, nodes="auto")
-    assert "'auto'" in str(raised.value)
+        partition_domain("<domain/>", capabilities, nodes="x")
+    assert str(raised.value).count("'x'") == 1
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -27,7 +28,15 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("options", "attribute", "value"),
     [
-        ({"nodes": "all"}, "nodes", None),
+        ({"nodes": "all"}, "nodes", "all"),
+        ({"nodes": "auto"}, "nodes", "auto"),
+        ({"auto_nodes": "0-2,^1"}, "auto_nodes", (0, 2)),
+        ({"auto_nodes": ""}, "auto_nodes", None),
+        ({"widen": "True"}, "widen", True),
+        ({"widen": False}, "widen", False),
+        ({"cpu_overcommit": 1.5}, "cpu_overcommit", Fraction(3, 2)),
+        ({"cpu_overcommit": "2"}, "cpu_overcommit", Fraction(2)),
+        ({"reserved_memory_mib": "0"}, "reserved_memory_mib", 0),
         ({"nodes": 0}, "nodes", (0,)),
         ({"nodes": [0, 2]}, "nodes", (0, 2)),
         ({"nodes": "0-3,^2"}, "nodes", (0, 1, 3)),
@@ -43,7 +52,7 @@ def test_defaults() -> None:
         ({"reserved_cpus": []}, "reserved_cpus", ()),
         ({"reserved_cpus": [1, "4-5"]}, "reserved_cpus", (1, 4, 5)),
         ({"reserved_cpus": None}, "reserved_cpus", ()),
-        ({"nodes": None}, "nodes", None),
+        ({"nodes": None}, "nodes", "all"),
         ({"nodes": (3, 1)}, "nodes", (1, 3)),
         ({"nodes": ["0-1", 3]}, "nodes", (0, 1, 3)),
         ({"nodes": "16383"}, "nodes", (16383,)),
@@ -86,15 +95,15 @@ def test_choices(option: str) -> None:
         ({"nodes": "all,^1"}, "nodes: 'all,^1' is not a set of numbers"),
         (
             {"nodes": True},
-            "nodes must be given as 'all' or a nodeset such as '0-3,^2', not 'True'.",
+            "nodes must be given as 'all', 'auto' or a nodeset such as '0-3,^2', not 'True'.",
         ),
         (
             {"nodes": {"a": 1}},
-            "nodes must be given as 'all' or a nodeset such as '0-3,^2', not '{'a': 1}'.",
+            "nodes must be given as 'all', 'auto' or a nodeset such as '0-3,^2', not '{'a': 1}'.",
         ),
         ({"emulator_pinning": "node"}, "It takes 'none', 'nodes' or a cpuset such as '0-1'."),
         ({"reserved_cpus": "5-"}, "reserved_cpus: '5-' is not a set of numbers"),
-        ({"pining": "node"}, "unknown option 'pining'; the options are cells,"),
+        ({"pining": "node"}, "unknown option 'pining'; the options are auto_nodes, cells,"),
         ({"cells": [4]}, "cells must be an integer from 1 to 128, not '[4]'."),
         ({"cells": 4.0}, "cells must be an integer from 1 to 128, not '4.0'."),
         ({"cells": ""}, "cells must be an integer from 1 to 128, not ''."),
@@ -105,6 +114,21 @@ def test_choices(option: str) -> None:
         ({"threads": 1025}, "threads must be 'auto' or an integer from 1 to 1024, not '1025'."),
         ({"threads": False}, "threads must be 'auto' or an integer from 1 to 1024, not 'False'."),
         ({"threads": "Auto"}, "threads must be 'auto' or an integer from 1 to 1024, not 'Auto'."),
+        ({"widen": "perhaps"}, "widen must be true or false, not 'perhaps'."),
+        ({"cpu_overcommit": 0.5}, "cpu_overcommit must be a number from 1 to 64, such as 1.5, not"),
+        (
+            {"cpu_overcommit": "1e9"},
+            "cpu_overcommit must be a number from 1 to 64, such as 1.5, not",
+        ),
+        (
+            {"cpu_overcommit": True},
+            "cpu_overcommit must be a number from 1 to 64, such as 1.5, not",
+        ),
+        (
+            {"reserved_memory_mib": -1},
+            "reserved_memory_mib must be an integer of at least 0, in MiB",
+        ),
+        ({"auto_nodes": "x"}, "auto_nodes: 'x' is not a set of numbers"),
         ({"nodes": []}, "nodes: '' is not a set of numbers"),
         ({"nodes": ["all"]}, "nodes: 'all' is not a set of numbers"),
         ({"nodes": "16384"}, "nodes: 16384 in '16384' is over 16383"),

@@ -11,9 +11,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.compare import i
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
     read_definition,
     read_guest,
-)
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.state import (
-    wanted_state,
+    wanted_of,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import DomainError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
@@ -43,7 +41,7 @@ def settled(host: Callable[[str], Host]) -> tuple[Host, str]:
 def _is_settled(host: Host, text: str) -> bool:
     definition = read_definition(text)
     layout = plan(read_guest(definition, 2048), host, POLICY)
-    return is_up_to_date(definition, wanted_state(layout, POLICY, definition.state), POLICY)
+    return is_up_to_date(definition, wanted_of(definition, layout, POLICY), POLICY)
 
 
 def test_settled(settled: tuple[Host, str]) -> None:

@@ -151,3 +151,29 @@ def test_without_validation_nobody_waits(connect: Open) -> None:
         hypervisor.define("old", "old", set(), validate=False)
         assert first.result() == [""]
     assert daemon.company["a"] == {"a", "old"}
+
+
+def test_a_virtual_function_is_where_its_physical_function_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Node devices as libvirt 9.0 describes them; this machine has none that is split."""
+    function = "<address domain='0x0000' bus='0x3b' slot='0x00' function='0x0'/>"
+    texts = {
+        "pci_0000_3b_00_0": "<device><capability type='pci'><numa node='3'/></capability></device>",
+        "pci_0000_3b_10_1": "<device><capability type='pci'><capability type='phys_function'>"
+        f"{function}</capability></capability></device>",
+        "pci_0000_00_01_0": "<device><capability type='pci'/></device>",
+        "net_lo": "<device><capability type='net'/></device>",
+    }
+
+    def look_up(name: str) -> SimpleNamespace:
+        if name not in texts:
+            raise LibvirtError("no node device with matching name")
+        return SimpleNamespace(XMLDesc=lambda _flags: texts[name])
+
+    monkeypatch.setattr(_hypervisor, "libvirt", SimpleNamespace(libvirtError=LibvirtError))
+    hypervisor = Hypervisor.__new__(Hypervisor)
+    raw = SimpleNamespace(nodeDeviceLookupByName=look_up)
+    monkeypatch.setattr(hypervisor, "_connection", SimpleNamespace(raw=raw), raising=False)
+    assert hypervisor.device_nodes(["pci_0000_3b_10_1"]) == (3,)
+    assert hypervisor.device_nodes(["pci_0000_00_01_0", "net_lo", "unplugged"]) == ()

@@ -13,7 +13,11 @@ from planning import GuestOf, HostOf, planned, refusal
 @pytest.mark.parametrize(
     ("vcpus", "options", "sentence"),
     [
-        (3, {}, "3 vCPUs cannot fill 8 cells; give it at least 8 vCPUs"),
+        (
+            3,
+            {},
+            "3 vCPUs cannot fill 8 cells; set nodes to 'auto' for the fewest nodes that hold it",
+        ),
         (3, {"cells": 4}, "3 vCPUs cannot fill 4 cells"),
         (9, {"threads": 2}, "9 vCPUs are not a multiple of threads 2"),
         (14, {"threads": 2}, "14 vCPUs with threads 2 are 7 cores, which cannot fill 8 cells"),

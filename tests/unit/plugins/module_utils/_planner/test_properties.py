@@ -15,6 +15,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
     Definition,
     read_definition,
     read_guest,
+    wanted_of,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import (
     lost_elements,
@@ -23,7 +24,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.state import (
     read_state,
-    wanted_state,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import to_text
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError, VnumaError
@@ -388,7 +388,7 @@ def test_settled_means_that_an_edit_changes_nothing(
         (layout,) = _planned(host, [(read_guest(definition, 2048), asked)])
         if isinstance(layout, LayoutError):
             continue
-        wanted = wanted_state(layout, asked, definition.state)
+        wanted = wanted_of(definition, layout, asked)
         settled = is_up_to_date(definition, wanted, asked)
         edit = partitioned(definition, layout, asked)
         assert edit.changed == (edit.definition.text != first)

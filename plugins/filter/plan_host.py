@@ -1,0 +1,155 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Plan all guests of a host on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: plan_host
+short_description: Plan all guests of a host from their definitions, without libvirt
+version_added: 1.1.0
+author:
+  - The kvm.vnuma authors (@kvm-vnuma)
+description:
+  - Takes the definitions of all guests of a host, and returns the plan that
+    M(kvm.vnuma.vnuma_partition) would carry out there; with O(nodes=auto) for capacity planning,
+    and for definitions that are kept under version control.
+  - On which host nodes passed-through PCI devices are is not known here. O(device_locality) is
+    of no effect.
+requirements:
+  - lxml, on the controller
+positional: host
+options:
+  _input:
+    description:
+      - The definition of every guest of the host, as a list of texts. They all count, whether they
+        are planned or not.
+    type: list
+    elements: str
+    required: true
+  host:
+    description:
+      - The host; C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns it, or the text of
+        C(virsh capabilities).
+    type: raw
+    required: true
+  guests:
+    description:
+      - Which guests to plan, as O(kvm.vnuma.vnuma_partition#module:guests). By default all of them.
+    type: list
+    elements: dict
+  rebalance:
+    description:
+      - As O(kvm.vnuma.vnuma_partition#module:rebalance).
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - kvm.vnuma.policy
+seealso:
+  - module: kvm.vnuma.vnuma_partition
+  - plugin: kvm.vnuma.partition_domain
+    plugin_type: filter
+"""
+
+EXAMPLES = r"""
+- name: Gather the host's topology
+  kvm.vnuma.vnuma_facts:
+
+- name: Plan the guests whose definitions are in a folder
+  ansible.builtin.set_fact:
+    plan: "{{ query('ansible.builtin.file',
+      *query('ansible.builtin.fileglob', playbook_dir ~ '/guests/*.xml'))
+      | kvm.vnuma.plan_host(ansible_facts.vnuma_host, nodes='auto') }}"
+"""
+
+RETURN = r"""
+_value:
+  description:
+    - A dictionary. RV(_value) holds definitions as they are to be, with their passwords.
+  type: dict
+  contains:
+    guests:
+      description:
+        - One entry for each guest that was planned, by name, with C(name), C(changed), C(layout),
+          C(placement) and C(warnings) as M(kvm.vnuma.vnuma_partition) returns them, and
+          C(definition), its definition as it is to be.
+      type: list
+      elements: dict
+    errors:
+      description: One entry for each guest without a plan, with C(name) and C(msg).
+      type: list
+      elements: dict
+    warnings:
+      description: Sentences about the call, such as a pattern that matched nothing.
+      type: list
+      elements: str
+    ledger:
+      description:
+        - What all guests take of each host node, as M(kvm.vnuma.vnuma_partition) returns it; null
+          where no nodes were chosen.
+      type: dict
+    rebalance:
+      description: Who moves (C(moves)), and what that brings (C(gain)).
+      type: dict
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.capabilities import (
+    parse_capabilities,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import LXML_IMPORT_ERROR
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_from_facts
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.plan_host import (
+    plan_host as plan_texts,
+)
+
+
+def plan_host(
+    definitions: Any, host: Any, guests: Any = None, rebalance: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Return the plan for all guests of a host.
+
+    Args:
+        definitions: of every guest of the host.
+        host: facts, or the text of the capabilities.
+        guests: which of them to plan, None for all.
+        rebalance: choose nodes as if all guests were new, where that is better.
+        options: policy options.
+
+    Raises:
+        AnsibleFilterError: with one sentence, when it cannot be done.
+    """
+    if LXML_IMPORT_ERROR is not None:
+        raise AnsibleFilterError(
+            "plan_host needs lxml on the controller; install it for the Python that runs Ansible "
+            "('pip install lxml', or the package python3-lxml)."
+        )
+    if not isinstance(definitions, list) or not all(isinstance(one, str) for one in definitions):
+        raise AnsibleFilterError("plan_host takes a list of domain definitions as text.")
+    entries = [{"name": "*"}] if guests is None else guests
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and entry.get("name") for entry in entries
+    ):
+        raise AnsibleFilterError(
+            "plan_host: guests must be a list of dictionaries with a name, as vnuma_partition "
+            "takes them."
+        )
+    try:
+        topology = parse_capabilities(host) if isinstance(host, str) else host_from_facts(host)
+        return plan_texts(definitions, topology, entries, options, rebalance)
+    except VnumaError as error:
+        # Ansible prints the cause of an error after its message, and here they are the same.
+        raise AnsibleFilterError(f"plan_host: {error}") from None
+
+
+class FilterModule:
+    """The collection's filters."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {"plan_host": plan_host}

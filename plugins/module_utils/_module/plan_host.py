@@ -1,0 +1,109 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Planning all guests of a host from their definitions as text, without libvirt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .._domain.definition import Definition, read_definition, read_guest
+from .._errors import DomainError
+from .._model.domain import Domain
+from .._model.host import Host
+from .._model.layout import layout_to_result
+from .._model.placement import ledger_to_result, placement_to_result
+from .common import errors_to_result
+from .lay_out import choose, make_requests, restore, write_layouts
+from .planning import Others, plan_requests
+from .update import GuestUpdate, PartitionResult
+
+
+def plan_host(
+    texts: Sequence[str],
+    host: Host,
+    entries: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+    rebalance: bool = False,
+) -> dict[str, Any]:
+    """Return the plan for a host, as the filter returns it: JSON types only.
+
+    Args:
+        texts: the definition of every guest of the host.
+        host: its topology.
+        entries: which of them to plan, as `vnuma_partition` takes them; the others are counted.
+        options: policy options for all of them.
+        rebalance: choose nodes as if all guests were new, where that is better.
+
+    Raises:
+        VnumaError: when a definition cannot be read, or two guests have one name.
+    """
+    definitions = _by_domain(texts)
+    result = PartitionResult()
+    updates = []
+    for domain, policy in choose(list(definitions), entries, options, result):
+        before = definitions[domain]
+        with result.collecting(domain):
+            present = policy.state == "present"
+            guest = read_guest(before, host.hugepage_default_kib) if present else None
+            updates.append(GuestUpdate(domain, policy, before, None, guest))
+    restored = restore(updates, result)
+    requested = make_requests(updates, {})
+    planned = {update.domain for update, _request in requested}
+    others = Others(
+        {
+            domain.uuid: restored.get(domain.uuid, definition)
+            for domain, definition in definitions.items()
+            if domain not in planned
+        },
+        {},
+    )
+    requests = [request for _update, request in requested]
+    write_layouts(requested, plan_requests(requests, others, host, rebalance), others, result)
+    return {
+        "guests": [
+            _to_result(update)
+            for update in sorted(updates, key=lambda update: update.domain.name)
+            if update.after is not None
+        ],
+        "errors": errors_to_result(result.errors).get("errors", []),
+        "warnings": list(result.warnings),
+        "ledger": None if result.ledger is None else ledger_to_result(result.ledger),
+        "rebalance": {"moves": list(result.moves), "gain": result.gain},
+    }
+
+
+def _by_domain(texts: Sequence[str]) -> dict[Domain, Definition]:
+    found: dict[str, Definition] = {}
+    for number, text in enumerate(texts, 1):
+        definition = read_definition(text)
+        if not definition.name:
+            raise DomainError(f"definition {number} of {len(texts)} has no <name>; add it.")
+        if definition.name in found:
+            raise DomainError(
+                "two definitions have its name; a host has one guest of a name, keep one.",
+                guest=definition.name,
+            )
+        found[definition.name] = definition
+    # Templates may have no UUID; a name is as good on one host.
+    return {
+        Domain(
+            name,
+            (definition.root.findtext("uuid") or "").strip() or name,
+            persistent=True,
+            active=False,
+        ): definition
+        for name, definition in sorted(found.items())
+    }
+
+
+def _to_result(update: GuestUpdate) -> dict[str, Any]:
+    layout, placement = update.layout, update.placement
+    return {
+        "name": update.domain.name,
+        "changed": update.redefines,
+        "layout": None if layout is None else layout_to_result(layout),
+        "placement": None if placement is None else placement_to_result(placement),
+        "warnings": list(update.warnings),
+        "definition": (update.after or update.before).text,
+    }

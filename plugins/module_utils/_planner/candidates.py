@@ -1,0 +1,314 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The sets of host nodes that could hold a guest, and which of them is best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations, islice
+
+from .._errors import LayoutError
+from .._model.guest import Guest
+from .._model.host import Host
+from .._model.layout import Ids
+from .._model.placement import Ledger, Need
+from .._policy import Policy
+from .demand import Demand
+from .distribution import DISTANCE_LOCAL, DISTANCE_REMOTE
+from .ledger import make_ledger
+from .room import Room, mebibytes
+
+#: Sets of nodes of one size that are all looked at; where there are more, they are grown from each
+#: node by distance.
+MOST_SETS = 20000
+
+#: What orders candidates, the best first.
+Rank = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Applicant:
+    """A guest that asks for nodes.
+
+    Attributes:
+        guest: its figures.
+        policy: with ``nodes`` as ``auto``.
+        current: nodes that it is on by its definition, () where it is on none in particular.
+        was_placed: whether ``auto`` placed it there, and not someone's choice.
+        device_nodes: nodes of its passed-through PCI devices.
+    """
+
+    guest: Guest
+    policy: Policy
+    current: Ids = ()
+    was_placed: bool = False
+    device_nodes: Ids = ()
+
+
+@dataclass
+class Steps:
+    """What is left of the steps that a search may take."""
+
+    left: int
+
+
+class Site:
+    """A host, and what many guests ask about its nodes worked out once."""
+
+    def __init__(self, host: Host, ledger: Ledger) -> None:
+        self.host = host
+        self.ledger = ledger
+        self.empty = Room(host, make_ledger(host, ()))
+        self._distances: dict[Ids, float] = {}
+        reported = {node.id: dict(node.distances) for node in host.nodes}
+        self._pairs = {
+            (one, other): reported[one].get(other) or DISTANCE_REMOTE
+            for one in reported
+            for other in reported
+        }
+
+    def room(self) -> Room:
+        """Return what the ledger leaves of its nodes."""
+        return Room(self.host, self.ledger)
+
+    def pair(self, one: int, other: int) -> int:
+        """Return the distance between two nodes, both ways together."""
+        return self._pairs[one, other] + self._pairs[other, one]
+
+    def distance(self, nodes: Ids) -> float:
+        """Return the average distance between nodes; that of a node to itself for one."""
+        if len(nodes) == 1:
+            return float(DISTANCE_LOCAL)
+        if nodes not in self._distances:
+            total = sum(self.pair(one, other) for one, other in combinations(nodes, 2))
+            self._distances[nodes] = total / (len(nodes) * (len(nodes) - 1))
+        return self._distances[nodes]
+
+    def sets(self, among: Sequence[int], size: int) -> Iterator[Ids]:
+        """Yield the sets of so many nodes that are worth looking at."""
+        found = list(islice(combinations(among, size), MOST_SETS + 1))
+        if len(found) <= MOST_SETS:
+            yield from found
+            return
+        seen = set()
+        for start in among:
+            near = sorted(among, key=lambda node: (node != start, self.pair(start, node), node))
+            grown = tuple(sorted(near[:size]))
+            if grown not in seen:
+                seen.add(grown)
+                yield grown
+
+
+class Case:
+    """One guest that asks for nodes, with what is the same for it in every plan.
+
+    Args:
+        applicant: the guest.
+        site: the host.
+
+    Raises:
+        LayoutError: when it cannot be on this host, whatever else is on it.
+    """
+
+    def __init__(self, applicant: Applicant, demand: Demand, site: Site) -> None:
+        self.applicant, self.demand, self.site = applicant, demand, site
+        known = applicant.policy.device_locality != "ignore"
+        self.device_nodes = applicant.device_nodes if known else ()
+        self.required = frozenset(
+            self.device_nodes if applicant.policy.device_locality == "require" else ()
+        )
+        self.fewest = self._fewest()
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is placed, and that is lawful under its policy."""
+        current = self.applicant.current
+        if not current or not self.required.issubset(current):
+            return False
+        if len(current) != self.fewest:
+            widened = self.applicant.was_placed and self.applicant.policy.widen
+            if not widened or not self.fewest < len(current) <= self.demand.most_nodes:
+                return False
+        if not set(current).issubset(self.demand.nodes):
+            return False
+        return self._fits(self.site.empty, current)
+
+    @cached_property
+    def share(self) -> float:
+        """The largest part of the host that it takes, of cores, memory or hugepages."""
+        nodes = self.site.host.eligible
+        needs = self.demand.needs(self.smallest).of_nodes
+        shares = [
+            sum(need.cores for need in needs) / max(1, sum(len(node.cores) for node in nodes)),
+            sum(need.memory_kib for need in needs) / max(1, sum(node.memory_kib for node in nodes)),
+        ]
+        pages: dict[int, int] = {}
+        for need in needs:
+            for size_kib, number in need.pages:
+                pages[size_kib] = pages.get(size_kib, 0) + number
+        for size_kib, number in pages.items():
+            pools = (pool for node in nodes for pool in node.hugepages)
+            total = sum(pool.total for pool in pools if pool.size_kib == size_kib)
+            shares.append(number / max(1, total))
+        return max(shares)
+
+    @cached_property
+    def least_cores(self) -> int:
+        """The fewest cores that it takes in all, over any number of nodes that it may be given."""
+        most = self.demand.most_nodes if self.applicant.policy.widen else self.fewest
+        among, counts = tuple(sorted(self.demand.nodes)), []
+        for size in range(self.fewest, most + 1):
+            with suppress(LayoutError):
+                needs = self.demand.needs(among[:size]).of_nodes
+                counts.append(sum(need.cores for need in needs))
+        return min(counts, default=0)
+
+    @cached_property
+    def memory_kib(self) -> int:
+        """The ordinary memory that it takes in all, in KiB."""
+        return sum(need.memory_kib for need in self.demand.needs(self.smallest).of_nodes)
+
+    def order(self) -> Rank:
+        """Return what orders the guests that are placed anew."""
+        guest = self.applicant.guest
+        return (not self.device_nodes, -self.fewest, -self.share, guest.name, guest.uuid)
+
+    def candidates(self, room: Room, in_shape: bool, steps: Steps) -> Iterator[Ids]:
+        """Yield the sets of nodes that hold it now, the best first.
+
+        Between two of them the room has to be as it was.
+
+        Args:
+            room: what is left.
+            in_shape: rank by shape before anything else that is for the sake of guests to come;
+                more of them fit then, and fewer nodes stay whole.
+            steps: takes one for each set that is looked at.
+        """
+        sizes = (
+            range(self.fewest, self.demand.most_nodes + 1)
+            if self.applicant.policy.widen
+            else (self.fewest,)
+        )
+        for size in sizes:
+            found = []
+            for nodes in self._open_sets(room, size):
+                steps.left -= 1
+                if self._fits(room, nodes):
+                    found.append(nodes)
+            whole = room.whole_nodes()
+            yield from sorted(found, key=lambda nodes: self._rank(room, nodes, whole, in_shape))
+
+    def widened_fits(self, room: Room) -> bool:
+        """Tell whether more nodes than the fewest hold it now."""
+        return any(
+            self._fits(room, nodes)
+            for size in range(self.fewest + 1, self.demand.most_nodes + 1)
+            for nodes in self._open_sets(room, size)
+        )
+
+    def take(self, room: Room, nodes: Ids) -> None:
+        """Put it on these nodes."""
+        room.take(nodes, self.demand, self.demand.needs(nodes))
+
+    def release(self, room: Room, nodes: Ids) -> None:
+        """Take it off these nodes."""
+        room.release(nodes, self.demand, self.demand.needs(nodes))
+
+    def shortage(self, room: Room, nodes: Ids) -> str:
+        """Say why nodes cannot hold it, '' where they can."""
+        try:
+            needs = self.demand.needs(nodes)
+        except LayoutError as error:
+            return error.message
+        for node, need in zip(nodes, needs.of_nodes):
+            missing = list(room.shortages(node, self.demand, needs.width, need))
+            if missing:
+                return f"host node {node} has {' and '.join(missing)} left"
+        return ""
+
+    def _open_sets(self, room: Room, size: int) -> Iterator[Ids]:
+        """Yield sets of nodes each of which has room for something of it."""
+        among = sorted(self.demand.nodes)
+        if len(among) < size:
+            return
+        try:
+            needs = self.demand.needs(tuple(among[:size]))
+        except LayoutError:
+            return
+        least = needs.of_nodes[-1]
+        able = [node for node in among if room.cores_left(node, self.demand, 1) >= least.cores]
+        for nodes in self.site.sets(able, size):
+            if self.required.issubset(nodes):
+                yield nodes
+
+    def _fits(self, room: Room, nodes: Ids) -> bool:
+        try:
+            needs = self.demand.needs(nodes)
+        except LayoutError:
+            return False
+        return all(
+            room.fits(node, self.demand, needs.width, need)
+            for node, need in zip(nodes, needs.of_nodes)
+        )
+
+    def _rank(self, room: Room, nodes: Ids, whole: Sequence[int], in_shape: bool) -> Rank:
+        missed = len(set(self.device_nodes).difference(nodes))
+        needs = self.demand.needs(nodes)
+        parts = [
+            (node, self.demand, needs.width, need) for node, need in zip(nodes, needs.of_nodes)
+        ]
+        shape = -sum(room.shape(*part) for part in parts)
+        later: Rank
+        if in_shape:
+            later = (shape,)
+        elif self.applicant.policy.placement == "spread":
+            later = (max(room.load(*part) for part in parts), shape)
+        else:
+            broken = [node for node in nodes if node in whole]
+            # The one that is farthest from the others: those stay near each other.
+            apart = -sum(self.site.pair(node, other) for node in broken for other in whole)
+            later = (len(broken), apart, shape)
+        moved = nodes != self.applicant.current
+        return (missed, self.site.distance(nodes), *later, moved, nodes)
+
+    @cached_property
+    def smallest(self) -> Ids:
+        """The first set of the fewest nodes that could hold it on an empty host."""
+        return next(
+            nodes
+            for nodes in self._open_sets(self.site.empty, self.fewest)
+            if self._fits(self.site.empty, nodes)
+        )
+
+    def _fewest(self) -> int:
+        """Return the fewest nodes that could hold it on an empty host."""
+        empty, most = self.site.empty, self.demand.most_nodes
+        among = tuple(sorted(self.demand.nodes))[:most]
+        impossible: list[LayoutError] = []
+        for size in range(max(1, len(self.required)), most + 1):
+            try:
+                self.demand.needs(among[:size])
+            except LayoutError as error:
+                impossible.append(error)
+                continue
+            if any(self._fits(empty, nodes) for nodes in self._open_sets(empty, size)):
+                return size
+        if len(impossible) == most:
+            raise impossible[0]
+        raise LayoutError(
+            f"nodes 'auto' cannot hold it, even without other guests: over {len(among)} host "
+            f"node{'s' if len(among) > 1 else ''}, {self.shortage(empty, among)}; reduce its vCPUs "
+            "or memory, raise cpu_overcommit, or choose nodes by name."
+        )
+
+
+def need_text(need: Need) -> str:
+    """Return ``6 cores and 16384 MiB``."""
+    parts = [f"{need.cores} core{'s' if need.cores != 1 else ''}"]
+    if need.memory_kib:
+        parts.append(f"{mebibytes(need.memory_kib)} MiB")
+    parts += [f"{pages} hugepages of {size_kib} KiB" for size_kib, pages in need.pages]
+    return " and ".join(parts)

@@ -1,0 +1,116 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a guest needs of the nodes that it is put on, by their number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+from .._errors import LayoutError
+from .._model.guest import Guest
+from .._model.host import Host, Node
+from .._model.layout import Ids
+from .._model.placement import Need
+from .._policy import Policy
+from .distribution import assign_vcpus, split_memory
+from .ledger import Part, needs, own_parts
+from .limits import check_definition, check_guest, check_kind, check_own_cells
+from .nodes import leaves_cells, named_nodes
+from .pinning import EXCLUSIVE
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a guest needs of each of its nodes.
+
+    Attributes:
+        width: threads of a guest core: where pCPUs are its own, a host core has to have as many.
+        of_nodes: by the order of the nodes, which ascend.
+    """
+
+    width: int
+    of_nodes: tuple[Need, ...]
+
+
+class Demand:
+    """What one guest needs, and of which nodes it may be had.
+
+    Args:
+        guest: its figures.
+        policy: how it is to be partitioned.
+        host: where.
+
+    Raises:
+        LayoutError: when the policy names nodes that cannot be used.
+    """
+
+    def __init__(self, guest: Guest, policy: Policy, host: Host) -> None:
+        self.guest, self.policy = guest, policy
+        self.is_exclusive = policy.pinning in EXCLUSIVE
+        self.overcommit_per_mille = int(policy.cpu_overcommit * 1000)
+        self.reserved_kib = policy.reserved_memory_mib * 1024
+        self._host = host
+        eligible = host.eligible
+        chosen = (
+            eligible
+            if policy.auto_nodes is None
+            else named_nodes(host, eligible, policy.auto_nodes, "auto_nodes")
+        )
+        self.nodes: dict[int, Node] = {node.id: node for node in chosen}
+        self._by_size: dict[tuple[int, int], Needs | LayoutError] = {}
+        self._by_nodes: dict[Ids, Needs | LayoutError] = {}
+
+    @property
+    def most_nodes(self) -> int:
+        """The most nodes that it can be on: each backs a cell, and each cell has a vCPU."""
+        cells = self.policy.cells or len(self.nodes)
+        return max(1, min(len(self.nodes), cells, self.guest.vcpus))
+
+    def needs(self, ids: Ids) -> Needs:
+        """Return what it needs of each of these nodes.
+
+        Raises:
+            LayoutError: when it cannot be split over so many.
+        """
+        answer = self._by_nodes.get(ids)
+        if answer is None:
+            nodes = tuple(self.nodes[node] for node in ids)
+            size = (len(nodes), min(node.threads for node in nodes))
+            if size not in self._by_size:
+                self._by_size[size] = self._try(nodes)
+            answer = self._by_nodes[ids] = self._by_size[size]
+        if isinstance(answer, LayoutError):
+            raise answer
+        return answer
+
+    def _try(self, nodes: tuple[Node, ...]) -> Needs | LayoutError:
+        try:
+            return self._needs(nodes)
+        except LayoutError as error:
+            return error
+
+    def _needs(self, nodes: tuple[Node, ...]) -> Needs:
+        guest, policy = self.guest, self.policy
+        if leaves_cells(policy, len(nodes)):
+            check_kind(guest)
+            check_own_cells(guest)
+            parts, width = own_parts(guest), guest.own_threads
+        else:
+            arch = guest.arch or self._host.arch
+            check_guest(guest, arch, policy)
+            count = policy.cells or len(nodes)
+            check_definition(guest, count)
+            assigned, topology = assign_vcpus(guest, arch, nodes, count, policy, [])
+            backing = [nodes[cell % len(nodes)] for cell in range(count)]
+            memory = split_memory(guest, arch, backing, policy)
+            parts = tuple(
+                Part(cell, len(vcpus), memory[cell]) for cell, vcpus in enumerate(assigned)
+            )
+            width = topology.threads
+        taken = needs(guest, self._host, parts, width)
+        return Needs(
+            1 if policy.distribution == "round_robin" else width,
+            tuple(reduce(add, taken[position :: len(nodes)]) for position in range(len(nodes))),
+        )

@@ -1,0 +1,99 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All guests of a host from their definitions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.kvm.vnuma.plugins.filter.partition_domain import partition_domain
+from ansible_collections.kvm.vnuma.plugins.filter.plan_host import plan_host
+
+CAPABILITIES = (Path(__file__).resolve().parents[3] / "hosts/rfc-8n240c.xml").read_text()
+
+
+def guest(name: str, vcpus: int = 4, gib: int = 4) -> str:
+    """A definition."""
+    return (
+        f"<domain type='kvm'><name>{name}</name><memory unit='GiB'>{gib}</memory>"
+        f"<vcpu>{vcpus}</vcpu><os><type arch='x86_64'>hvm</type></os>"
+        "<devices><graphics type='vnc' passwd='s3cr3tvn'/></devices></domain>"
+    )
+
+
+def test_each_has_a_place_and_a_definition() -> None:
+    """As JSON; passwords stay where they are, and are nowhere else."""
+    texts = [guest("b", 20, 20), guest("a"), guest("c")]
+    plan = plan_host(texts, CAPABILITIES, nodes="auto")
+    assert [one["name"] for one in plan["guests"]] == ["a", "b", "c"]
+    assert plan["errors"] == plan["warnings"] == []
+    assert len(plan["guests"][1]["layout"]["cells"]) == 2
+    assert plan["guests"][0]["layout"]["cells"] == []
+    assert plan == plan_host(texts[::-1], CAPABILITIES, nodes="auto")
+    for one in plan["guests"]:
+        assert one.pop("definition").count("passwd='s3cr3tvn'") == 1
+    assert "s3cr3tvn" not in json.dumps(plan)
+
+
+def test_planned_again_nothing_changes_and_back() -> None:
+    """The definitions that come out go in again."""
+    plan = plan_host([guest("a"), guest("b", 20, 20)], CAPABILITIES, nodes="auto")
+    texts = [one["definition"] for one in plan["guests"]]
+    again = plan_host(texts, CAPABILITIES, nodes="auto")
+    assert [one["changed"] for one in again["guests"]] == [False, False]
+    assert all(one["placement"]["kept"] for one in again["guests"])
+    undone = plan_host(texts, CAPABILITIES, nodes="auto", state="absent")
+    assert all("<cell" not in one["definition"] for one in undone["guests"])
+    assert undone["ledger"] is None
+
+
+def test_guests_that_are_not_planned_count() -> None:
+    """Only the one that is named is planned, beside the others."""
+    first = plan_host([guest("a", 15, 15)], CAPABILITIES, nodes="auto")["guests"][0]
+    plan = plan_host(
+        [first["definition"], guest("b", 15, 15)],
+        CAPABILITIES,
+        guests=[{"name": "b"}],
+        nodes="auto",
+    )
+    (second,) = plan["guests"]
+    assert second["placement"]["nodes"] != first["placement"]["nodes"]
+    assert sum(node["shared_cores"] for node in plan["ledger"]["nodes"]) == 30
+
+
+def test_one_without_a_place_is_named() -> None:
+    """The others have their plan."""
+    plan = plan_host([guest("a"), guest("huge", 400, 8)], CAPABILITIES, nodes="auto")
+    assert [one["name"] for one in plan["guests"]] == ["a"]
+    (error,) = plan["errors"]
+    assert error["name"] == "huge"
+    assert "cannot hold it, even without other guests" in error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("definitions", "options", "sentence"),
+    [
+        ("text", {}, "plan_host takes a list of domain definitions as text."),
+        ([1], {}, "plan_host takes a list of domain definitions as text."),
+        (["<domain/>"], {}, "definition 1 of 1 has no <name>; add it."),
+        ([guest("a"), guest("a")], {}, "guest a: two definitions have its name"),
+        ([guest("a")], {"guests": ["a"]}, "guests must be a list of dictionaries with a name"),
+        ([guest("a")], {"cpu_overcommit": 0}, "cpu_overcommit must be a number from 1 to 64"),
+        (["<"], {}, "plan_host: "),
+    ],
+)
+def test_bad_input(definitions: Any, options: dict[str, Any], sentence: str) -> None:
+    """One sentence."""
+    with pytest.raises(AnsibleFilterError) as raised:
+        plan_host(definitions, CAPABILITIES, **options)
+    assert sentence in str(raised.value)
+
+
+def test_one_definition_alone_has_no_ledger() -> None:
+    """partition_domain cannot choose."""
+    with pytest.raises(AnsibleFilterError, match="nodes 'auto' chooses beside all the other"):
+        partition_domain(guest("a"), CAPABILITIES, nodes="auto")
