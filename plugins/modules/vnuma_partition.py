@@ -382,6 +382,12 @@ ledger:
       description: Guests that are on no node in particular; they are shared over all by size.
       type: list
       elements: str
+    reserved_memory_mib:
+      description: What O(reserved_memory_mib) leaves to the host on every node, in MiB.
+      type: int
+    reserved_cpus:
+      description: O(reserved_cpus), as a cpuset.
+      type: str
     fingerprint:
       description: Digest of every definition of the host that was planned with.
       type: str

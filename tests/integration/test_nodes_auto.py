@@ -168,6 +168,19 @@ def test_back_to_what_it_was(rfc: Libvirt, call: Call, tmp_path: Path) -> None:
     assert rfc.dump("guest") == before
 
 
+def test_a_node_that_is_short_of_memory(lab: Callable[..., Libvirt], call: Call) -> None:
+    """What is free at the moment decides nothing, and is said."""
+    libvirt = lab("rfc-8n240c")
+    libvirt.clear()
+    facts = call("vnuma_facts", {"uri": libvirt.uri}).result["ansible_facts"]["vnuma_host"]
+    free_gib = facts["nodes"][0]["free_kib"] // GIB
+    libvirt.define(anuma("large", 4, (free_gib + 1) * GIB))
+    run = call("vnuma_partition", _arguments(libvirt, auto_nodes="0"), "--check")
+    assert not run.failed, run.msg
+    assert f"and guests that are placed there need {(free_gib + 1) * 1024} MiB" in run.output
+    libvirt.clear()
+
+
 def test_two_controllers_at_once(rfc: Libvirt, call: Call, tmp_path: Path) -> None:
     """Each sees what the other one placed: no node holds more than it has."""
     _define(rfc, {f"{half}{number}": (6, 6) for half in "ab" for number in range(8)}, tmp_path)

@@ -14,6 +14,7 @@ from .._domain.compare import is_up_to_date
 from .._domain.definition import Definition, wanted_of
 from .._errors import VnumaError
 from .._model.domain import Domain
+from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._policy import Policy, policy_from_options
 from .planning import Others, Planned, Request
@@ -103,6 +104,45 @@ def write_layouts(
             update.placement = planned.placements.get(index)
             update.warnings.extend(answer.warnings)
             _partition(update, answer)
+
+
+def is_placed_anew(update: GuestUpdate) -> bool:
+    """Tell whether a guest is to have nodes that it was not on."""
+    return update.redefines and update.placement is not None and not update.placement.kept
+
+
+def short_of_memory(updates: Sequence[GuestUpdate], host: Host) -> list[str]:
+    """Return a sentence for each node that has less memory free than guests will ask of it.
+
+    Free memory is no input of the plan, since it changes by the minute; but a guest with a strict
+    binding does not start where there is too little.
+
+    Args:
+        updates: guests that are planned.
+        host: with what its nodes have free at the moment.
+    """
+    needed: dict[int, int] = {}
+    for update in updates:
+        layout, guest = update.layout, update.guest
+        if not is_placed_anew(update) or layout is None or guest is None or guest.hugepages:
+            continue
+        if layout.leaves_cells:
+            parts = [(node, guest.memory_kib) for node in layout.nodeset]
+        else:
+            parts = [
+                (node, cell.memory_kib)
+                for node, cell in zip(layout.host_nodes, layout.cells)
+                if node is not None
+            ]
+        for node, memory_kib in parts:
+            needed[node] = needed.get(node, 0) + memory_kib
+    return [
+        f"host node {node.id} has {node.free_kib // 1024} MiB free at the moment, and guests that "
+        f"are placed there need {needed[node.id] // 1024} MiB when they start; free memory there "
+        "first."
+        for node in host.nodes
+        if node.free_kib is not None and node.free_kib < needed.get(node.id, 0)
+    ]
 
 
 def _partition(update: GuestUpdate, layout: Layout) -> None:

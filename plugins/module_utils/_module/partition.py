@@ -31,7 +31,14 @@ from .._model.layout import Ids
 from .._model.placement import ledger_to_result
 from .._policy import AUTO, DEFAULTS
 from .common import errors_to_result, warn_once
-from .lay_out import choose, make_requests, restore, write_layouts
+from .lay_out import (
+    choose,
+    is_placed_anew,
+    make_requests,
+    restore,
+    short_of_memory,
+    write_layouts,
+)
 from .planning import Others, needs_others, plan_requests, read_others
 from .state_dir import StateDir, default_state_dir
 from .update import (
@@ -135,6 +142,9 @@ def _plan(
             with result.collecting(update.domain):
                 _look_ahead(hypervisor, update, update.after, topology, safeguards)
                 result.updates.append(update)
+    if host is None and any(is_placed_anew(update) for update in result.updates):
+        free = hypervisor.host(with_free=True)
+        result.warnings.extend(short_of_memory(result.updates, free))
     return result
 
 
@@ -340,6 +350,8 @@ def partition(module: AnsibleModule) -> dict[str, Any]:
     if result.ledger is not None:
         answer["ledger"] = {
             **ledger_to_result(result.ledger),
+            "reserved_memory_mib": module.params["reserved_memory_mib"],
+            "reserved_cpus": module.params["reserved_cpus"] or "",
             "fingerprint": result.fingerprint,
         }
         if module.params["rebalance"]:

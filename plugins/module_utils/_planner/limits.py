@@ -205,8 +205,9 @@ def boot_warnings(guest: Guest, arch: str, assigned: Sequence[tuple[int, ...]]) 
         empty = [cell for cell, vcpus in enumerate(assigned) if online.isdisjoint(vcpus)]
         if empty:
             yield (
-                f"cells {format_cpuset(empty)} have no vCPU at boot, because only {len(online)} of "
-                f"{guest.vcpus} vCPUs are online; set distribution to 'interleave' to spread them."
+                f"{_cells_text(set(empty))} {'have' if len(empty) > 1 else 'has'} no vCPU at boot, "
+                f"because only {len(online)} of {guest.vcpus} vCPUs are online; set distribution "
+                "to 'interleave' to spread them."
             )
 
 

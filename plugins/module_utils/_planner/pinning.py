@@ -212,16 +212,24 @@ class CpuAllocator:
         own = [kept[demand.vcpus] for demand in wanted if demand.vcpus in kept]
         free += len(own)
         unit = (
-            f"cores with {width} free threads"
+            f"cores with {width} free thread{'s' if width > 1 else ''}"
             if policy.pinning == "core" or width > 1
             else "pCPUs of their own"
+        )
+        barred = frozenset(policy.reserved_cpus)
+        narrow = sum(0 < len(_open_threads(core, barred)) < width for core in node.cores)
+        hint = (
+            f"{narrow} of its cores {'have' if narrow > 1 else 'has'} fewer threads, which threads "
+            "1 can use; set that, "
+            if narrow
+            else ""
         )
         held = self._in_use.difference(*own).union(policy.reserved_cpus).intersection(node.cpus)
         return (
             f"pinning '{policy.pinning}' needs {len(wanted)} {unit} on host node {node.id}, which "
             f"has {free} left (pCPUs reserved or used by other guests: "
-            f"{show_cpuset(held)}); reduce the guest's vCPUs, use more nodes, or set pinning to "
-            "'node'."
+            f"{show_cpuset(held)}); {hint}reduce the guest's vCPUs, use more nodes, or set pinning "
+            "to 'node'."
         )
 
 

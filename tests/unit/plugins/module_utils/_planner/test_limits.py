@@ -53,6 +53,9 @@ def test_cells_without_vcpus_at_boot_are_named(host: HostOf, guest: GuestOf) -> 
         "cells 2-3 have no vCPU at boot, because only 8 of 16 vCPUs are online"
     )
     assert planned(hotplug, host("all-ten-4n16c"), distribution="interleave").warnings == ()
+    most = guest(16, 1 << 20, online_vcpus=tuple(range(12)))
+    (warning,) = planned(most, host("all-ten-4n16c")).warnings
+    assert warning.startswith("cell 3 has no vCPU at boot, because only 12 of 16 vCPUs are online")
 
 
 @pytest.mark.parametrize(

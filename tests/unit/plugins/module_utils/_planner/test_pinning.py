@@ -112,7 +112,7 @@ def test_who_sits_wrong_moves(host: HostOf, guest: GuestOf) -> None:
             {"pinning": "cpu", "threads": 1},
             "needs 31 pCPUs of their own on host node 0, which has 30",
         ),
-        (16, {"pinning": "core", "threads": 1}, "needs 16 cores with 1 free threads"),
+        (16, {"pinning": "core", "threads": 1}, "needs 16 cores with 1 free thread on"),
         (
             30,
             {"pinning": "core", "reserved_cpus": "0"},
@@ -129,6 +129,34 @@ def test_too_few(
         plan(guest(vcpus), host("rfc-8n240c"), policy_from_options({**options, "nodes": "0"}))
     assert sentence in str(raised.value)
     assert "reduce the guest's vCPUs, use more nodes, or set pinning to 'node'" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "vcpus", "options", "sentence"),
+    [
+        (
+            "asymmetric-4n16c",
+            8,
+            {"pinning": "core", "threads": 2},
+            "needs 4 cores with 2 free threads on host node 0, which has 0 left (pCPUs reserved or "
+            "used by other guests: none); 4 of its cores have fewer threads, which threads 1 can "
+            "use; set that, reduce the guest's vCPUs",
+        ),
+        (
+            "hybrid-1n12c",
+            20,
+            {"pinning": "core", "threads": 2},
+            "of its cores have fewer threads, which threads 1 can use; set that, ",
+        ),
+    ],
+)
+def test_cores_with_too_few_threads(
+    host: HostOf, guest: GuestOf, name: str, vcpus: int, options: dict[str, Any], sentence: str
+) -> None:
+    """Where SMT is off, and on hybrid hosts: the cores are there, and are told of."""
+    with pytest.raises(LayoutError) as raised:
+        plan(guest(vcpus), host(name), policy_from_options({**options, "nodes": "0"}))
+    assert sentence in str(raised.value)
 
 
 def test_taken_by_others(host: HostOf, guest: GuestOf) -> None:
