@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, islice
 
+from .._cpuset import format_cpuset
 from .._errors import LayoutError
 from .._model.guest import Guest
 from .._model.host import Host
@@ -120,6 +121,13 @@ class Case:
         self.required = frozenset(
             self.device_nodes if applicant.policy.device_locality == "require" else ()
         )
+        outside = sorted(self.required.difference(demand.nodes))
+        if outside:
+            raise LayoutError(
+                f"its passed-through devices are on host node {format_cpuset(outside)}, which "
+                "auto_nodes leaves out or which cannot be used; add it to auto_nodes, or set "
+                "device_locality to 'prefer'."
+            )
         self.fewest = self._fewest()
 
     @property
@@ -159,10 +167,10 @@ class Case:
     def least_cores(self) -> int:
         """The fewest cores that it takes in all, over any number of nodes that it may be given."""
         most = self.demand.most_nodes if self.applicant.policy.widen else self.fewest
-        among, counts = tuple(sorted(self.demand.nodes)), []
+        counts = []
         for size in range(self.fewest, most + 1):
             with suppress(LayoutError):
-                needs = self.demand.needs(among[:size]).of_nodes
+                needs = self.demand.needs(self.demand.widest(size)).of_nodes
                 counts.append(sum(need.cores for need in needs))
         return min(counts, default=0)
 
@@ -235,7 +243,7 @@ class Case:
         if len(among) < size:
             return
         try:
-            needs = self.demand.needs(tuple(among[:size]))
+            needs = self.demand.needs(self.demand.widest(size))
         except LayoutError:
             return
         least = needs.of_nodes[-1]
@@ -286,11 +294,10 @@ class Case:
     def _fewest(self) -> int:
         """Return the fewest nodes that could hold it on an empty host."""
         empty, most = self.site.empty, self.demand.most_nodes
-        among = tuple(sorted(self.demand.nodes))[:most]
         impossible: list[LayoutError] = []
         for size in range(max(1, len(self.required)), most + 1):
             try:
-                self.demand.needs(among[:size])
+                self.demand.needs(self.demand.widest(size))
             except LayoutError as error:
                 impossible.append(error)
                 continue
@@ -298,10 +305,12 @@ class Case:
                 return size
         if len(impossible) == most:
             raise impossible[0]
+        among = self.demand.widest(most)
+        figures = self.shortage(empty, among) or "no set of them is large enough"
         raise LayoutError(
             f"nodes 'auto' cannot hold it, even without other guests: over {len(among)} host "
-            f"node{'s' if len(among) > 1 else ''}, {self.shortage(empty, among)}; reduce its vCPUs "
-            "or memory, raise cpu_overcommit, or choose nodes by name."
+            f"node{'s' if len(among) > 1 else ''}, {figures}; reduce its vCPUs or memory, raise "
+            "cpu_overcommit, or choose nodes by name."
         )
 
 

@@ -58,6 +58,11 @@ class Demand:
             if policy.auto_nodes is None
             else named_nodes(host, eligible, policy.auto_nodes, "auto_nodes")
         )
+        if not chosen:
+            raise LayoutError(
+                "no host node has both online pCPUs and memory; bring pCPUs online on a node that "
+                "has memory."
+            )
         self.nodes: dict[int, Node] = {node.id: node for node in chosen}
         self._by_size: dict[tuple[int, int], Needs | LayoutError] = {}
         self._by_nodes: dict[Ids, Needs | LayoutError] = {}
@@ -67,6 +72,11 @@ class Demand:
         """The most nodes that it can be on: each backs a cell, and each cell has a vCPU."""
         cells = self.policy.cells or len(self.nodes)
         return max(1, min(len(self.nodes), cells, self.guest.vcpus))
+
+    def widest(self, count: int) -> Ids:
+        """Return so many of its nodes, those with most threads a core: it needs least of them."""
+        nodes = sorted(self.nodes.values(), key=lambda node: (-node.threads, node.id))
+        return tuple(sorted(node.id for node in nodes[:count]))
 
     def needs(self, ids: Ids) -> Needs:
         """Return what it needs of each of these nodes.

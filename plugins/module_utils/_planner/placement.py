@@ -79,6 +79,9 @@ def place_guests(
         ledger: what all its other guests take.
         rebalance: plan as if all of them were new, where that is better.
     """
+    if not host.nodes:
+        nowhere = Placement((), kept=True, fewest=0, distance=0.0, why="the host has no NUMA nodes")
+        return Placements([nowhere for _applicant in applicants])
     site = Site(host, ledger)
     answers: dict[int, Answer] = {}
     cases: dict[int, Case] = {}

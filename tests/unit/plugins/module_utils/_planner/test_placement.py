@@ -346,6 +346,42 @@ def test_devices_decide() -> None:
     assert nodes_of(place(host, [ignored])) == [(0,)]
 
 
+def test_a_required_device_on_a_node_that_may_not_be_had() -> None:
+    """It is named; no set of nodes is tried."""
+    host = make_host([8, 8], [32, 32])
+    asked = asks("g", 2, 4, devices=(1,), device_locality="require", auto_nodes="0")
+    (answer,) = place(host, [asked])
+    assert "its passed-through devices are on host node 1, which auto_nodes leaves out" in str(
+        answer
+    )
+
+
+def test_hosts_without_topology_and_without_usable_nodes() -> None:
+    """Nothing to choose, and nothing to choose from."""
+    (answer,) = place(Host(nodes=(), arch="x86_64"), [asks("g", 2, 2)])
+    assert isinstance(answer, Placement)
+    assert answer.nodes == ()
+    (refused,) = place(make_host([8], [0]), [asks("g", 2, 2)])
+    assert "no host node has both online pCPUs and memory" in str(refused)
+
+
+def test_nodes_with_other_threads_are_not_passed_over() -> None:
+    """Sixteen vCPUs over two nodes: eight cores each without SMT, four each with."""
+    single, double = make_host([6, 6], [32, 32]), make_host([6, 6], [32, 32], threads=2)
+    shifted = [
+        replace(
+            node,
+            id=node.id + 2,
+            cpus=tuple(cpu + 12 for cpu in node.cpus),
+            cores=tuple(tuple(cpu + 12 for cpu in core) for core in node.cores),
+            distances=tuple((target + 2, value) for target, value in node.distances),
+        )
+        for node in double.nodes
+    ]
+    host = Host((*single.nodes, *shifted), arch="x86_64")
+    assert nodes_of(place(host, [asks("g", 16, 16)])) == [(2, 3)]
+
+
 def test_widen_takes_more_nodes_where_the_fewest_are_not_free() -> None:
     """And the sentence of a guest without a place says that it would help."""
     host = make_host([8, 8], [32, 32])
