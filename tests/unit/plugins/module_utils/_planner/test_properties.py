@@ -40,6 +40,10 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import (
     Layout,
     layout_to_result,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import Placement
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.candidates import Applicant
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.ledger import make_ledger
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.placement import place_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     CHOICES,
@@ -485,6 +489,33 @@ def test_a_newcomer_moves_nobody(
     again = _planned(host, whole)
     assert again[:-1] == layouts
     _assert_exclusive([(p, one) for p, one in zip(whole, again) if isinstance(one, Layout)])
+
+
+@settings(EXAMPLES, max_examples=150)
+@given(hosts(), st.integers(1, 5), st.data())
+def test_chosen_nodes_hold_what_is_planned_there(
+    count_example: Callable[[], None], host: Host, count: int, data: st.DataObject
+) -> None:
+    """On any host, a guest has nodes and a plan on them, or a sentence; never anything else."""
+    count_example()
+    applicants = []
+    for number in range(count):
+        policy = replace(data.draw(policies()), nodes="auto", reserved_memory_mib=0)
+        applicants.append(Applicant(data.draw(guests(name=f"guest{number}")), policy))
+    answers = place_guests(applicants, host, make_ledger(host, ())).answers
+    placed = {index: one.nodes for index, one in enumerate(answers) if isinstance(one, Placement)}
+    for answer in answers:
+        if isinstance(answer, LayoutError):
+            assert str(answer).startswith("guest guest")
+            assert str(answer).endswith(".")
+            assert ", ;" not in str(answer)
+    pairs = [(one.guest, one.policy) for one in applicants]
+    for index, layout in enumerate(plan_guests(pairs, host, placed=placed)):
+        event("placed" if index in placed else "not placed")
+        if isinstance(layout, Layout):
+            assert set(layout.nodeset) <= set(placed[index])
+            usable = {cpu for node in host.nodes if node.id in placed[index] for cpu in node.cpus}
+            assert all(usable.issuperset(pins) for pins in layout.vcpu_pins)
 
 
 def _assert_exclusive(planned: list[tuple[tuple[Guest, Policy], Layout]]) -> None:
