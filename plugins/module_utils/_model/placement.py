@@ -75,6 +75,11 @@ class Holding:
     shares: tuple[Share, ...]
 
     @property
+    def is_on_nodes(self) -> bool:
+        """Whether any of it is pinned or bound to nodes."""
+        return any(share.cpu_nodes or share.memory_nodes for share in self.shares)
+
+    @property
     def floats(self) -> bool:
         """Whether any of it is on no node in particular."""
         return any(not share.cpu_nodes or not share.memory_nodes for share in self.shares)

@@ -62,21 +62,33 @@ def plan_with_placements(
             except VnumaError as error:
                 answers[index] = error.for_guest(request.domain.name)
                 taken[index] = _defined(request.definition, host)
-    ledger = make_ledger(host, [*beside, *taken.values()])
-    chosen = place_guests(list(applicants.values()), host, ledger, rebalance)
     placements: dict[int, Placement] = {}
-    for index, answer in zip(applicants, chosen.answers):
-        if isinstance(answer, VnumaError):
-            answers[index] = answer
-        else:
+    while True:
+        ledger = make_ledger(host, [*beside, *taken.values()])
+        chosen = place_guests(list(applicants.values()), host, ledger, rebalance)
+        found = dict(zip(applicants, chosen.answers))
+        # Who has nodes now and found none keeps them: the others are placed beside it.
+        staying = {}
+        for index, answer in found.items():
+            if isinstance(answer, VnumaError):
+                answers[index] = answer
+                holding = _defined(requests[index].definition, host)
+                if holding.is_on_nodes:
+                    staying[index] = holding
+        if not staying:
+            break
+        taken.update(staying)
+        applicants = {index: one for index, one in applicants.items() if index not in staying}
+    for index, answer in found.items():
+        if isinstance(answer, Placement):
             placements[index] = answer
     # All together once more, so that exclusive pins do not collide; who found no place stays.
     planned = [index for index in range(len(requests)) if index not in answers]
-    staying = [pins for index in answers for _vcpu, pins in requests[index].guest.vcpu_pins]
+    kept = [pins for index in answers for _vcpu, pins in requests[index].guest.vcpu_pins]
     layouts = plan_guests(
         [(guests[index], requests[index].policy) for index in planned],
         host,
-        in_use | exclusive_cpus(host, staying),
+        in_use | exclusive_cpus(host, kept),
         {
             position: placements[index].nodes
             for position, index in enumerate(planned)

@@ -100,7 +100,8 @@ def place_guests(
     gain = ""
     if rebalance and staying:
         fresh = _plan(cases, [], site)
-        gain = _gain(cases, plan, fresh)
+        # Nobody who has a place loses it for others.
+        gain = _gain(cases, plan, fresh) if fresh.nodes.keys() >= set(staying) else ""
         if gain:
             moves = _moves(cases, fresh)
             plan, staying = fresh, []

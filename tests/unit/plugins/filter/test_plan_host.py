@@ -74,6 +74,19 @@ def test_one_without_a_place_is_named() -> None:
     assert "cannot hold it, even without other guests" in error["msg"]
 
 
+def test_who_finds_no_place_keeps_what_it_has() -> None:
+    """It is on all nodes by an older policy: the others are placed beside it."""
+    (wide,) = plan_host([guest("wide", 40, 8)], CAPABILITIES, threads=1)["guests"]
+    others = [guest(f"g{number}", 15, 4) for number in range(9)]
+    plan = plan_host([wide["definition"], *others], CAPABILITIES, nodes="auto", auto_nodes="0-3")
+    assert "wide" in {error["name"] for error in plan["errors"]}
+    # Five of the fifteen cores of each node are still its own.
+    assert plan["guests"] == []
+    small = [guest(f"s{number}", 10, 4) for number in range(4)]
+    plan = plan_host([wide["definition"], *small], CAPABILITIES, nodes="auto", auto_nodes="0-3")
+    assert len(plan["guests"]) == 4
+
+
 @pytest.mark.parametrize(
     ("definitions", "options", "sentence"),
     [
