@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 
 import platforms
@@ -60,3 +61,15 @@ def test_every_platform_has_a_root_of_its_own() -> None:
     folders = {platform.folder for platform in PLATFORMS.values()}
     assert None not in folders
     assert len(folders) == len(PLATFORMS) == 5
+
+
+def test_the_readme_shows_what_passed() -> None:
+    """The table is that of the last run of all, on every platform, and nothing failed in it."""
+    record = json.loads(platforms.RECORD.read_text())
+    readme = platforms.README.read_text()
+    assert platforms.with_table(readme, record) == readme
+    assert [row["name"] for row in record["platforms"]] == list(PLATFORMS)
+    for row in record["platforms"]:
+        assert row["failed"] == 0, row["name"]
+        assert row["passed"] > 90, row["name"]
+        assert all(reason for reason in row["not_run"]), row["name"]
