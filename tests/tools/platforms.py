@@ -6,7 +6,7 @@
 
 Each is a root (tests/lab/root.py) with the libvirt, QEMU and Python of the managed host; the
 controller is this machine, and reaches it by ssh. What each printed is in build/platforms. A run of
-all of them writes docs/platforms.json, and its table into the README.
+all of them writes tests/platforms.json, and its table into the README.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from errors import LabError
 from root import PLATFORMS, Platform, Versions
 
 LOGS = trees.BUILD / "platforms"
-RECORD = PROJECT / "docs/platforms.json"
+RECORD = PROJECT / "tests/platforms.json"
 README = PROJECT / "README.md"
 #: Between these, the README has what the last run of all of them wrote.
 BEGIN, END = "<!-- platforms: begin -->\n", "<!-- platforms: end -->\n"
