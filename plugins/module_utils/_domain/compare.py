@@ -150,7 +150,6 @@ def cell_placements(definition: Definition, host: Host) -> list[CellPlacement]:
         DomainError: when the definition cannot be read.
     """
     state = definition.state
-    node_of = {cpu: node.id for node in host.nodes for cpu in node.cpus}
     if state.cells:
         places = [CellPlacement(cell.id, cell.vcpus, cell.memory_kib) for cell in state.cells]
     else:
@@ -161,7 +160,7 @@ def cell_placements(definition: Definition, host: Host) -> list[CellPlacement]:
         whole = state.memory_binding or Binding("none", ())
         binding = whole if place.cell is None else state.cell_bindings.get(place.cell, whole)
         pins = [state.vcpu_pins.get(vcpu, ()) for vcpu in place.vcpus]
-        pinned = {node_of[cpu] for cpus in pins for cpu in cpus if cpu in node_of}
+        pinned = host.nodes_of(cpu for cpus in pins for cpu in cpus)
         home = binding.nodes or (tuple(sorted(pinned)) if pins and all(pins) else ())
         found.append(replace(place, mode=binding.mode, bound=binding.nodes, home=home))
     return found

@@ -246,7 +246,7 @@ def _look_ahead(
         # shut down for good one day would be taken for one that has to run again.
         update.ends_restart = begun and not update.restart_required
         # What a restart is needed for may be the memory alone; pins do not wait for it then.
-        if looks_the_same(live, after):
+        if not update.restart_required or looks_the_same(live, after):
             update.pins = live_pins(live, after, host)
     else:
         update.ends_restart = begun

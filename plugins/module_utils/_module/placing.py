@@ -61,7 +61,7 @@ def plan_with_placements(
                 guests[index] = applicants[index].guest
             except VnumaError as error:
                 answers[index] = error.for_guest(request.domain.name)
-                taken[index] = _defined(request.definition, host)
+                taken[index] = _taken_now(request, host)
     placements: dict[int, Placement] = {}
     while True:
         ledger = make_ledger(host, [*beside, *taken.values()])
@@ -72,7 +72,7 @@ def plan_with_placements(
         for index, answer in found.items():
             if isinstance(answer, VnumaError):
                 answers[index] = answer
-                holding = _defined(requests[index].definition, host)
+                holding = _taken_now(requests[index], host)
                 if holding.is_on_nodes:
                     staying[index] = holding
         if not staying:
@@ -124,7 +124,7 @@ def _applicant(request: Request, host: Host) -> Applicant:
     return Applicant(
         guest,
         request.policy,
-        current=_current_nodes(_defined(request.definition, host)),
+        current=_current_nodes(_taken_now(request, host)),
         was_placed=record is not None and recorded_policy(record).get("nodes") == AUTO,
         device_nodes=request.device_nodes,
     )
@@ -146,8 +146,13 @@ def _defined(definition: Definition, host: Host) -> Holding:
     return holding_by_definition(guest, definition.state, host)
 
 
+def _taken_now(request: Request, host: Host) -> Holding:
+    """Return what a guest takes by its definition of now; its figures have been read."""
+    return holding_by_definition(request.guest, request.definition.state, host)
+
+
 def _taken(request: Request, guest: Guest, answer: Layout | VnumaError, host: Host) -> Holding:
     if isinstance(answer, VnumaError):
-        return _defined(request.definition, host)
+        return _taken_now(request, host)
     is_exclusive = request.policy.pinning in EXCLUSIVE
     return holding_by_layout(guest, answer, host, is_exclusive)
