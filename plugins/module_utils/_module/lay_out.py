@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._domain.compare import is_up_to_date
-from .._domain.definition import Definition, wanted_of
+from .._domain.definition import Definition, read_guest, wanted_of
 from .._errors import VnumaError
 from .._model.domain import Domain
 from .._model.host import Host
@@ -42,6 +42,19 @@ def choose(
             policy = policy_from_options({**options, **overrides}) if overrides else shared
             wanted.append((match.domain, policy))
     return wanted
+
+
+def begin_update(
+    domain: Domain, policy: Policy, before: Definition, live: Definition | None, host: Host
+) -> GuestUpdate:
+    """Return a guest at the beginning of its way through a call.
+
+    Raises:
+        DomainError: when what the planner needs cannot be read.
+    """
+    present = policy.state == "present"
+    guest = read_guest(before, host.hugepage_default_kib) if present else None
+    return GuestUpdate(domain, policy, before, live, guest)
 
 
 def restore(updates: Sequence[GuestUpdate], result: PartitionResult) -> dict[str, Definition]:

@@ -20,7 +20,6 @@ from .._domain.definition import (
     is_ours,
     pci_devices,
     read_definition,
-    read_guest,
     secrets,
 )
 from .._errors import DomainError, HypervisorError, VnumaError
@@ -32,6 +31,7 @@ from .._model.placement import ledger_to_result
 from .._policy import AUTO, DEFAULTS
 from .common import errors_to_result, warn_once
 from .lay_out import (
+    begin_update,
     choose,
     is_placed_anew,
     make_requests,
@@ -123,11 +123,8 @@ def _plan(
     policies = dict(wanted)
     updates = []
     for domain, before, live in _each(result, reads):
-        policy = policies[domain]
         with result.collecting(domain):
-            present = policy.state == "present"
-            guest = read_guest(before, topology.hugepage_default_kib) if present else None
-            updates.append(GuestUpdate(domain, policy, before, live, guest))
+            updates.append(begin_update(domain, policies[domain], before, live, topology))
     result.in_call = frozenset(update.domain.uuid for update in updates)
     restored = restore(updates, result)
     devices = _device_nodes(hypervisor, updates)

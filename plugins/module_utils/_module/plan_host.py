@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .._domain.definition import Definition, read_definition, read_guest
+from .._domain.definition import Definition, read_definition
 from .._errors import DomainError
 from .._model.domain import Domain
 from .._model.host import Host
 from .._model.layout import layout_to_result
 from .._model.placement import ledger_to_result, placement_to_result
 from .common import errors_to_result
-from .lay_out import choose, make_requests, restore, write_layouts
+from .lay_out import begin_update, choose, make_requests, restore, write_layouts
 from .planning import Others, plan_requests
 from .update import GuestUpdate, PartitionResult
 
@@ -42,11 +42,8 @@ def plan_host(
     result = PartitionResult()
     updates = []
     for domain, policy in choose(list(definitions), entries, options, result):
-        before = definitions[domain]
         with result.collecting(domain):
-            present = policy.state == "present"
-            guest = read_guest(before, host.hugepage_default_kib) if present else None
-            updates.append(GuestUpdate(domain, policy, before, None, guest))
+            updates.append(begin_update(domain, policy, definitions[domain], None, host))
     restored = restore(updates, result)
     requested = make_requests(updates, {})
     planned = {update.domain for update, _request in requested}
