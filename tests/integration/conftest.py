@@ -8,6 +8,7 @@ ssh (tests/lab/root.py).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -191,6 +192,31 @@ def call(collections: Path, state_dir: Path, tmp_path: Path) -> Callable[..., Ru
         return adhoc.call(module, arguments, flags, python, environment, variables)
 
     return run
+
+
+def play_tasks(
+    libvirt: Libvirt, path: Path, collections: Path, tasks: list[dict[str, Any]], **keys: Any
+) -> str:
+    """Run a play on a host; fail with its output if it fails."""
+    play = {"hosts": "localhost", "gather_facts": False, **keys}
+    reached = {"ansible_python_interpreter": SYSTEM_PYTHON, **libvirt.variables}
+    play["vars"] = {**reached, **play.get("vars", {})}
+    book = path / "play.yml"
+    book.write_text(json.dumps([{**play, "tasks": tasks}]))
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(book)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(collections),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_HOME": str(path / "ansible"),
+        },
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def libvirt_of(uri: str) -> Libvirt:

@@ -5,43 +5,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import SYSTEM_PYTHON, Libvirt, Run
+from conftest import Libvirt, Run, play_tasks
 from guests import anuma
 
 Call = Callable[..., Run]
-
-
-def _play(
-    libvirt: Libvirt, path: Path, collections: Path, tasks: list[dict[str, Any]], **keys: Any
-) -> str:
-    """Run a play on a host; fail with its output if it fails."""
-    play = {"hosts": "localhost", "gather_facts": False, **keys}
-    reached = {"ansible_python_interpreter": SYSTEM_PYTHON, **libvirt.variables}
-    play["vars"] = {**reached, **play.get("vars", {})}
-    book = path / "play.yml"
-    book.write_text(json.dumps([{**play, "tasks": tasks}]))
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(book)],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(collections),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_HOME": str(path / "ansible"),
-        },
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def test_facts_of_the_rfc_host(rfc: Libvirt, call: Call) -> None:
@@ -86,7 +57,7 @@ def test_feeding_the_facts_back_gives_the_same_layout(rfc: Libvirt, call: Call) 
 
 def test_as_a_facts_module_of_gather_facts(rfc: Libvirt, collections: Path, tmp_path: Path) -> None:
     """gather_facts runs it beside setup, and its defaults come from the action group."""
-    output = _play(
+    output = play_tasks(
         rfc,
         tmp_path,
         collections,
@@ -122,7 +93,7 @@ def test_filter_gives_what_the_module_defines(
         host = rfc.virsh("capabilities")
     (tmp_path / "anuma.xml").write_text(anuma().replace("check='none'", "check='numa'"))
     out = tmp_path / "out.xml"
-    _play(
+    play_tasks(
         rfc,
         tmp_path,
         collections,

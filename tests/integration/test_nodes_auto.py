@@ -7,8 +7,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import guestboot
 import pytest
 import sysfs
-from conftest import HOSTS, Libvirt, Run
+from conftest import HOSTS, Libvirt, Run, play_tasks
 from fakehost import FakeHost
 from guests import anuma
 from lxml import etree
@@ -331,7 +329,7 @@ def test_the_filter_gives_the_modules_answer(
     arguments = _arguments(rfc, layouts="complete", cpu_overcommit=2)
     said = call("vnuma_partition", arguments, "--check").result
     texts = list(rfc.dumps(guests).values())
-    planned = _filtered({"texts": texts, "host": host}, collections, tmp_path)
+    planned = _filtered(rfc, {"texts": texts, "host": host}, collections, tmp_path)
     for part in ("placement", "layout"):
         assert {one["name"]: one[part] for one in planned["guests"]} == {
             one["name"]: one[part] for one in said["guests"]
@@ -340,33 +338,13 @@ def test_the_filter_gives_the_modules_answer(
     assert planned["ledger"]["nodes"] == said["ledger"]["nodes"]
 
 
-def _filtered(variables: dict[str, Any], collections: Path, folder: Path) -> dict[str, Any]:
+def _filtered(
+    libvirt: Libvirt, variables: dict[str, Any], collections: Path, folder: Path
+) -> dict[str, Any]:
     """Return what the filter makes of texts and host in a play."""
     expression = "{{ texts | kvm.vnuma.plan_host(host, nodes='auto', cpu_overcommit=2) | to_json }}"
-    play = {
-        "name": "Plan",
-        "hosts": "localhost",
-        "connection": "local",
-        "gather_facts": False,
-        "vars": {**variables, "ansible_python_interpreter": sys.executable},
-        "tasks": [
-            {"ansible.builtin.copy": {"content": expression, "dest": f"{folder}/plan.json"}},
-        ],
-    }
-    book = folder / "filtered.json"
-    book.write_text(json.dumps([play]))
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(book)],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(collections),
-            "ANSIBLE_HOME": str(folder / "ansible"),
-        },
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    write = {"content": expression, "dest": f"{folder}/plan.json"}
+    play_tasks(libvirt, folder, collections, [{"ansible.builtin.copy": write}], vars=variables)
     plan = json.loads((folder / "plan.json").read_text())
     assert isinstance(plan, dict)
     return plan
