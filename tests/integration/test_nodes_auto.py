@@ -294,6 +294,8 @@ def test_a_running_guest(lab: Callable[..., Libvirt], call: Call, tmp_path: Path
         "uri": libvirt.uri,
         "guests": [{"name": "guest"}],
         "nodes": "auto",
+        "auto_nodes": "0",
+        "memory_mode": "restrictive",
         "reserved_memory_mib": 0,
     }
     # Without a binding there are pins alone: no restart is asked for.
@@ -316,6 +318,13 @@ def test_a_running_guest(lab: Callable[..., Libvirt], call: Call, tmp_path: Path
         first.packages,
     )
     assert not call("vnuma_partition", arguments).result["changed"]
+    # Its memory could move while it runs, had this machine a cgroup for it: then it waits.
+    run = call("vnuma_partition", {**arguments, "auto_nodes": "1"})
+    assert not run.failed, run.msg
+    assert run.result["restart_required"] == ["guest"]
+    (warning,) = run.result["guests"][0]["warnings"]
+    assert "could not move its memory live: " in warning
+    assert "<memory mode='restrictive' nodeset='1'/>" in libvirt.dump("guest")
     libvirt.clear()
 
 

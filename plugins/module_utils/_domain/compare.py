@@ -111,6 +111,23 @@ def live_pins(live: Definition, persistent: Definition, host: Host) -> list[Live
     return changes
 
 
+def memory_move(live: Definition, persistent: Definition) -> Ids:
+    """Return the host nodes that a running guest's memory is to be moved to, () where it is not.
+
+    libvirt moves the memory of a running guest only where that was started with mode
+    ``restrictive``, by its cgroup, and all of it to the same nodes (qemuDomainSetNumaParamsLive,
+    src/qemu/qemu_driver.c). So it is where the bindings of the cells are none, and nothing but the
+    nodes differs; everything else waits for a cold start.
+    """
+    now, then = fixed_at_start(live), fixed_at_start(persistent)
+    first, second = now.memory_binding, then.memory_binding
+    if first is None or second is None or now.cell_bindings or first.nodes == second.nodes:
+        return ()
+    movable = first.mode == "restrictive" and first.placement == second.placement == "static"
+    same = replace(now, memory_binding=replace(first, nodes=second.nodes)) == then
+    return second.nodes if movable and same else ()
+
+
 def fixed_at_start(definition: Definition) -> ManagedState:
     """Return what no change of a running guest reaches, as it would read once started.
 

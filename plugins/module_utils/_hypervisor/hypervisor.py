@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .._cpuset import whole_number
+from .._cpuset import format_cpuset, whole_number
 from .._domain.capabilities import parse_capabilities
 from .._domain.definition import device_name, read_definition
 from .._domain.xml import parse_xml
@@ -307,6 +307,17 @@ class Hypervisor:
                 handle.pinIOThread(number, mask, live)
             else:
                 handle.pinEmulator(mask, live)
+
+    def move_memory(self, domain: Domain, nodes: Ids) -> None:
+        """Move the memory of a running guest to host nodes, in its live state only.
+
+        Args:
+            domain: the guest; it was started with a binding of mode ``restrictive``.
+            nodes: ids.
+        """
+        wanted = {libvirt.VIR_DOMAIN_NUMA_NODESET: format_cpuset(nodes)}
+        with self._connection.errors("move its memory live", domain.name):
+            self._handle(domain).setNumaParameters(wanted, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def _define_validated(self, xml: str) -> None:
         """Define with validation; the first time on a connection, one alone.

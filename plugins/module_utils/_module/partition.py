@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ansible.module_utils.basic import AnsibleModule
 
-from .._domain.compare import live_pins, looks_the_same, needs_restart
+from .._domain.compare import live_pins, looks_the_same, memory_move, needs_restart
 from .._domain.definition import (
     Definition,
     is_ours,
@@ -238,7 +238,8 @@ def _look_ahead(
         update.restart_required = begun
         update.drops_image = _has_outdated_image(hypervisor, update, after, safeguards)
     elif is_ours(live, update.before, after):
-        update.restart_required = needs_restart(live, after)
+        update.memory_nodes = memory_move(live, after)
+        update.restart_required = not update.memory_nodes and needs_restart(live, after)
         # Whoever began to restart it, it runs as it should: were the note to stay, a guest that is
         # shut down for good one day would be taken for one that has to run again.
         update.ends_restart = begun and not update.restart_required
@@ -247,7 +248,8 @@ def _look_ahead(
             update.pins = live_pins(live, after, host)
     else:
         update.ends_restart = begun
-    update.changed = update.redefines or update.drops_image or bool(update.pins)
+    changes_live = bool(update.pins or update.memory_nodes)
+    update.changed = update.redefines or update.drops_image or changes_live
 
 
 def _has_outdated_image(
@@ -268,7 +270,7 @@ def _has_outdated_image(
 
 
 def _apply(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards) -> GuestUpdate:
-    """Carry out what was found out: define, verify, drop the image, pin."""
+    """Carry out what was found out: define, verify, drop the image, move, pin."""
     domain = update.domain
     if update.redefines:
         _define(hypervisor, update, safeguards)
@@ -277,14 +279,28 @@ def _apply(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards) 
         hypervisor.drop_saved(domain)
     if update.ends_restart:
         safeguards.state_dir.end_restart(domain.uuid)
-    for pin in update.pins:
-        try:
-            hypervisor.pin(domain, pin.field, pin.number, pin.cpus)
-        except HypervisorError as error:
-            update.restart_required = True
-            update.warnings.append(f"{error.message} The new pins take effect at its next start.")
-            break
+    _change_live(hypervisor, update)
     return update
+
+
+def _change_live(hypervisor: Hypervisor, update: GuestUpdate) -> None:
+    """Change in the running guest what can be; what is refused there waits for its next start."""
+    domain = update.domain
+    try:
+        if update.memory_nodes:
+            hypervisor.move_memory(domain, update.memory_nodes)
+    except HypervisorError as error:
+        _leave_to_restart(update, f"{error.message} It moves at its next start.")
+    try:
+        for pin in update.pins:
+            hypervisor.pin(domain, pin.field, pin.number, pin.cpus)
+    except HypervisorError as error:
+        _leave_to_restart(update, f"{error.message} The new pins take effect at its next start.")
+
+
+def _leave_to_restart(update: GuestUpdate, warning: str) -> None:
+    update.restart_required = True
+    update.warnings.append(warning)
 
 
 def _define(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards) -> None:

@@ -18,7 +18,7 @@ from .._domain.state import managed_text
 from .._errors import VnumaError
 from .._model.domain import Domain
 from .._model.guest import Guest
-from .._model.layout import Layout, layout_to_result
+from .._model.layout import Ids, Layout, layout_to_result
 from .._model.placement import Ledger, Placement, placement_to_result
 from .._policy import Policy
 from .state_dir import StateDir
@@ -44,6 +44,7 @@ class GuestUpdate:
         drops_image: whether its managed-save image has to go, which has an old layout.
         ends_restart: whether the note of a begun restart has to go, since it runs as it should.
         pins: to be set in the running guest.
+        memory_nodes: host nodes to move the memory of the running guest to, () where it stays.
         changed: whether something is, or would be, changed.
         restart_required: whether the running guest differs from it, or a restart was cut short.
         warnings: sentences about this guest.
@@ -61,6 +62,7 @@ class GuestUpdate:
     drops_image: bool = False
     ends_restart: bool = False
     pins: list[LivePin] = field(default_factory=list)
+    memory_nodes: Ids = ()
     changed: bool = False
     restart_required: bool = False
     warnings: list[str] = field(default_factory=list)

@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.compare import (
     LivePin,
     live_pins,
+    memory_move,
     needs_restart,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
@@ -66,6 +67,39 @@ def test_needs_restart(live: str, persistent: str, arch: str, needed: bool) -> N
     """Cells, topology and bindings do; pins, and what libvirt only writes differently, do not."""
     both = [read_definition(_domain(text, arch)) for text in (live, persistent)]
     assert needs_restart(*both) is needed
+
+
+def _bound(nodeset: str, mode: str = "restrictive", more: str = "", cells: str = "") -> str:
+    binding = f"<numatune><memory mode='{mode}' nodeset='{nodeset}'/>{more}</numatune>"
+    return _domain(f"{binding}<cpu>{cells}</cpu>")
+
+
+_MEMNODE = "<memnode cellid='0' mode='restrictive' nodeset='{}'/>"
+
+
+@pytest.mark.parametrize(
+    ("live", "persistent", "nodes"),
+    [
+        (_bound("0"), _bound("1"), (1,)),
+        (_bound("0"), _bound("0"), ()),
+        (_bound("0", "strict"), _bound("1", "strict"), ()),
+        (_bound("0", "strict"), _bound("1"), ()),
+        (_bound("0"), _bound("1", "strict"), ()),
+        (_domain(), _bound("1"), ()),
+        (_bound("0"), _domain(), ()),
+        # Own cells that nothing binds one by one go where the guest goes.
+        (_bound("0", cells=CELLS.format(1024)), _bound("1", cells=CELLS.format(1024)), (1,)),
+        (_bound("0", cells=CELLS.format(1024)), _bound("1", cells=CELLS.format(2048)), ()),
+        (
+            _bound("0", more=_MEMNODE.format(0), cells=CELLS.format(1024)),
+            _bound("1", more=_MEMNODE.format(1), cells=CELLS.format(1024)),
+            (),
+        ),
+    ],
+)
+def test_memory_that_moves_live(live: str, persistent: str, nodes: tuple[int, ...]) -> None:
+    """Where libvirt can, and only where nothing else waits for a cold start."""
+    assert memory_move(read_definition(live), read_definition(persistent)) == nodes
 
 
 def test_placement_alone_needs_no_restart() -> None:

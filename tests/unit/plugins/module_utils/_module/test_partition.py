@@ -58,8 +58,8 @@ class FakeHypervisor:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     reads: dict[str, int] = field(default_factory=dict)
 
-    def host(self) -> Host:
-        """The topology."""
+    def host(self, with_free: bool = False) -> Host:
+        """The topology; what is free of it nobody knows."""
         return self.topology
 
     def domains(self) -> list[Domain]:
@@ -109,6 +109,10 @@ class FakeHypervisor:
         if self.refuse_pins:
             raise HypervisorError("libvirt could not pin it live: no.", guest=domain.name)
         self.calls.append(("pin", domain.name, what, number, cpus))
+
+    def move_memory(self, domain: Domain, nodes: tuple[int, ...]) -> None:
+        """Move the memory of a running guest."""
+        self.calls.append(("move", domain.name, nodes))
 
 
 Call = Callable[..., PartitionResult]
@@ -360,6 +364,20 @@ def test_pins_change_live(fake: FakeHypervisor, call: Call) -> None:
         ("pin", "anuma", "vcpu_pins", 1, (120,)),
     ]
     assert len(pins) == 16
+
+
+def test_memory_moves_live(fake: FakeHypervisor, call: Call) -> None:
+    """Where libvirt can, no restart is asked for; in check mode it is only said."""
+    fake.persistent = {"anuma": _xml("anuma", vcpus=8)}
+    options = {"nodes": "auto", "memory_mode": "restrictive"}
+    call(auto_nodes="0", **options)
+    fake.live["anuma"] = fake.persistent["anuma"]
+    (said,) = call(auto_nodes="1", **options, write=False).updates
+    assert (said.changed, said.restart_required, fake.calls) == (True, False, [])
+    (done,) = call(auto_nodes="1", **options).updates
+    assert (done.changed, done.restart_required) == (True, False)
+    assert [one[0] for one in fake.calls] == ["define", "move", *["pin"] * 8]
+    assert ("move", "anuma", (1,)) in fake.calls
 
 
 def test_pins_that_cannot_change_live_wait(fake: FakeHypervisor, call: Call) -> None:
