@@ -22,6 +22,8 @@ options:
     description:
       - Host nodes to use, V(all), V(auto) or a nodeset such as V(0-3,^2).
       - V(all) means every node with online pCPUs and memory. The others are named in the warnings.
+      - A nodeset may name nodes with pCPUs and without memory. Memory of such a node's cell is
+        bound to the nearest node that has some, and the distances inside say so.
       - V(auto) chooses the fewest nodes that can hold the guest, and the nearest of these, beside
         all other guests of the host, whether they run or are off. A guest that is placed stays. On
         one node a guest gets pins and a memory binding, and keeps its own CPU topology and cells,
@@ -76,6 +78,26 @@ options:
         for a guest that O(nodes=auto) puts on one node.
       - There may be more cells than nodes; cell C(i) is backed by chosen node C(i mod n).
     type: int
+  vcpus:
+    description:
+      - vCPUs that the guest is to have at most, all of them split over its cells anew. By default
+        it keeps those that it has.
+      - Where all vCPUs are online at boot, all will be. Where some are left for hotplug, those that
+        are online stay so, and new ones are offline.
+      - Leaving it out later changes nothing; O(state=absent) restores the number from before it was
+        first set.
+    type: int
+    version_added: 1.1.0
+  memory:
+    description:
+      - Memory that the guest's cells are to share, as an integer with a unit such as V(32 GiB);
+        split over the cells anew. Memory devices (DIMMs) come on top of it. By default the guest
+        keeps what it has.
+      - A guest that is ballooned to less than it has stays at that; every other one gets all of it.
+      - Leaving it out later changes nothing; O(state=absent) restores the size from before it was
+        first set.
+    type: str
+    version_added: 1.1.0
   distribution:
     description:
       - How vCPUs are assigned to the cells.
@@ -87,6 +109,15 @@ options:
     type: str
     choices: [contiguous, interleave, round_robin]
     default: contiguous
+  split:
+    description:
+      - How large the cells are. V(even) makes them equal. V(proportional) splits vCPUs by the
+        usable cores of the host nodes and memory by their memory (hugepages by their pools), in
+        whole cores and granules, for hosts with nodes of unequal size.
+    type: str
+    choices: [even, proportional]
+    default: even
+    version_added: 1.1.0
   threads:
     description:
       - Threads of a guest core, V(auto) or a number.
@@ -96,10 +127,11 @@ options:
   pinning:
     description:
       - What each vCPU is pinned to.
-      - V(node) is every online, unreserved pCPU of its cell's host node.
+      - V(node) is every online, unreserved pCPU of its cell's host node, without isolated ones
+        (C(isolcpus=)), over which the host's scheduler does not spread threads.
       - V(core) pins the threads of a guest core to the sibling threads of one host core, and V(cpu)
         pins every vCPU to a pCPU of its own. No two guests of the host share those, and a guest
-        whose pins are right already keeps them.
+        whose pins are right already keeps them. Isolated pCPUs are taken first.
       - V(none) leaves the vCPUs unpinned.
     type: str
     choices: [node, core, cpu, none]
@@ -128,13 +160,16 @@ options:
     default: none
   iothread_pinning:
     description:
-      - V(nodes) pins the iothreads to the chosen nodes in turn; V(none) leaves them as they are.
+      - What the iothreads are pinned to. V(none) leaves that as it is, V(nodes) is the pCPUs of the
+        chosen nodes in turn, and a cpuset such as V(0-1) is taken as given for all of them.
+      - Beside O(pinning=core) and O(pinning=cpu), V(nodes) means those pCPUs of the nodes that no
+        vCPU owns, O(reserved_cpus) included.
     type: str
-    choices: [none, nodes]
     default: none
   reserved_cpus:
     description:
-      - pCPUs that no vCPU is ever pinned to, as a cpuset such as V(0,120).
+      - pCPUs that no vCPU is ever pinned to, as a cpuset such as V(0,120). V(isolated), alone or in
+        such a list, means those that the host's kernel isolates.
     type: str
   cpu_mode:
     description:

@@ -72,6 +72,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import LXML_
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_from_facts
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.sizing import resized
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 
 
@@ -101,7 +102,7 @@ def partition_domain(xml: Any, host: Any, **options: Any) -> str:
         if policy.state == "absent":
             return restored(definition).definition.text
         topology = parse_capabilities(host) if isinstance(host, str) else host_from_facts(host)
-        guest = read_guest(definition, topology.hugepage_default_kib)
+        guest = resized(read_guest(definition, topology.hugepage_default_kib), policy)
         layout = plan(guest, topology, policy)
         edit = partitioned(definition, layout, policy)
     except VnumaError as error:

@@ -16,6 +16,10 @@ from ._cpuset import (
     whole_number,
 )
 from ._errors import CpusetError, PolicyError
+from ._size import parse_size_kib, show_size
+
+#: Most vCPUs of a definition: an unsigned short (countCPU, src/conf/schemas/domaincommon.rng).
+MAX_VCPUS = 65535
 
 #: QEMU's MAX_NODES (include/sysemu/numa.h): a definition with more is accepted, and cannot start.
 MAX_CELLS = 128
@@ -27,10 +31,10 @@ MAX_OVERCOMMIT = 64
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "state": ("present", "absent"),
     "distribution": ("contiguous", "interleave", "round_robin"),
+    "split": ("even", "proportional"),
     "pinning": ("node", "core", "cpu", "none"),
     "memory_mode": ("strict", "preferred", "restrictive", "none"),
     "distances": ("host", "none"),
-    "iothread_pinning": ("none", "nodes"),
     "cpu_mode": ("keep", "host-passthrough"),
     "remainder": ("spread", "fail"),
     "placement": ("pack", "spread"),
@@ -39,6 +43,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 #: What ``nodes`` is, checked: one of the words, or node ids, ascending.
 Nodes = Union[str, tuple[int, ...]]
 ALL, AUTO = "all", "auto"
+#: Among ``reserved_cpus``: those that the host's kernel isolates.
+ISOLATED = "isolated"
+_RESERVED_FORM = "a cpuset such as '0-1,8', 'isolated', or both with a comma"
 
 #: Every policy option, with its default as the user writes it.
 DEFAULTS: Mapping[str, str | None] = {
@@ -50,7 +57,10 @@ DEFAULTS: Mapping[str, str | None] = {
     "reserved_memory_mib": "1024",
     "cells": None,
     "threads": "auto",
+    "vcpus": None,
+    "memory": None,
     "emulator_pinning": "none",
+    "iothread_pinning": "none",
     "reserved_cpus": None,
 }
 
@@ -70,13 +80,17 @@ class Policy:
         device_locality: whether the nodes of passed-through PCI devices decide.
         cells: number of guest cells, None for one per chosen node.
         distribution: how vCPUs are assigned to cells.
+        split: whether cells are of equal size, or in proportion to their host nodes.
+        vcpus: vCPUs that the guest is to have, None for those that it has.
+        memory_kib: memory that its cells are to share in KiB, None for what they have.
         threads: threads per guest core, None for the host's where whole cores fit.
         pinning: what a vCPU is pinned to.
         memory_mode: mode of the memory binding, ``none`` for no binding.
         distances: where the distance matrix comes from.
         emulator_pinning: ``none`` leaves it, ``nodes``, or the cpuset as pCPU ids.
-        iothread_pinning: ``none`` leaves it, or ``nodes``.
-        reserved_cpus: pCPUs that nothing is pinned to.
+        iothread_pinning: ``none`` leaves it, ``nodes``, or the cpuset as pCPU ids.
+        reserved_cpus: pCPUs that no vCPU is pinned to.
+        reserves_isolated: whether the host's isolated pCPUs are reserved too.
         cpu_mode: ``keep``, or the ``<cpu mode>`` to set.
         remainder: whether vCPUs and memory may be split unevenly.
     """
@@ -91,13 +105,17 @@ class Policy:
     device_locality: str = "prefer"
     cells: int | None = None
     distribution: str = "contiguous"
+    split: str = "even"
+    vcpus: int | None = None
+    memory_kib: int | None = None
     threads: int | None = None
     pinning: str = "node"
     memory_mode: str = "strict"
     distances: str = "host"
     emulator_pinning: str | tuple[int, ...] = "none"
-    iothread_pinning: str = "none"
+    iothread_pinning: str | tuple[int, ...] = "none"
     reserved_cpus: tuple[int, ...] = ()
+    reserves_isolated: bool = False
     cpu_mode: str = "keep"
     remainder: str = "spread"
 
@@ -121,6 +139,7 @@ def policy_from_options(options: Mapping[str, Any]) -> Policy:
     chosen = {
         option: _choice(option, given.get(option, values[0])) for option, values in CHOICES.items()
     }
+    reserved_cpus, reserves_isolated = _reserved(given.get("reserved_cpus"))
     return Policy(
         **chosen,
         nodes=_nodes(given.get("nodes", ALL)),
@@ -132,10 +151,12 @@ def policy_from_options(options: Mapping[str, Any]) -> Policy:
         reserved_memory_mib=_mebibytes(given.get("reserved_memory_mib", 1024)),
         cells=None if "cells" not in given else _count("cells", given["cells"], MAX_CELLS),
         threads=_threads(given.get("threads", "auto")),
-        emulator_pinning=_emulator(given.get("emulator_pinning", "none")),
-        reserved_cpus=_set("reserved_cpus", given["reserved_cpus"])
-        if given.get("reserved_cpus") not in (None, "", [])
-        else (),
+        vcpus=None if "vcpus" not in given else _count("vcpus", given["vcpus"], MAX_VCPUS),
+        memory_kib=None if "memory" not in given else _memory(given["memory"]),
+        emulator_pinning=_pinning("emulator_pinning", given.get("emulator_pinning", "none")),
+        iothread_pinning=_pinning("iothread_pinning", given.get("iothread_pinning", "none")),
+        reserved_cpus=reserved_cpus,
+        reserves_isolated=reserves_isolated,
     )
 
 
@@ -149,10 +170,11 @@ def policy_to_record(policy: Policy) -> dict[str, str]:
         "reserved_memory_mib": str(policy.reserved_memory_mib),
         "cells": None if policy.cells is None else str(policy.cells),
         "threads": "auto" if policy.threads is None else str(policy.threads),
-        "emulator_pinning": policy.emulator_pinning
-        if isinstance(policy.emulator_pinning, str)
-        else format_cpuset(policy.emulator_pinning),
-        "reserved_cpus": format_cpuset(policy.reserved_cpus) or None,
+        "vcpus": None if policy.vcpus is None else str(policy.vcpus),
+        "memory": None if policy.memory_kib is None else show_size(policy.memory_kib),
+        "emulator_pinning": _pinning_text(policy.emulator_pinning),
+        "iothread_pinning": _pinning_text(policy.iothread_pinning),
+        "reserved_cpus": reserved_text(policy),
         **{option: getattr(policy, option) for option in CHOICES},
     }
     return {
@@ -160,6 +182,14 @@ def policy_to_record(policy: Policy) -> dict[str, str]:
         for option, value in sorted(written.items())
         if value is not None and value != DEFAULTS[option]
     }
+
+
+def reserved_text(policy: Policy) -> str | None:
+    """Return ``reserved_cpus`` as the user writes it, None where there are none."""
+    parts = [ISOLATED] if policy.reserves_isolated else []
+    if policy.reserved_cpus:
+        parts.append(format_cpuset(policy.reserved_cpus))
+    return ",".join(parts) or None
 
 
 def _choice(option: str, value: object) -> str:
@@ -212,13 +242,37 @@ def _threads(value: object) -> int | None:
     return None if value == "auto" else _count("threads", value, 1024, "'auto' or ")
 
 
-def _emulator(value: object) -> str | tuple[int, ...]:
+def _memory(value: object) -> int:
+    size = parse_size_kib(str(value))
+    if not size:
+        raise PolicyError(
+            f"memory must be an integer with a unit, such as '32 GiB', not '{value}'."
+        )
+    return size
+
+
+def _pinning(option: str, value: object) -> str | tuple[int, ...]:
     if value in ("none", "nodes"):
         return str(value)
-    return _set("emulator_pinning", value, "'none', 'nodes' or a cpuset such as '0-1'")
+    return _set(option, value, "'none', 'nodes' or a cpuset such as '0-1'")
 
 
-def _set(option: str, value: object, form: str = "a cpuset such as '0-1,8'") -> tuple[int, ...]:
+def _pinning_text(value: str | tuple[int, ...]) -> str:
+    return value if isinstance(value, str) else format_cpuset(value)
+
+
+def _reserved(value: object) -> tuple[tuple[int, ...], bool]:
+    """Return the pCPUs that are reserved, and whether the isolated ones are too."""
+    if value in (None, "", []):
+        return (), False
+    parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    named = [part for part in parts if str(part).strip() != ISOLATED]
+    if len(named) == len(parts):
+        return _set("reserved_cpus", value, _RESERVED_FORM), False
+    return _set("reserved_cpus", named, _RESERVED_FORM) if named else (), True
+
+
+def _set(option: str, value: object, form: str) -> tuple[int, ...]:
     # YAML makes ``nodes: 0`` an integer and ``nodes: [0, 1]`` a list; both mean what they say.
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     if isinstance(value, (bool, Mapping)):

@@ -20,8 +20,9 @@ description:
     named in the error; the others are handled and reported, and the task fails at the end.
   - Only C(vcpu@placement), C(cputune/vcpupin), C(numatune/memory), C(numatune/memnode),
     C(cpu/topology) and C(cpu/numa) are changed; and C(cputune/emulatorpin),
-    C(cputune/iothreadpin) and C(cpu@mode) where an option asks for it. Their content before the
-    first partition is kept in the guest's C(<metadata>), and O(state=absent) restores it.
+    C(cputune/iothreadpin), C(cpu@mode), C(vcpu), C(vcpus), C(memory) and C(currentMemory) where an
+    option asks for it. Their content before the first partition is kept in the guest's
+    C(<metadata>), and O(state=absent) restores it.
   - Never starts, stops or restarts a guest. The layout of a running guest changes at its next cold
     start; RV(restart_required) names the guests that wait for it. Where only pins differ, they are
     changed in the running guest too, and no restart is needed.
@@ -80,8 +81,17 @@ options:
       cells:
         description: Overrides O(cells).
         type: str
+      vcpus:
+        description: Overrides O(vcpus).
+        type: str
+      memory:
+        description: Overrides O(memory).
+        type: str
       distribution:
         description: Overrides O(distribution).
+        type: str
+      split:
+        description: Overrides O(split).
         type: str
       threads:
         description: Overrides O(threads).
@@ -186,6 +196,13 @@ EXAMPLES = r"""
     guests:
       - name: "*"
 
+- name: More vCPUs and memory for a guest, split over its cells anew
+  kvm.vnuma.vnuma_partition:
+    guests:
+      - name: db1
+        vcpus: 24
+        memory: 96 GiB
+
 - name: Undo it
   kvm.vnuma.vnuma_partition:
     state: absent
@@ -268,6 +285,14 @@ guests:
       description: The layout; null with O(state=absent).
       type: dict
       contains:
+        vcpus:
+          description: vCPUs that the guest has at most.
+          type: int
+          sample: 16
+        memory_kib:
+          description: Memory that its cells share in KiB, without memory devices.
+          type: int
+          sample: 67108864
         cells:
           description:
             - The guest's cells, by id; empty where O(nodes=auto) leaves it the cells of its own.
@@ -279,6 +304,10 @@ guests:
               type: int
             host_node:
               description: The host node that backs it; null on a host without topology.
+              type: int
+            memory_node:
+              description: The host node that its memory is bound to.
+              returned: where the host node that backs it has no memory
               type: int
             vcpus:
               description: Its vCPUs as a cpuset.
@@ -459,6 +488,8 @@ def main() -> None:
             for option, values in CHOICES.items()
         },
         "cells": {"type": "int"},
+        "vcpus": {"type": "int"},
+        "memory": {"type": "str"},
         "reserved_cpus": {"type": "str"},
         "auto_nodes": {"type": "str"},
         "widen": {"type": "bool", "default": False},

@@ -150,6 +150,19 @@ def test_fleet(hosts: dict[str, Libvirt], play: Play) -> None:
     assert _dumps(hosts) == before
 
 
+def test_grow(hosts: dict[str, Libvirt], play: Play) -> None:
+    """Larger, once; and as they were."""
+    before = _dumps(hosts)
+    play(EXAMPLES / "grow.yml", "--limit=kvm1")
+    for name in ("db1", "db2"):
+        text = hosts["kvm1"].dump(name)
+        assert f"<memory unit='KiB'>{96 << 20}</memory>" in text
+        assert "<vcpu placement='static'>24</vcpu>" in text
+    assert _changed(play(EXAMPLES / "grow.yml", "--limit=kvm1")) == 0
+    play(EXAMPLES / "revert.yml")
+    assert _dumps(hosts) == before
+
+
 def test_one_guest_that_does_not_fit_stops_the_fleet(hosts: dict[str, Libvirt], play: Play) -> None:
     """Nothing is written on any host before every guest of every host has a plan."""
     hosts["kvm2"].define(anuma("tiny", vcpus=1))

@@ -330,6 +330,26 @@ def test_converge_check_hold_and_revert(hosts: Hosts) -> None:
 
 
 @pytest.mark.slow
+def test_a_guest_that_was_grown_boots_with_its_new_cells(hosts: Hosts) -> None:
+    """Its own kernel sees more vCPUs and more memory in each cell, once the role restarted it."""
+    hosts.boot("kvm1", "a")
+    hosts.guests("kvm1", {"name": "a", "nodes": "0-1", "vcpus": 2, "memory": "300 MiB"})
+    assert not hosts.play({"roles": [ROLE], "hosts": "kvm1"}).failed
+    assert hosts.nodes_seen("a") == 2
+    small = guestboot.read_report(hosts.console("a"))
+    hosts.guests("kvm1", {"name": "a", "nodes": "0-1", "vcpus": 4, "memory": "448 MiB"})
+    run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
+    assert not run.failed, run.output
+    assert hosts.nodes_seen("a", 3) == 2
+    large = guestboot.read_report(hosts.console("a"))
+    assert [node.cpus for node in small.nodes.values()] == ["0", "1"]
+    assert [node.cpus for node in large.nodes.values()] == ["0-1", "2-3"]
+    for number, node in large.nodes.items():
+        assert node.memory_kib > small.nodes[number].memory_kib + 48 * 1024
+    assert hosts.play({"roles": [ROLE], "hosts": "kvm1"}).recap("kvm1")["changed"] == 0
+
+
+@pytest.mark.slow
 def test_never_reports_and_waits(hosts: Hosts) -> None:
     """The guests that wait are named on every run, and no run that has nothing to do is changed."""
     hosts.boot("kvm1", "a")

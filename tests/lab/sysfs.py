@@ -10,6 +10,8 @@ A host is a JSON file in tests/hosts:
     threads     SMT ways, 1 by default
     siblings    "split" (the k-th pCPU of each run, as Linux numbers x86) or "adjacent" (0,1 2,3)
     offline     pCPUs that are there, and offline
+    isolated    pCPUs that the kernel was told to isolate
+    capacities  {"0-7": 1024}: capacity of pCPUs of a hybrid processor
     pci         nodes of the machine's own PCI devices, by their order; these stand for the host's
     cpu         {"3": {"package", "die", "core", "siblings"}}: what differs for single pCPUs
 """
@@ -143,6 +145,10 @@ def _write_cpus(
     _write(folder / "present", format_list(set(cpus)))
     _write(folder / "possible", format_list(possible))
     _write(folder / "kernel_max", str(bits - 1))
+    _write(folder / "isolated", spec.get("isolated", ""))
+    for members, capacity in (spec.get("capacities") or {}).items():
+        for number in parse_list(members):
+            _write(folder / f"cpu{number}/cpu_capacity", str(capacity))
     for number, cpu in sorted(cpus.items()):
         place = folder / f"cpu{number}"
         _write(place / "online", str(int(number in online)))

@@ -9,13 +9,14 @@ from typing import Any
 
 from .._model.domain import Binding, ManagedState
 from .._model.host import Host
-from .._model.layout import Cell, CellPlacement, Ids, Layout
-from .._planner.distribution import DISTANCE_LOCAL, DISTANCE_REMOTE, granule_kib
+from .._model.layout import Cell, CellPlacement, Ids, Layout, MemorySize, VcpuCount
+from .._planner.distances import DISTANCE_LOCAL, DISTANCE_REMOTE
+from .._planner.memory import granule_kib
 from .._policy import Policy, policy_to_record
-from .definition import Definition, read_guest
+from .definition import Definition, devices_kib, read_guest
 from .managed import MANAGED
-from .record import original, recorded_policy
-from .xml import Element
+from .record import ORIGINAL, original, recorded_policy
+from .xml import Element, elements
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def needs_restart(live: Definition, persistent: Definition) -> bool:
         live: of the running guest.
         persistent: what it would be started with.
     """
-    return fixed_at_start(live) != fixed_at_start(persistent)
+    now, then = differ_at_start(live, persistent)
+    return now != then
 
 
 def looks_the_same(live: Definition, persistent: Definition) -> bool:
@@ -79,7 +81,7 @@ def looks_the_same(live: Definition, persistent: Definition) -> bool:
 
     Its pins belong to those then, and can be set while it runs.
     """
-    now, then = fixed_at_start(live), fixed_at_start(persistent)
+    now, then = differ_at_start(live, persistent)
     return all(
         getattr(now, element.field) == getattr(then, element.field)
         for element in MANAGED
@@ -119,7 +121,7 @@ def memory_move(live: Definition, persistent: Definition) -> Ids:
     src/qemu/qemu_driver.c). So it is where the bindings of the cells are none, and nothing but the
     nodes differs; everything else waits for a cold start.
     """
-    now, then = fixed_at_start(live), fixed_at_start(persistent)
+    now, then = differ_at_start(live, persistent)
     first, second = now.memory_binding, then.memory_binding
     if first is None or second is None or now.cell_bindings or first.nodes == second.nodes:
         return ()
@@ -128,11 +130,18 @@ def memory_move(live: Definition, persistent: Definition) -> Ids:
     return second.nodes if movable and same else ()
 
 
-def fixed_at_start(definition: Definition) -> ManagedState:
+def differ_at_start(first: Definition, second: Definition) -> tuple[ManagedState, ManagedState]:
+    """Return what no change of a running guest reaches, of two definitions of one guest."""
+    asked = _sizes(first, second)
+    return fixed_at_start(first, asked), fixed_at_start(second, asked)
+
+
+def fixed_at_start(definition: Definition, asked: frozenset[str]) -> ManagedState:
     """Return what no change of a running guest reaches, as it would read once started.
 
     Args:
         definition: of a guest, running or not.
+        asked: fields about its size that are compared, see `_sizes`.
     """
     state = definition.state
     # libvirt rounds cells up when it starts the guest, and shows the rounded size from then on.
@@ -145,6 +154,8 @@ def fixed_at_start(definition: Definition) -> ManagedState:
     comparable = state.cpu_mode in ("host-passthrough", "maximum")
     return replace(
         state,
+        vcpus=_vcpus_at_start(state) if "vcpus" in asked else None,
+        memory=_memory_at_start(definition, granule) if "memory" in asked else None,
         vcpu_placement="static",
         **dict[str, Any]({element.field: {} for element in MANAGED if element.live}),
         memory_binding=binding,
@@ -154,6 +165,38 @@ def fixed_at_start(definition: Definition) -> ManagedState:
             for cell in state.cells
         ),
     )
+
+
+def _sizes(*definitions: Definition) -> frozenset[str]:
+    """Return the fields about a guest's size that this collection has set in one of these.
+
+    Others are somebody else's: vCPUs may be plugged into a running guest, and its balloon moves.
+    """
+    kept = [
+        one
+        for definition in definitions
+        if definition.record is not None
+        for one in elements(definition.record, ORIGINAL)
+    ]
+    return frozenset(
+        element.field
+        for element in MANAGED
+        if element.stays and any(element.is_kept(one) for one in kept)
+    )
+
+
+def _vcpus_at_start(state: ManagedState) -> VcpuCount | None:
+    """Return how many vCPUs there are at most; which of them are online changes as it runs."""
+    return None if state.vcpus is None else replace(state.vcpus, online=())
+
+
+def _memory_at_start(definition: Definition, granule: int) -> MemorySize | None:
+    """Return how much memory a guest without cells starts with, as libvirt rounds it up."""
+    state = definition.state
+    if state.memory is None or state.cells:
+        return None
+    size = state.memory.total_kib - devices_kib(definition.root)
+    return MemorySize(-(-size // granule) * granule, 0)
 
 
 def cell_placements(definition: Definition, host: Host) -> list[CellPlacement]:
@@ -177,9 +220,17 @@ def cell_placements(definition: Definition, host: Host) -> list[CellPlacement]:
         whole = state.memory_binding or Binding("none", ())
         binding = whole if place.cell is None else state.cell_bindings.get(place.cell, whole)
         pins = [state.vcpu_pins.get(vcpu, ()) for vcpu in place.vcpus]
-        pinned = host.nodes_of(cpu for cpus in pins for cpu in cpus)
-        home = binding.nodes or (tuple(sorted(pinned)) if pins and all(pins) else ())
-        found.append(replace(place, mode=binding.mode, bound=binding.nodes, home=home))
+        on_nodes = host.nodes_of(cpu for cpus in pins for cpu in cpus)
+        pinned = tuple(sorted(on_nodes)) if pins and all(pins) else ()
+        found.append(
+            replace(
+                place,
+                mode=binding.mode,
+                bound=binding.nodes,
+                pinned=pinned,
+                home=binding.nodes or pinned,
+            )
+        )
     return found
 
 
@@ -199,18 +250,27 @@ def effective_layout(definition: Definition, host: Host) -> Layout:
     return Layout(
         cells=tuple(replace(cell, distances=_distances(cell)) for cell in state.cells),
         host_nodes=tuple(
-            place.home[0] if len(place.home) == 1 else None
+            _only(place.pinned if len(place.pinned) == 1 else place.home)
             for place, _cell in zip(found, state.cells)
         ),
         topology=state.topology,
         vcpu_pins=tuple(state.vcpu_pins.get(vcpu, ()) for vcpu in range(vcpus))
         if state.vcpu_pins
         else (),
+        memory_nodes=tuple(_only(place.home) for place, _cell in zip(found, state.cells)),
         memory_mode=modes.pop() if len(modes) == 1 else "mixed",
         nodeset=tuple(sorted({node for place in found for node in place.home})),
+        vcpus=state.vcpus,
+        memory=state.memory,
+        memory_kib=sum(place.memory_kib for place in found),
         emulator_pins=emulator[0] if emulator else None,
         iothread_pins=dict(sorted(iothreads.items())) if iothreads else None,
     )
+
+
+def _only(nodes: Ids) -> int | None:
+    """Return a single node, None for none or several."""
+    return nodes[0] if len(nodes) == 1 else None
 
 
 def _distances(cell: Cell) -> Ids:

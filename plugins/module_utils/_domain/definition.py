@@ -12,15 +12,12 @@ from .._errors import DomainError, VnumaError
 from .._model.domain import ManagedState
 from .._model.guest import Guest, HugepageUse
 from .._model.layout import Layout
-from .._policy import Policy
+from .._policy import MAX_VCPUS, Policy
 from .record import find_record
 from .state import own_state, read_state, wanted_state
 from .units import integer, kib, memory_kib
-from .validate import cell_references, conflicts
+from .validate import cell_references, conflicts, vcpu_references
 from .xml import Element, elements, parse_xml
-
-#: Most vCPUs of a definition: an unsigned short (countCPU, src/conf/schemas/domaincommon.rng).
-MAX_VCPUS = 65535
 
 # libvirt reads some elements in the first of their containers, and others in every one.
 _ONCE = (
@@ -122,7 +119,7 @@ def with_own_cells(guest: Guest, definition: Definition) -> Guest:
         own = definition.own_state
         return replace(
             guest,
-            own_threads=1 if own.topology is None else own.topology.threads,
+            own_topology=own.topology,
             own_cells=own.cells,
         )
     except VnumaError as error:
@@ -139,6 +136,11 @@ def wanted_of(definition: Definition, layout: Layout, policy: Policy) -> Managed
     return wanted_state(layout, policy, definition.state, own)
 
 
+def devices_kib(root: Element) -> int:
+    """Return the memory of all memory devices of a definition in KiB."""
+    return sum(memory_kib(size) for size in root.iterfind("devices/memory/target/size"))
+
+
 def secrets(root: Element) -> set[str]:
     """Return the passwords in a definition, so that they can be struck out of a message."""
     return {value for value in root.xpath("//@passwd | //@password | //@secret") if value}
@@ -149,10 +151,10 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
     for tag in _ONCE:
         if len(root.findall(tag)) > 1:
             raise DomainError(f"the definition has <{tag}> twice; keep one.")
-    vcpu, memory, cpu = root.find("vcpu"), root.find("memory"), root.find("cpu")
-    if vcpu is None or memory is None:
+    count, memory, cpu = state.vcpus, state.memory, root.find("cpu")
+    if count is None or memory is None:
         raise DomainError("the definition has no <vcpu> or no <memory>; add what is missing.")
-    vcpus = integer(vcpu.text, "<vcpu>")
+    vcpus = count.most
     if vcpus < 1:
         raise DomainError(f"<vcpu> must be at least 1, not {vcpus}.")
     if vcpus > MAX_VCPUS:
@@ -161,11 +163,11 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
         )
     # libvirt counts memory devices into <memory>, and lets cells override it
     # (virDomainDefPostParseMemory, src/conf/domain_postparse.c).
-    devices = sum(memory_kib(size) for size in root.iterfind("devices/memory/target/size"))
-    shared = sum(cell.memory_kib for cell in state.cells) or memory_kib(memory) - devices
+    devices = devices_kib(root)
+    shared = sum(cell.memory_kib for cell in state.cells) or memory.total_kib - devices
     if shared < 1:
         raise DomainError(
-            f"<memory> is {memory_kib(memory)} KiB, of which its memory devices have {devices} "
+            f"<memory> is {memory.total_kib} KiB, of which its memory devices have {devices} "
             "KiB; none is left for its cells; increase <memory>."
         )
     first = state.cells[0] if state.cells else None
@@ -175,6 +177,10 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
         arch=definition.arch,
         vcpus=vcpus,
         memory_kib=shared,
+        devices_kib=devices,
+        current_kib=memory.current_kib if memory.current_kib < shared + devices else None,
+        most_kib=_most_kib(root),
+        stated_kib=None if memory.total_kib == shared + devices else memory.total_kib - devices,
         hugepages=_hugepages(root, hugepage_default_kib),
         dimms=_dimms(root),
         iothread_ids=_iothread_ids(root),
@@ -187,13 +193,19 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
             for feature in elements(cpu, "feature")
         ),
         has_acpi=root.find("features/acpi") is not None,
-        online_vcpus=_online(root, vcpu, vcpus),
+        online_vcpus=count.online,
         cell_count=len(state.cells),
         memory_access=None if first is None else first.memory_access,
         discard=None if first is None else first.discard,
         cell_references=cell_references(root),
+        vcpu_references=vcpu_references(root),
         conflicts=conflicts(root, state),
     )
+
+
+def _most_kib(root: Element) -> int | None:
+    most = root.find("maxMemory")
+    return None if most is None else memory_kib(most)
 
 
 def _hugepages(root: Element, default_kib: int) -> tuple[HugepageUse, ...]:
@@ -266,14 +278,3 @@ def _iothread_ids(root: Element) -> tuple[int, ...]:
         ids.add(candidate)
         candidate += 1
     return tuple(sorted(ids))
-
-
-def _online(root: Element, vcpu: Element, vcpus: int) -> tuple[int, ...]:
-    listed = list(elements(root.find("vcpus"), "vcpu"))
-    if listed:
-        return tuple(
-            sorted(
-                integer(one.get("id"), "vcpu id") for one in listed if one.get("enabled") == "yes"
-            )
-        )
-    return tuple(range(integer(vcpu.get("current") or str(vcpus), "<vcpu current>")))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .._errors import DomainError, VnumaError
 from .._model.domain import ManagedState
@@ -31,6 +31,7 @@ from .record import (
     original,
     recorded_policy,
 )
+from .size import MEMORY
 from .state import read_state
 from .validate import check_outgrown
 from .xml import Element, elements, etree, insert_after, remove, to_text
@@ -89,9 +90,13 @@ def restored(definition: Definition) -> Edit:
         if root.find("vcpu") is None:
             raise DomainError("the definition has no <vcpu>; add it.")
         for element in MANAGED:
-            if not element.option or element.option in applied:
+            if not element.option or element.option in applied or element.is_kept(kept):
                 element.restore(root, kept)
-        check_outgrown(root, definition.arch, definition.state, read_state(root))
+        before = definition.state
+        if MEMORY.is_kept(kept):
+            # Another size was asked for, and goes with the cells that have it.
+            before = replace(before, cells=())
+        check_outgrown(root, definition.arch, before, read_state(root))
         drop_empty_containers(root, created_containers(kept))
         _drop_record(record)
         return Edit(Definition(to_text(root, definition.text), root), changed=True)
@@ -109,7 +114,8 @@ def lost_elements(before: Definition, after: Definition) -> list[str]:
 
     The CPU's own attributes, model and vendor are left out: the policy may set the mode.
     """
-    lost = _unmanaged(before.root) - _unmanaged(after.root)
+    asked = _options_in_use(before).union(_options_in_use(after))
+    lost = _unmanaged(before.root, asked) - _unmanaged(after.root, asked)
     return sorted({path for path, _name, _value in lost})
 
 
@@ -125,14 +131,15 @@ def _write(root: Element, wanted: ManagedState, policy: Policy) -> None:
     for element in MANAGED:
         value = getattr(wanted, element.field)
         if not element.option or element.option in after:
-            if is_first or (element.option and element.option not in before):
+            is_new = is_first or (element.option and element.option not in before)
+            if is_new and not element.is_kept(kept):
                 element.keep(root, kept)
             if element.option and not value:
                 # Nothing to pin to: what stood before.
                 element.restore(root, kept)
             elif element.read(root) != value:
                 element.write(root, value)
-        elif element.option in before:
+        elif element.option in before and not element.stays:
             element.restore(root, kept)
             element.forget(kept)
     if has_rfc_switch(root):
@@ -194,9 +201,31 @@ def _meaning(element: Element | None) -> tuple[object, ...] | None:
     )
 
 
-def _unmanaged(root: Element) -> Counter[tuple[str, str, str]]:
-    """Return everything that is not managed, as (path, attribute, value)."""
-    managed = {path for element in MANAGED for path in element.paths}
+def _options_in_use(definition: Definition) -> set[str]:
+    """Return the policy options that have left something in a definition."""
+    record = definition.record
+    if record is None:
+        return set()
+    kept = original(record)
+    stayed = {element.option for element in MANAGED if element.stays and element.is_kept(kept)}
+    return stayed.union(recorded_policy(record))
+
+
+def _unmanaged(root: Element, asked: Collection[str]) -> Counter[tuple[str, str, str]]:
+    """Return everything that is not managed, as (path, attribute, value).
+
+    Args:
+        root: the definition.
+        asked: policy options that are in use; without its option an element is not managed.
+    """
+    managed = {
+        path
+        for element in MANAGED
+        if not element.option or element.option in asked
+        for path in element.paths
+    }
+    # The element of which only some attributes are managed.
+    of_vcpu = {"placement", *(("current", "") if "vcpus" in asked else ())}
     record = find_record(root)
     found: Counter[tuple[str, str, str]] = Counter()
     waiting = [(child, "") for child in elements(root)]
@@ -205,13 +234,13 @@ def _unmanaged(root: Element) -> Counter[tuple[str, str, str]]:
         path = f"{above}{element.tag}"
         if path in managed or element is record:
             continue
+        values = {} if path == "cpu" else dict(element.attrib)
         if path not in (*CONTAINERS, "metadata"):
-            found[path, "", (element.text or "").strip()] += 1
-        if path != "cpu":
-            found.update(
-                (path, name, value)
-                for name, value in element.attrib.items()
-                if (path, name) != ("vcpu", "placement")
-            )
+            values[""] = (element.text or "").strip()
+        found.update(
+            (path, name, value)
+            for name, value in values.items()
+            if path != "vcpu" or name not in of_vcpu
+        )
         waiting.extend((child, f"{path}/") for child in elements(element))
     return found

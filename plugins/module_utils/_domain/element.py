@@ -40,14 +40,19 @@ class ManagedElement(Generic[V]):
         what: how a difference in it is called in results.
         paths: of the elements that it is made of, from the root of a definition.
         option: policy option without which it is left alone; '' where it is always managed.
+        stays: whether it stays as it is once the policy no longer asks for it, until the guest is
+            restored; nobody loses vCPUs or memory because a line of a playbook went.
         live: whether libvirt changes it in a running guest.
-        visible: whether the guest's kernel sees it; a guest on one node keeps its own.
+        visible: whether the guest's kernel sees it, and pins belong to it.
+        own: whether a guest on one node keeps its own.
         rank: where a difference in it is told of; the weightiest come first.
     """
 
     option = ""
+    stays = False
     live = False
     visible = False
+    own = False
     rank = 2
 
     def __init__(self, field: str, what: str, paths: Sequence[str] = ()) -> None:
@@ -72,6 +77,10 @@ class ManagedElement(Generic[V]):
     def forget(self, kept: Element) -> None:
         """Take it out of the record."""
         raise NotImplementedError
+
+    def is_kept(self, kept: Element) -> bool:
+        """Tell whether the record kept anything, for an element that stays."""
+        return False
 
     def show(self, root: Element, shown: Element) -> None:
         """Put a copy of what a definition says into a document that is shown to the user."""

@@ -27,6 +27,7 @@ from .element import (
     replace_elements,
     shown_container,
 )
+from .size import MEMORY, VCPUS
 from .units import integer, kib
 from .wording import (
     Difference,
@@ -139,7 +140,7 @@ class _CellBindings(ChildElements[Mapping[int, Binding]]):
 class _CpuTopology(ChildElements[Optional[Topology]]):
     """``<cpu><topology>``."""
 
-    visible = True
+    visible = own = True
     rank = 1
 
     def read(self, root: Element) -> Topology | None:
@@ -174,7 +175,7 @@ class _CpuTopology(ChildElements[Optional[Topology]]):
 class _Cells(ChildElements[tuple[Cell, ...]]):
     """``<cpu><numa>``: the cells."""
 
-    visible = True
+    visible = own = True
     rank = 0
 
     def read(self, root: Element) -> tuple[Cell, ...]:
@@ -237,7 +238,8 @@ class _VcpuPlacement(ManagedElement[str]):
     def show(self, root: Element, shown: Element) -> None:
         vcpu = root.find("vcpu")
         if vcpu is not None:
-            etree.SubElement(shown, "vcpu", only(vcpu, "placement")).text = vcpu.text
+            attributes = {**only(vcpu, "placement"), **only(vcpu, "current")}
+            etree.SubElement(shown, "vcpu", attributes).text = vcpu.text
 
     def differences(self, first: str, second: str) -> Iterator[Difference]:
         yield Difference(self.what, "its vCPU placement is", first, second)
@@ -309,6 +311,8 @@ _IOTHREAD_PINS = _Pins(
 
 #: Every managed element, in the order of a definition.
 MANAGED: tuple[ManagedElement[Any], ...] = (
+    MEMORY,
+    VCPUS,
     _VcpuPlacement("vcpu_placement", "placement"),
     _VCPU_PINS,
     _EMULATOR_PINS,

@@ -46,7 +46,7 @@ def own_state(root: Element, now: ManagedState) -> ManagedState:
     kept, scratch = original(record), etree.Element("domain")
     own = {}
     for element in MANAGED:
-        if element.visible:
+        if element.own:
             element.restore(scratch, kept)
             own[element.field] = element.read(scratch)
     return replace(now, **own)
@@ -67,6 +67,8 @@ def wanted_state(
     # libvirt before 9.3 takes 'preferred' with a single node only, and cells may be on several.
     whole = bound and (mode != "preferred" or layout.leaves_cells)
     return ManagedState(
+        vcpus=now.vcpus if policy.vcpus is None else layout.vcpus,
+        memory=now.memory if policy.memory_kib is None else layout.memory,
         vcpu_placement="static",
         vcpu_pins=dict(enumerate(layout.vcpu_pins)),
         emulator_pins=now.emulator_pins
@@ -80,11 +82,11 @@ def wanted_state(
         memory_binding=Binding(mode, layout.nodeset) if whole else None,
         cell_bindings={
             cell.id: Binding(mode, (host_node,))
-            for cell, host_node in zip(layout.cells, layout.host_nodes)
+            for cell, host_node in zip(layout.cells, layout.memory_nodes)
             if bound and host_node is not None
         },
         cpu_mode=now.cpu_mode if policy.cpu_mode == "keep" else policy.cpu_mode,
-        topology=own.topology if layout.leaves_cells else layout.topology,
+        topology=layout.topology or (own.topology if layout.leaves_cells else None),
         cells=own.cells if layout.leaves_cells else layout.cells,
     )
 

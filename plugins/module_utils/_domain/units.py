@@ -6,16 +6,8 @@ from __future__ import annotations
 
 from .._cpuset import whole_number
 from .._errors import DomainError
+from .._size import size_kib
 from .xml import Element
-
-#: Factors of libvirt's units, in bytes; it takes them in any case (virScaleInteger,
-#: src/util/virutil.c).
-UNIT_BYTES = {
-    **dict.fromkeys(("b", "byte", "bytes"), 1),
-    **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgtpe", start=1)},
-    **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgtpe", start=1)},
-    **{prefix: 1024**power for power, prefix in enumerate("kmgtpe", start=1)},
-}
 
 
 def integer(text: str | None, what: str) -> int:
@@ -37,13 +29,12 @@ def kib(text: str | None, unit: str | None, tag: str) -> int:
         DomainError: when it is no number, or libvirt does not know the unit.
     """
     unit = unit or "KiB"
-    factor = UNIT_BYTES.get(unit.lower())
-    if factor is None:
+    size = size_kib(integer(text, f"<{tag}>"), unit)
+    if size is None:
         raise DomainError(
             f"<{tag}> has the unknown unit '{unit}'; use one of libvirt's, such as KiB or GiB."
         )
-    size: int = integer(text, f"<{tag}>") * factor
-    return -(-size // 1024)
+    return size
 
 
 def memory_kib(element: Element) -> int:

@@ -10,11 +10,11 @@ libvirt's schema (src/conf/schemas/domaincommon.rng of 12.8) names guest cells i
 
 from __future__ import annotations
 
-from .._cpuset import MAX_ID, whole_number
+from .._cpuset import MAX_ID, parse_cpuset, whole_number
 from .._errors import DomainError
 from .._model.domain import ManagedState
-from .._model.guest import CellReference
-from .._planner.distribution import granule_kib
+from .._model.guest import CellReference, VcpuReference
+from .._planner.memory import granule_kib
 from .units import integer
 from .xml import Element, elements
 
@@ -32,6 +32,18 @@ def cell_references(root: Element) -> tuple[CellReference, ...]:
                 number = whole_number(text)
                 cell = MAX_ID if number is None else number
                 found.append(CellReference(f"{subject} is in cell {text}", (cell,), "move it"))
+    return tuple(found)
+
+
+def vcpu_references(root: Element) -> tuple[VcpuReference, ...]:
+    """Return what names vCPUs of the guest, besides what is managed.
+
+    In ``<cputune>`` these are ``<vcpusched>``, ``<cachetune>`` and ``<memorytune>``, each with
+    monitors of its own (src/conf/schemas/domaincommon.rng of libvirt 12.8).
+    """
+    found = []
+    for element in root.iterfind("cputune//*[@vcpus]"):
+        found.append(VcpuReference(f"<{element.tag}>", parse_cpuset(element.get("vcpus", ""))))
     return tuple(found)
 
 

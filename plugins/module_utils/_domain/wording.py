@@ -17,8 +17,9 @@ class Difference:
     """One thing that two definitions do not agree on.
 
     Attributes:
-        what: ``cells``, ``topology``, ``distances``, ``vcpu_pins``, ``emulator_pins``,
-            ``iothread_pins``, ``memory_binding``, ``cpu_mode`` or ``placement``.
+        what: ``cells``, ``topology``, ``distances``, ``vcpus``, ``memory_size``, ``vcpu_pins``,
+            ``emulator_pins``, ``iothread_pins``, ``memory_binding``, ``cpu_mode`` or
+            ``placement``.
         subject: what it is about, with its verb, such as ``vCPUs 2-3 are``.
         first: how it is in the first definition.
         second: how it is in the second.

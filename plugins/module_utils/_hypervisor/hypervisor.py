@@ -21,6 +21,7 @@ from .._model.domain import Domain
 from .._model.host import Host, HugepagePool, Node
 from .._model.layout import Ids
 from .connection import Connection, libvirt
+from .sysfs import cpu_kinds, isolated_cpus
 
 #: By the numbers of virDomainState, so that they are there without the bindings too.
 _STATES = {
@@ -73,12 +74,15 @@ class Hypervisor:
             with_free: ask for each node's free memory and free hugepages too.
         """
         host = parse_capabilities(self._capabilities())
-        default_kib = _local_hugepage_kib() if self.is_local() else None
+        is_local = self.is_local()
+        default_kib = _local_hugepage_kib() if is_local else None
         nodes = tuple(self._with_free(node) for node in host.nodes) if with_free else host.nodes
         return replace(
             host,
             nodes=nodes,
             hugepage_default_kib=default_kib or host.hugepage_default_kib,
+            isolated_cpus=isolated_cpus() if is_local else None,
+            cpu_kinds=cpu_kinds() if is_local else (),
             libvirt_version=self._version(self._connection.raw.getLibVersion),
             hypervisor_version=self._version(self._connection.raw.getVersion),
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .layout import Cell, Ids, Topology
+from .layout import Cell, Ids, MemorySize, Topology, VcpuCount
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class ManagedState:
     definitions with equal states are the same definition as far as this collection goes.
 
     Attributes:
+        vcpus: None for a definition without.
+        memory: None for a definition without.
         vcpu_placement: ``static`` or ``auto``.
         vcpu_pins: pCPUs by vCPU, for those that are pinned.
         emulator_pins: pCPUs of the emulator's threads, under the key 0; empty where not pinned.
@@ -63,6 +65,8 @@ class ManagedState:
         cells: by id.
     """
 
+    vcpus: VcpuCount | None = None
+    memory: MemorySize | None = None
     vcpu_placement: str = "static"
     vcpu_pins: Mapping[int, Ids] = field(default_factory=dict)
     emulator_pins: Mapping[int, Ids] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .layout import Cell
+from .layout import Cell, Ids, Topology
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,19 @@ class CellReference:
 
 
 @dataclass(frozen=True)
+class VcpuReference:
+    """Something in a definition that names vCPUs, besides pins and cells.
+
+    Attributes:
+        subject: what it is, such as ``<vcpusched>``.
+        vcpus: those that it names.
+    """
+
+    subject: str
+    vcpus: Ids
+
+
+@dataclass(frozen=True)
 class Guest:
     """What a guest has been given.
 
@@ -47,6 +60,12 @@ class Guest:
         arch: its architecture, such as ``x86_64``.
         vcpus: vCPUs at most, hotpluggable ones included: every one belongs to a cell.
         memory_kib: memory that its cells share, in KiB: ``<memory>`` without memory devices.
+        devices_kib: memory of its memory devices, in KiB.
+        current_kib: what it has of both at boot, in KiB, None for all of it: ``<currentMemory>``.
+        most_kib: what both together may grow to while it runs, in KiB, None where the definition
+            does not say: ``<maxMemory>``.
+        stated_kib: what ``<memory>`` says of that where cells say otherwise, in KiB, None where
+            both agree; libvirt goes by the cells, and stores the two alike.
         hugepages: pages backing it; empty for ordinary pages.
         dimms: memory devices that take the pages of their cell, as (cell, KiB).
         iothread_ids: ids of its iothreads, ascending.
@@ -60,9 +79,10 @@ class Guest:
         cell_count: cells that it has now, 0 for a guest without.
         memory_access: how its cells share their memory, see `Cell` in layout.
         discard: whether its cells' memory is discarded, see `Cell` in layout.
-        own_threads: threads of a core by the CPU topology that it has without a partition.
+        own_topology: the CPU topology that it has without a partition, None for none.
         own_cells: cells that it has without a partition.
         cell_references: what in its definition names cells by their ids.
+        vcpu_references: what in its definition names vCPUs by their ids.
         conflicts: sentences about what in its definition no new cells can live with.
     """
 
@@ -71,6 +91,10 @@ class Guest:
     arch: str
     vcpus: int
     memory_kib: int
+    devices_kib: int = 0
+    current_kib: int | None = None
+    most_kib: int | None = None
+    stated_kib: int | None = None
     hugepages: tuple[HugepageUse, ...] = ()
     dimms: tuple[tuple[int, int], ...] = ()
     iothread_ids: tuple[int, ...] = ()
@@ -84,7 +108,13 @@ class Guest:
     cell_count: int = 0
     memory_access: str | None = None
     discard: str | None = None
-    own_threads: int = 1
+    own_topology: Topology | None = None
     own_cells: tuple[Cell, ...] = ()
     cell_references: tuple[CellReference, ...] = ()
+    vcpu_references: tuple[VcpuReference, ...] = ()
     conflicts: tuple[str, ...] = ()
+
+    @property
+    def own_threads(self) -> int:
+        """Threads of a core by the CPU topology that it has without a partition."""
+        return 1 if self.own_topology is None else self.own_topology.threads

@@ -51,6 +51,8 @@ class Node:
         distances: (node id, distance) pairs as the host reports them; may be incomplete.
         cores: online sibling threads of each core, in order of their lowest pCPU.
         socket_ids: sockets that the node's pCPUs belong to.
+        cache_domains: online pCPUs of the node that share an L3 cache, by their lowest pCPU; empty
+            where the host does not say.
     """
 
     id: int
@@ -61,6 +63,15 @@ class Node:
     distances: tuple[tuple[int, int], ...] = ()
     cores: tuple[tuple[int, ...], ...] = ()
     socket_ids: tuple[int, ...] = ()
+    cache_domains: tuple[tuple[int, ...], ...] = ()
+
+    @cached_property
+    def _distance_by_id(self) -> dict[int, int]:
+        return dict(self.distances)
+
+    def distance_to(self, node_id: int) -> int:
+        """Return the distance to a node as the host reports it, 0 where it does not."""
+        return self._distance_by_id.get(node_id, 0)
 
     @cached_property
     def threads(self) -> int:
@@ -79,6 +90,10 @@ class Host:
         hypervisor_version: version of QEMU, '' where unknown.
         hugepage_default_kib: page size meant by ``<hugepages/>`` without a size.
         cpu_vendor: vendor as libvirt names it, ``AMD`` or ``Intel``, '' where unknown.
+        isolated_cpus: pCPUs that the kernel's scheduler balances nothing onto (``isolcpus=``), None
+            where unknown.
+        cpu_kinds: pCPUs of a hybrid processor by kind, the fastest kind first; empty where they are
+            alike, or nobody says.
     """
 
     nodes: tuple[Node, ...]
@@ -87,6 +102,8 @@ class Host:
     hypervisor_version: str = ""
     hugepage_default_kib: int = FALLBACK_HUGEPAGE_KIB
     cpu_vendor: str = ""
+    isolated_cpus: tuple[int, ...] | None = None
+    cpu_kinds: tuple[tuple[int, ...], ...] = ()
     _by_id: Mapping[int, Node] = field(init=False, repr=False, compare=False, hash=False)
     _cores: Mapping[int, tuple[int, ...]] = field(init=False, repr=False, compare=False, hash=False)
     _node_of: Mapping[int, int] = field(init=False, repr=False, compare=False, hash=False)
@@ -153,6 +170,8 @@ def host_to_facts(host: Host) -> dict[str, Any]:
         "arch": host.arch,
         "cpu_vendor": host.cpu_vendor,
         "hugepage_default_kib": host.hugepage_default_kib,
+        "isolated_cpus": None if host.isolated_cpus is None else format_cpuset(host.isolated_cpus),
+        "cpu_kinds": [format_cpuset(cpus) for cpus in host.cpu_kinds],
         "libvirt_version": host.libvirt_version,
         "hypervisor_version": host.hypervisor_version,
     }
@@ -178,10 +197,16 @@ def host_from_facts(facts: object) -> Host:
         )
     nodes = sorted((_node_from_facts(raw) for raw in raw_nodes), key=lambda node: node.id)
     arch = str(facts.get("arch") or "")
+    isolated = facts.get("isolated_cpus")
     return Host(
         nodes=tuple(nodes),
         arch=arch,
         cpu_vendor=str(facts.get("cpu_vendor") or ""),
+        isolated_cpus=None if isolated is None else _cpus(isolated, "host.isolated_cpus"),
+        cpu_kinds=tuple(
+            _cpus(cpus, "host.cpu_kinds")
+            for cpus in _list(facts.get("cpu_kinds") or (), "host.cpu_kinds")
+        ),
         libvirt_version=str(facts.get("libvirt_version") or ""),
         hypervisor_version=str(facts.get("hypervisor_version") or ""),
         hugepage_default_kib=_integer(

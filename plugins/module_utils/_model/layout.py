@@ -15,6 +15,32 @@ Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)
+class VcpuCount:
+    """How many vCPUs a guest has.
+
+    Attributes:
+        most: vCPUs at most.
+        online: ids of those that are there at boot, ascending.
+    """
+
+    most: int
+    online: Ids
+
+
+@dataclass(frozen=True)
+class MemorySize:
+    """How much memory a guest has, in KiB, memory devices included.
+
+    Attributes:
+        total_kib: ``<memory>``.
+        current_kib: what it has at boot, and is ballooned to: ``<currentMemory>``.
+    """
+
+    total_kib: int
+    current_kib: int
+
+
+@dataclass(frozen=True)
 class Topology:
     """A guest's CPU topology; the product of all parts is its number of vCPUs."""
 
@@ -64,6 +90,7 @@ class CellPlacement:
         bound: host nodes that its memory is bound to.
         home: host nodes where its memory is local: those that it is bound to, else those that its
             vCPUs are pinned to; empty where the definition says neither.
+        pinned: host nodes that its vCPUs are pinned to; empty where one may run anywhere.
     """
 
     cell: int | None
@@ -72,6 +99,7 @@ class CellPlacement:
     mode: str = "none"
     bound: Ids = ()
     home: Ids = ()
+    pinned: Ids = ()
 
 
 @dataclass(frozen=True)
@@ -84,13 +112,19 @@ class Layout:
             layout of a definition that does not say.
         topology: CPU topology that fits the cells; None where a definition has none.
         vcpu_pins: pCPUs by vCPU; empty where nothing is pinned.
+        memory_nodes: the host node that each cell's memory is bound to: the same, but where that
+            node has no memory.
         memory_mode: mode of the memory binding, ``none`` where nothing is bound, ``mixed`` where
             the cells of a definition differ.
-        nodeset: host nodes in use, ascending.
+        nodeset: host nodes that memory is bound to, ascending.
+        vcpus: how many the guest has; None where a definition does not say.
+        memory: how much it has, memory devices included; None where a definition does not say.
+        memory_kib: what its cells share of that, in KiB.
         emulator_pins: pCPUs for the emulator's threads, None to leave them as they are.
         iothread_pins: pCPUs by iothread id, None to leave them as they are.
         leaves_cells: whether the guest keeps the CPU topology and the cells, or none, that it has
-            without a partition; then `cells` is empty and `topology` None.
+            without a partition; then `cells` is empty, and `topology` is None unless it has to
+            change with the number of vCPUs.
         warnings: sentences for the user.
     """
 
@@ -98,8 +132,12 @@ class Layout:
     host_nodes: tuple[int | None, ...]
     topology: Topology | None
     vcpu_pins: tuple[Ids, ...]
+    memory_nodes: tuple[int | None, ...]
     memory_mode: str
     nodeset: Ids
+    vcpus: VcpuCount | None
+    memory: MemorySize | None
+    memory_kib: int
     emulator_pins: Ids | None = None
     iothread_pins: Mapping[int, Ids] | None = None
     leaves_cells: bool = False
@@ -125,15 +163,20 @@ def layout_to_result(layout: Layout, complete: bool = True) -> dict[str, Any]:
     """
     topology = layout.topology
     result: dict[str, Any] = {
+        "vcpus": None if layout.vcpus is None else layout.vcpus.most,
+        "memory_kib": layout.memory_kib,
         "cells": [
             {
                 "id": cell.id,
                 "host_node": host_node,
+                **({} if memory_node == host_node else {"memory_node": memory_node}),
                 "vcpus": format_cpuset(cell.vcpus),
                 "memory_kib": cell.memory_kib,
                 "pins": format_cpuset(layout.cell_pins(cell)),
             }
-            for cell, host_node in zip(layout.cells, layout.host_nodes)
+            for cell, host_node, memory_node in zip(
+                layout.cells, layout.host_nodes, layout.memory_nodes
+            )
         ],
         "topology": None if topology is None else _topology(topology),
         "memory_mode": layout.memory_mode,

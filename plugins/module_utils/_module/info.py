@@ -12,8 +12,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from .._domain.compare import (
+    differ_at_start,
     effective_layout,
-    fixed_at_start,
     is_up_to_date,
     live_pins,
     needs_restart,
@@ -30,6 +30,7 @@ from .._model.domain import Domain, ManagedState
 from .._model.host import Host
 from .._model.layout import Layout, layout_to_result
 from .._model.placement import Ledger, ledger_to_result
+from .._planner.sizing import resized
 from .._policy import policy_from_options
 from .common import errors_to_result, warn_once
 from .location import Location, locate_guest, location_to_result
@@ -225,7 +226,10 @@ def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) 
         except VnumaError as error:
             report.drift.append(_no_plan(report, error))
         else:
-            requests.append((report, Request(report.domain, guest, policy, report.definition)))
+            request = Request(
+                report.domain, resized(guest, policy), policy, report.definition, guest
+            )
+            requests.append((report, request))
     asked = [request for _report, request in requests]
     others = _others(hypervisor, unread, findings, asked)
     definitions = [*others.definitions.values(), *(request.definition for request in asked)]
@@ -338,7 +342,7 @@ def _fixed_drifts(
 ) -> list[Drift]:
     """Return what only a cold start can change."""
     other, where = first
-    now, then = fixed_at_start(other), fixed_at_start(persistent)
+    now, then = differ_at_start(other, persistent)
     if now.cpu_mode != then.cpu_mode:
         # One of the two may be a mode that is compared with no other of its kind.
         now = replace(now, cpu_mode=other.state.cpu_mode)

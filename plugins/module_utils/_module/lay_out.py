@@ -12,11 +12,13 @@ from typing import Any
 
 from .._domain.compare import is_up_to_date
 from .._domain.definition import Definition, read_guest, wanted_of
-from .._errors import VnumaError
+from .._domain.wording import nodes_text
+from .._errors import LayoutError, VnumaError
 from .._model.domain import Domain
 from .._model.host import Host
 from .._model.layout import Ids, Layout
-from .._policy import Policy, policy_from_options
+from .._planner.sizing import resized
+from .._policy import AUTO, Policy, policy_from_options
 from .planning import Others, Planned, Request
 from .select import select_guests
 from .update import GuestUpdate, PartitionResult, fingerprint, ledger_fingerprint
@@ -73,28 +75,29 @@ def restore(updates: Sequence[GuestUpdate], result: PartitionResult) -> dict[str
 
 
 def make_requests(
-    updates: Sequence[GuestUpdate], device_nodes: Mapping[str, Ids]
+    updates: Sequence[GuestUpdate], device_nodes: Mapping[str, Ids], result: PartitionResult
 ) -> list[tuple[GuestUpdate, Request]]:
     """Return what is asked of the planner.
 
     Args:
         updates: guests; those to be restored are left out.
         device_nodes: host nodes of their PCI devices, by UUID.
+        result: takes the errors of those that cannot have the size that is asked for.
     """
-    return [
-        (
-            update,
-            Request(
-                update.domain,
-                update.guest,
-                update.policy,
-                update.before,
-                device_nodes.get(update.domain.uuid, ()),
-            ),
-        )
-        for update in updates
-        if update.guest is not None
-    ]
+    requested = []
+    for update in updates:
+        if update.guest is not None:
+            with result.collecting(update.domain):
+                request = Request(
+                    update.domain,
+                    resized(update.guest, update.policy),
+                    update.policy,
+                    update.before,
+                    update.guest,
+                    device_nodes.get(update.domain.uuid, ()),
+                )
+                requested.append((update, request))
+    return requested
 
 
 def write_layouts(
@@ -109,14 +112,34 @@ def write_layouts(
         inside = {request.domain.uuid: request.definition for _update, request in requested}
         result.fingerprint = ledger_fingerprint({**others.definitions, **inside})
         result.beside = {uuid: fingerprint(one) for uuid, one in others.definitions.items()}
-    for index, ((update, _request), answer) in enumerate(zip(requested, planned.answers)):
+    for index, ((update, request), answer) in enumerate(zip(requested, planned.answers)):
         with result.collecting(update.domain):
             if isinstance(answer, VnumaError):
                 raise answer
+            update.warnings.extend(_missed_devices(request, answer))
             update.layout = answer
             update.placement = planned.placements.get(index)
             update.warnings.extend(answer.warnings)
             _partition(update, answer)
+
+
+def _missed_devices(request: Request, layout: Layout) -> list[str]:
+    """Say which devices are on nodes that the guest is not on; where those were chosen it is said.
+
+    Raises:
+        LayoutError: when its policy requires to be there.
+    """
+    policy = request.policy
+    nodes = {*layout.nodeset, *(node for node in layout.host_nodes if node is not None)}
+    missed = [node for node in request.device_nodes if node not in nodes]
+    if policy.nodes == AUTO or not missed or not nodes:
+        return []
+    sentence = (
+        f"its passed-through devices are on {nodes_text(missed)}, and it is on {nodes_text(nodes)}"
+    )
+    if policy.device_locality == "require":
+        raise LayoutError(f"{sentence}; change nodes, or set device_locality to 'prefer'.")
+    return [f"{sentence}; change nodes, or set device_locality to 'ignore' for no such hint."]
 
 
 def is_placed_anew(update: GuestUpdate) -> bool:
@@ -140,11 +163,11 @@ def short_of_memory(updates: Sequence[GuestUpdate], host: Host) -> list[str]:
         if not is_placed_anew(update) or layout is None or guest is None or guest.hugepages:
             continue
         if layout.leaves_cells:
-            parts = [(node, guest.memory_kib) for node in layout.nodeset]
+            parts = [(node, layout.memory_kib) for node in layout.nodeset]
         else:
             parts = [
                 (node, cell.memory_kib)
-                for node, cell in zip(layout.host_nodes, layout.cells)
+                for node, cell in zip(layout.memory_nodes, layout.cells)
                 if node is not None
             ]
         for node, memory_kib in parts:

@@ -28,7 +28,7 @@ from .._model.domain import Domain
 from .._model.host import Host, host_from_facts
 from .._model.layout import Ids
 from .._model.placement import ledger_to_result
-from .._policy import AUTO, DEFAULTS
+from .._policy import DEFAULTS
 from .common import errors_to_result, warn_once
 from .lay_out import (
     begin_update,
@@ -128,12 +128,20 @@ def _plan(
     result.in_call = frozenset(update.domain.uuid for update in updates)
     restored = restore(updates, result)
     devices = _device_nodes(hypervisor, updates)
-    requested = make_requests(updates, devices)
+    requested = make_requests(updates, devices, result)
     requests = [request for _update, request in requested]
-    others = Others({}, {})
+    others = None
     if needs_others(requests):
         others = read_others(hypervisor, domains, requests, restored)
-    write_layouts(requested, plan_requests(requests, others, topology, rebalance), others, result)
+    planned = plan_requests(requests, others or Others({}, {}), topology, rebalance)
+    write_layouts(requested, planned, others or Others({}, {}), result)
+    if any(update.redefines for update, _request in requested):
+        # On most runs there is nothing to write, nobody else is asked, and this is not loaded.
+        from .bound import check_bound_memory
+
+        if others is None:
+            others = read_others(hypervisor, domains, requests, restored)
+        check_bound_memory(requested, others, topology, result)
     for update in sorted(updates, key=lambda update: (update.domain.name, update.domain.uuid)):
         if update.after is not None:
             with result.collecting(update.domain):
@@ -178,11 +186,10 @@ def _read(hypervisor: Hypervisor, domain: Domain) -> tuple[Domain, Definition, D
 
 
 def _device_nodes(hypervisor: Hypervisor, updates: Sequence[GuestUpdate]) -> dict[str, Ids]:
-    """Return the host nodes of the PCI devices of the guests whose nodes are chosen, by UUID."""
+    """Return the host nodes of the PCI devices of guests, by UUID."""
     found = {}
     for update in updates:
-        policy = update.policy
-        if policy.nodes == AUTO and policy.device_locality != "ignore":
+        if update.guest is not None and update.policy.device_locality != "ignore":
             names = pci_devices(update.before)
             if names:
                 found[update.domain.uuid] = hypervisor.device_nodes(names)

@@ -14,8 +14,9 @@ from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._model.placement import Holding, Ledger, Placement
 from .._planner.candidates import Applicant
+from .._planner.cores import EXCLUSIVE
 from .._planner.ledger import holding_by_definition, holding_by_layout, make_ledger
-from .._planner.pinning import EXCLUSIVE, exclusive_cpus
+from .._planner.pinning import exclusive_cpus
 from .._planner.placement import place_guests
 from .._planner.plan import plan_guests
 from .._policy import AUTO
@@ -148,7 +149,7 @@ def _defined(definition: Definition, host: Host) -> Holding:
 
 def _taken_now(request: Request, host: Host) -> Holding:
     """Return what a guest takes by its definition of now; its figures have been read."""
-    return holding_by_definition(request.guest, request.definition.state, host)
+    return holding_by_definition(request.now, request.definition.state, host)
 
 
 def _taken(request: Request, guest: Guest, answer: Layout | VnumaError, host: Host) -> Holding:

@@ -13,6 +13,7 @@ from .._model.domain import Domain
 from .._model.host import Host
 from .._model.layout import layout_to_result
 from .._model.placement import ledger_to_result, placement_to_result
+from .bound import check_bound_memory
 from .common import errors_to_result
 from .lay_out import begin_update, choose, make_requests, restore, write_layouts
 from .planning import Others, plan_requests
@@ -45,7 +46,7 @@ def plan_host(
         with result.collecting(domain):
             updates.append(begin_update(domain, policy, definitions[domain], None, host))
     restored = restore(updates, result)
-    requested = make_requests(updates, {})
+    requested = make_requests(updates, {}, result)
     planned = {update.domain for update, _request in requested}
     others = Others(
         {
@@ -57,6 +58,7 @@ def plan_host(
     )
     requests = [request for _update, request in requested]
     write_layouts(requested, plan_requests(requests, others, host, rebalance), others, result)
+    check_bound_memory(requested, others, host, result)
     return {
         "guests": [
             _to_result(update)

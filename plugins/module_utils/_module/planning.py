@@ -15,7 +15,8 @@ from .._model.guest import Guest
 from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._model.placement import Ledger, Placement
-from .._planner.pinning import EXCLUSIVE, exclusive_cpus
+from .._planner.cores import EXCLUSIVE
+from .._planner.pinning import exclusive_cpus
 from .._planner.plan import plan_guests
 from .._policy import AUTO, Policy
 
@@ -26,9 +27,10 @@ class Request:
 
     Attributes:
         domain: as libvirt lists it.
-        guest: its figures.
+        guest: its figures, with the size that it is to have.
         policy: how it is to be partitioned.
         definition: its definition of now.
+        now: its figures by that.
         device_nodes: host nodes of its passed-through PCI devices, where they are asked for.
     """
 
@@ -36,6 +38,7 @@ class Request:
     guest: Guest
     policy: Policy
     definition: Definition
+    now: Guest
     device_nodes: Ids = ()
 
 

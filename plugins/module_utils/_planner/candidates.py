@@ -18,7 +18,7 @@ from .._model.layout import Ids
 from .._model.placement import Ledger, Need
 from .._policy import Policy
 from .demand import Demand
-from .distribution import DISTANCE_LOCAL, DISTANCE_REMOTE
+from .distances import DISTANCE_LOCAL, DISTANCE_REMOTE
 from .ledger import make_ledger
 from .room import Room, mebibytes
 

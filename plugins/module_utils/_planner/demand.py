@@ -14,11 +14,13 @@ from .._model.host import Host, Node
 from .._model.layout import Ids
 from .._model.placement import Need
 from .._policy import Policy
-from .distribution import assign_vcpus, split_memory
+from .cores import EXCLUSIVE, on_host
+from .distribution import assign_vcpus
 from .ledger import Part, needs, own_parts
 from .limits import check_definition, check_guest, check_kind, check_own_cells
+from .memory import split_memory
 from .nodes import leaves_cells, named_nodes
-from .pinning import EXCLUSIVE
+from .sizing import check_own_size, resized_topology
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Demand:
     """
 
     def __init__(self, guest: Guest, policy: Policy, host: Host) -> None:
-        self.guest, self.policy = guest, policy
+        self.guest, self.policy = guest, on_host(policy, host)
         self.is_exclusive = policy.pinning in EXCLUSIVE
         self.overcommit_per_mille = int(policy.cpu_overcommit * 1000)
         self.reserved_kib = policy.reserved_memory_mib * 1024
@@ -87,10 +89,14 @@ class Demand:
         answer = self._by_nodes.get(ids)
         if answer is None:
             nodes = tuple(self.nodes[node] for node in ids)
-            size = (len(nodes), min(node.threads for node in nodes))
-            if size not in self._by_size:
-                self._by_size[size] = self._try(nodes)
-            answer = self._by_nodes[ids] = self._by_size[size]
+            if self.policy.split == "proportional":
+                answer = self._try(nodes)
+            else:
+                size = (len(nodes), min(node.threads for node in nodes))
+                if size not in self._by_size:
+                    self._by_size[size] = self._try(nodes)
+                answer = self._by_size[size]
+            self._by_nodes[ids] = answer
         if isinstance(answer, LayoutError):
             raise answer
         return answer
@@ -106,14 +112,16 @@ class Demand:
         if leaves_cells(policy, len(nodes)):
             check_kind(guest)
             check_own_cells(guest)
+            check_own_size(guest)
+            resized_topology(guest)
             parts, width = own_parts(guest), guest.own_threads
         else:
             arch = guest.arch or self._host.arch
             check_guest(guest, arch, policy)
             count = policy.cells or len(nodes)
             check_definition(guest, count)
-            assigned, topology = assign_vcpus(guest, arch, nodes, count, policy, [])
             backing = [nodes[cell % len(nodes)] for cell in range(count)]
+            assigned, topology = assign_vcpus(guest, arch, backing, policy, [])
             memory = split_memory(guest, arch, backing, policy)
             parts = tuple(
                 Part(cell, len(vcpus), memory[cell]) for cell, vcpus in enumerate(assigned)

@@ -21,7 +21,7 @@ from .._model.guest import Guest
 from .._model.host import Host, Node
 from .._model.layout import Ids, Layout
 from .._model.placement import Holding, Ledger, Need, NodeAccount, Share
-from .distribution import hugepage_uses
+from .memory import hugepage_uses
 from .pinning import exclusive_cpus
 
 
@@ -116,11 +116,12 @@ def holding_by_layout(guest: Guest, layout: Layout, host: Host, is_exclusive: bo
     """Return what a guest takes once it has its layout, its exclusive pins still to be chosen."""
     if layout.leaves_cells:
         parts = own_parts(guest)
-        nodes = [layout.nodeset] * len(parts)
+        cpu_nodes = memory_nodes = [layout.nodeset] * len(parts)
         threads = guest.own_threads
     else:
         parts = tuple(Part(cell.id, len(cell.vcpus), cell.memory_kib) for cell in layout.cells)
-        nodes = [() if node is None else (node,) for node in layout.host_nodes]
+        cpu_nodes = [() if node is None else (node,) for node in layout.host_nodes]
+        memory_nodes = [() if node is None else (node,) for node in layout.memory_nodes]
         threads = 1 if layout.topology is None else layout.topology.threads
     taken = needs(guest, host, parts, threads)
     return Holding(
@@ -129,12 +130,12 @@ def holding_by_layout(guest: Guest, layout: Layout, host: Host, is_exclusive: bo
         tuple(
             Share(
                 need,
-                ids,
-                ids,
+                on_nodes,
+                bound_to,
                 shared_cores=0 if is_exclusive else need.cores,
                 exclusive_cores=need.cores if is_exclusive else 0,
             )
-            for need, ids in zip(taken, nodes)
+            for need, on_nodes, bound_to in zip(taken, cpu_nodes, memory_nodes)
         ),
     )
 

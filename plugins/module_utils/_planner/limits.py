@@ -7,14 +7,14 @@ Knows QEMU's machines and what Linux makes of them, by figures; neither XML nor 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from .._cpuset import MAX_ID, format_cpuset
+from .._cpuset import MAX_ID, format_cpuset, show_cpuset
 from .._errors import LayoutError
 from .._model.guest import Guest
 from .._model.host import Host, Node
-from .._model.layout import Topology
-from .._policy import Policy
+from .._model.layout import Cell, Ids, Topology
+from .._policy import AUTO, Policy
 from .distribution import HIGHEST_XAPIC_ID, MOST_XAPIC_VCPUS, highest_apic_id, is_x86
 
 #: Architectures with a machine that has NUMA in QEMU: the ones that set get_default_cpu_node_id,
@@ -160,6 +160,21 @@ def check_asymmetry(arch: str, matrix: Sequence[Sequence[int]]) -> None:
         )
 
 
+def check_online(host: Host, option: str, cpus: Ids) -> None:
+    """Refuse pCPUs that cannot be pinned to.
+
+    Raises:
+        LayoutError: with those that the host does not have online.
+    """
+    online = {cpu for node in host.nodes for cpu in node.cpus}
+    absent = [cpu for cpu in cpus if cpu not in online]
+    if absent and host.nodes:
+        raise LayoutError(
+            f"{option} '{format_cpuset(cpus)}' names pCPU {show_cpuset(absent)}, which the host "
+            f"does not have online; its pCPUs are {show_cpuset(online)}."
+        )
+
+
 def topology_warnings(
     guest: Guest,
     arch: str,
@@ -224,6 +239,42 @@ def memory_warnings(backing: Sequence[Node | None], memory_kib: Sequence[int]) -
                 f"{size_kib} KiB of its memory would be bound to host node {node_id}, which has "
                 f"{nodes[node_id].memory_kib} KiB in total; reduce its memory, use more nodes, or "
                 "set memory_mode to 'preferred'."
+            )
+
+
+def crowded_cells(
+    guest: Guest,
+    cells: Sequence[Cell],
+    backing: Sequence[Node | None],
+    pinnable: Mapping[int, Ids],
+    policy: Policy,
+) -> Iterator[str]:
+    """Yield which host nodes have fewer pCPUs than the guest's vCPUs that are pinned to them.
+
+    Args:
+        guest: the guest.
+        cells: its cells.
+        backing: the host node of each cell.
+        pinnable: by host node, the pCPUs that its vCPUs share there.
+        policy: how it is split; who has nodes chosen for it has asked for that much.
+    """
+    if policy.nodes == AUTO:
+        return
+    crowd: dict[int, list[Cell]] = {}
+    for cell, node in zip(cells, backing):
+        if node is not None:
+            crowd.setdefault(node.id, []).append(cell)
+    has_room = guest.vcpus <= sum(map(len, pinnable.values()))
+    splits = policy.split == "even" and policy.distribution == "contiguous"
+    remedy = "set split to 'proportional'" if has_room and splits else "reduce its vCPUs"
+    for node_id, inside in sorted(crowd.items()):
+        vcpus, cpus = sum(len(cell.vcpus) for cell in inside), len(pinnable[node_id])
+        if vcpus > cpus:
+            ids = {cell.id for cell in inside}
+            yield (
+                f"{_cells_text(ids)} {'have' if len(ids) > 1 else 'has'} {vcpus} vCPUs on the "
+                f"{cpus} pCPU{'s' if cpus > 1 else ''} of host node {node_id}, which they share; "
+                f"{remedy}, or use more nodes."
             )
 
 

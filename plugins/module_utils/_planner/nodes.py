@@ -59,7 +59,9 @@ def chosen_nodes(
         barred = [node for node in host.nodes if node.id not in usable]
         warnings.extend(f"host node {node.id} is not used: {_why_barred(node)}." for node in barred)
         return eligible
-    return named_nodes(host, eligible, policy.nodes, "nodes")
+    # By name also those whose pCPUs have no memory beside them, where other nodes have some.
+    with_cpus = tuple(node for node in host.nodes if node.cpus) if eligible else ()
+    return named_nodes(host, with_cpus, policy.nodes, "nodes")
 
 
 def leaves_cells(policy: Policy, nodes: int) -> bool:
@@ -72,14 +74,20 @@ def leaves_cells(policy: Policy, nodes: int) -> bool:
 
 
 def named_nodes(
-    host: Host, eligible: tuple[Node, ...], ids: tuple[int, ...], option: str
+    host: Host, usable_nodes: tuple[Node, ...], ids: tuple[int, ...], option: str
 ) -> tuple[Node, ...]:
     """Return the nodes that an option names.
+
+    Args:
+        host: the host.
+        usable_nodes: its nodes that may be named.
+        ids: of those that are.
+        option: for the sentence.
 
     Raises:
         LayoutError: when one of them cannot be had.
     """
-    usable = {node.id for node in eligible}
+    usable = {node.id for node in usable_nodes}
     there = format_cpuset(usable) or "none"
     chosen = []
     for node_id in ids:

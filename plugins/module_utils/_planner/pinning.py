@@ -4,17 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from .._cpuset import show_cpuset
 from .._errors import LayoutError
 from .._model.host import Host, Node
+from .._model.layout import Ids
 from .._policy import Policy
-
-#: Pins that give a guest pCPUs of its own.
-EXCLUSIVE = ("core", "cpu")
+from .caches import Chooser, Seat
+from .cores import balanced_cpus, open_threads
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,27 @@ class CoreDemand:
     """One guest core that wants pCPUs of its own.
 
     Attributes:
-        node: the host node that backs its cell.
+        cell: id of its cell.
+        node: the host node that backs the cell.
         vcpus: its threads, ascending.
     """
 
+    cell: int
     node: Node
     vcpus: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pins:
+    """The pCPUs that a guest was given.
+
+    Attributes:
+        vcpu_pins: of every vCPU.
+        warnings: sentences for the user.
+    """
+
+    vcpu_pins: tuple[Ids, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def exclusive_cpus(host: Host, pins: Iterable[tuple[int, ...]]) -> frozenset[int]:
@@ -51,17 +65,27 @@ class CpuAllocator:
     """The pCPUs of one host while guests are given exclusive pins.
 
     Args:
+        host: the host.
         in_use: pCPUs that guests outside of this call own.
     """
 
-    def __init__(self, in_use: frozenset[int]) -> None:
+    def __init__(self, host: Host, in_use: frozenset[int]) -> None:
+        self._host = host
         self._in_use = set(in_use)
         self._cores: dict[int, dict[int, tuple[int, ...]]] = {}
         self._kept: dict[int, dict[tuple[int, ...], tuple[int, ...]]] = {}
         self._holders: dict[int, int] = {}
-        # By node and reserved pCPUs: the first core that has one left. The others fill up from
-        # there, so that nobody has to look at all of them again.
-        self._first_open: dict[tuple[int, frozenset[int]], int] = {}
+        self._choosers: dict[int, Chooser] = {}
+
+    def has_moved(self, owner: int, demands: Sequence[CoreDemand]) -> bool:
+        """Tell whether any guest core of a guest was given pCPUs that it did not have."""
+        kept = self._kept.get(owner, {})
+        return any(demand.vcpus not in kept for demand in demands)
+
+    @property
+    def in_use(self) -> frozenset[int]:
+        """The pCPUs that some guest owns."""
+        return frozenset(self._in_use)
 
     def reserve_current(
         self,
@@ -85,41 +109,45 @@ class CpuAllocator:
                 self._holders.update(dict.fromkeys(cpus, owner))
                 kept[demand.vcpus] = cpus
 
-    def allocate(
-        self, owner: int, demands: Sequence[CoreDemand], policy: Policy
-    ) -> dict[int, tuple[int, ...]]:
+    def allocate(self, owner: int, demands: Sequence[CoreDemand], policy: Policy) -> Pins:
         """Give every guest core of one guest its pCPUs, or take none for it.
-
-        Returns:
-            The pCPUs of every vCPU.
 
         Raises:
             LayoutError: when a node has too few left.
         """
         kept = self._kept.get(owner, {})
         seats = dict(kept)
-        reserved = frozenset(policy.reserved_cpus)
         given: list[int] = []
-        by_node: dict[int, list[CoreDemand]] = {}
+        by_node: dict[int, dict[int, list[CoreDemand]]] = {}
         for demand in demands:
             if demand.vcpus not in kept:
-                by_node.setdefault(demand.node.id, []).append(demand)
-        for waiting in by_node.values():
-            node, width = waiting[0].node, len(waiting[0].vcpus)
-            free = list(islice(self._free_seats(node, width, policy, reserved), len(waiting)))
-            if len(free) < len(waiting):
+                by_node.setdefault(demand.node.id, {}).setdefault(demand.cell, []).append(demand)
+        for cells in by_node.values():
+            missing = self._missing(cells, demands, kept, policy)
+            if missing:
                 self._in_use.difference_update(given)
-                raise LayoutError(self._too_few(node, width, demands, len(free), kept, policy))
-            for demand, cpus in zip(waiting, free):
-                seats[demand.vcpus] = cpus
-                self._in_use.update(cpus)
-                given += cpus
+                raise LayoutError(missing)
+            for cell, waiting in cells.items():
+                node, width = waiting[0].node, len(waiting[0].vcpus)
+                chosen = self._chooser(node).choose(
+                    self._free_seats(node, width, policy),
+                    len(waiting),
+                    [kept[one.vcpus] for one in demands if one.cell == cell and one.vcpus in kept],
+                )
+                for demand, cpus in zip(waiting, chosen):
+                    seats[demand.vcpus] = cpus
+                    self._in_use.update(cpus)
+                    given += cpus
         self._holders.update(dict.fromkeys(given, owner))
-        return {
+        pins = {
             vcpu: cpus if policy.pinning == "core" else (cpus[thread],)
             for vcpus, cpus in seats.items()
             for thread, vcpu in enumerate(vcpus)
         }
+        return Pins(
+            tuple(pins[vcpu] for vcpu in sorted(pins)),
+            (*self._mixed_kinds(demands, seats), *self._mixed_isolation(seats)),
+        )
 
     def hold(self, owner: int, owned: frozenset[int]) -> bool:
         """Let a guest that was given no pins stay where it is.
@@ -136,44 +164,76 @@ class CpuAllocator:
         self._in_use.update(owned)
         return True
 
-    def _free_seats(
-        self, node: Node, width: int, policy: Policy, reserved: frozenset[int]
-    ) -> Iterator[tuple[int, ...]]:
-        """Yield what a guest core of *width* threads could have on the node, best first."""
-        in_use = self._in_use
-        open_cores = self._open_cores(node, reserved)
-        if policy.pinning == "core":
-            for core in open_cores:
-                usable = _open_threads(core, reserved)
-                if len(usable) >= width and in_use.isdisjoint(usable):
-                    yield usable
-            return
-        threads = (
-            tuple(cpu for cpu in core if cpu not in in_use and cpu not in reserved)
-            for core in open_cores
-        )
-        if width > 1:
-            for free in threads:
-                for start in range(0, len(free) - width + 1, width):
-                    yield free[start : start + width]
-            return
-        # Cores of their own first: two vCPUs that the guest takes for cores share one last.
-        free_threads = list(threads)
-        for turn in range(max((len(free) for free in free_threads), default=0)):
-            for free in free_threads:
-                if turn < len(free):
-                    yield (free[turn],)
+    def _free_seats(self, node: Node, width: int, policy: Policy) -> list[list[Seat]]:
+        """Return what a guest core of *width* threads could have on the node, in layers.
 
-    def _open_cores(self, node: Node, reserved: frozenset[int]) -> Iterator[tuple[int, ...]]:
-        """Yield the node's cores, without those at the beginning that are full."""
-        key = (node.id, reserved)
-        first = self._first_open.get(key, 0)
-        while first < len(node.cores) and self._in_use.issuperset(
-            _open_threads(node.cores[first], reserved)
-        ):
-            first += 1
-        self._first_open[key] = first
-        return (node.cores[number] for number in range(first, len(node.cores)))
+        Isolated cores come first: they are set aside for guests like this one. Then seats on cores
+        of their own: two vCPUs that the guest takes for cores share one last.
+        """
+        isolated = frozenset(self._host.isolated_cpus or ())
+        apart = [core for core in node.cores if not isolated.isdisjoint(core)]
+        others = [core for core in node.cores if isolated.isdisjoint(core)]
+        return [
+            layer
+            for cores in (apart, others)
+            for layer in self._layers(cores, width, policy)
+            if layer
+        ]
+
+    def _layers(self, cores: Sequence[Ids], width: int, policy: Policy) -> list[list[Seat]]:
+        reserved = frozenset(policy.reserved_cpus)
+        if policy.pinning == "core":
+            opened = (open_threads(core, reserved) for core in cores)
+            return [
+                [cpus for cpus in opened if len(cpus) >= width and self._in_use.isdisjoint(cpus)]
+            ]
+        barred = reserved.union(self._in_use)
+        threads = [open_threads(core, barred) for core in cores]
+        if width > 1:
+            return [
+                [
+                    free[start : start + width]
+                    for free in threads
+                    for start in range(0, len(free) - width + 1, width)
+                ]
+            ]
+        turns = range(max((len(free) for free in threads), default=0))
+        return [[(free[turn],) for free in threads if turn < len(free)] for turn in turns]
+
+    def _chooser(self, node: Node) -> Chooser:
+        if node.id not in self._choosers:
+            self._choosers[node.id] = Chooser(self._host, node)
+        return self._choosers[node.id]
+
+    def _mixed_kinds(
+        self, demands: Sequence[CoreDemand], seats: dict[tuple[int, ...], Seat]
+    ) -> list[str]:
+        """Say which cells have cores of more than one kind."""
+        by_cell: dict[int, list[CoreDemand]] = {}
+        for demand in demands:
+            by_cell.setdefault(demand.cell, []).append(demand)
+        found = []
+        for cell, wanted in by_cell.items():
+            node = wanted[0].node
+            kinds = self._chooser(node).kinds([seats[demand.vcpus] for demand in wanted])
+            if len(kinds) > 1:
+                found.append(
+                    f"cell {cell} has cores of {len(kinds)} kinds of host node {node.id}, which "
+                    "differ in speed and in threads, because no kind has enough of them left; "
+                    "reduce its vCPUs to keep to one kind."
+                )
+        return found
+
+    def _mixed_isolation(self, seats: dict[tuple[int, ...], Seat]) -> list[str]:
+        """Say where vCPUs are on isolated pCPUs and on others."""
+        owned = tuple(sorted({cpu for cpus in seats.values() for cpu in cpus}))
+        balanced = balanced_cpus(self._host, owned)
+        if not balanced or len(balanced) == len(owned):
+            return []
+        return [
+            f"its vCPUs are on isolated pCPUs and on others ({show_cpuset(balanced)}), where the "
+            "host's own threads run too; isolate more pCPUs, or reserve those that are not."
+        ]
 
     def _fits(
         self,
@@ -185,7 +245,7 @@ class CpuAllocator:
         """Return the pCPUs of a seat that is as the policy would have it, else ()."""
         if not seat[0]:
             return ()
-        usable = _open_threads(self._core(demand.node, seat[0][0]), reserved)
+        usable = open_threads(self._core(demand.node, seat[0][0]), reserved)
         if policy.pinning == "core":
             fits = len(usable) >= len(seat) and all(pins == usable for pins in seat)
             return usable if fits else ()
@@ -199,15 +259,26 @@ class CpuAllocator:
             self._cores[node.id] = {thread: core for core in node.cores for thread in core}
         return self._cores[node.id].get(cpu, ())
 
-    def _too_few(
+    def _missing(
         self,
-        node: Node,
-        width: int,
+        cells: dict[int, list[CoreDemand]],
         demands: Sequence[CoreDemand],
-        free: int,
         kept: dict[tuple[int, ...], tuple[int, ...]],
         policy: Policy,
     ) -> str:
+        """Return what a node has too few of, '' where it has enough.
+
+        Args:
+            cells: guest cores that wait for their pCPUs, by cell; all on one node.
+            demands: of the guest.
+            kept: pCPUs of the guest cores that stay.
+            policy: of the guest.
+        """
+        waiting = [demand for one in cells.values() for demand in one]
+        node, width = waiting[0].node, len(waiting[0].vcpus)
+        free = sum(map(len, self._free_seats(node, width, policy)))
+        if free >= len(waiting):
+            return ""
         wanted = [demand for demand in demands if demand.node.id == node.id]
         own = [kept[demand.vcpus] for demand in wanted if demand.vcpus in kept]
         free += len(own)
@@ -217,7 +288,7 @@ class CpuAllocator:
             else "pCPUs of their own"
         )
         barred = frozenset(policy.reserved_cpus)
-        narrow = sum(0 < len(_open_threads(core, barred)) < width for core in node.cores)
+        narrow = sum(0 < len(open_threads(core, barred)) < width for core in node.cores)
         hint = (
             f"{narrow} of its cores {'have' if narrow > 1 else 'has'} fewer threads, which threads "
             "1 can use; set that, "
@@ -231,7 +302,3 @@ class CpuAllocator:
             f"{show_cpuset(held)}); {hint}reduce the guest's vCPUs, use more nodes, or set pinning "
             "to 'node'."
         )
-
-
-def _open_threads(core: tuple[int, ...], reserved: frozenset[int]) -> tuple[int, ...]:
-    return tuple(cpu for cpu in core if cpu not in reserved) if reserved else core

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .._cpuset import format_cpuset, show_cpuset
@@ -12,29 +12,43 @@ from .._errors import LayoutError, VnumaError
 from .._model.guest import Guest
 from .._model.host import Host, Node
 from .._model.layout import Cell, Ids, Layout
-from .._policy import Policy
-from .distribution import assign_vcpus, check_pools, distance_matrix, split_memory
+from .._policy import Policy, reserved_text
+from .._size import show_size
+from .cores import EXCLUSIVE, balanced_cpus, on_host, open_cpus
+from .distances import distance_matrix
+from .distribution import assign_vcpus
 from .limits import (
     boot_warnings,
     check_asymmetry,
     check_definition,
     check_guest,
     check_kind,
+    check_online,
     check_own_cells,
     check_split_cores,
+    crowded_cells,
     memory_warnings,
     topology_warnings,
 )
+from .memory import check_pools, memory_node, split_memory
 from .nodes import cell_count, chosen_nodes, leaves_cells
-from .pinning import EXCLUSIVE, CoreDemand, CpuAllocator, exclusive_cpus
+from .pinning import CoreDemand, CpuAllocator, exclusive_cpus
+from .sizing import check_own_size, memory_size, resized_topology, vcpu_count
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """A layout that lacks exclusive pins, and the guest cores that want them."""
+    """A layout that lacks exclusive pins, and the guest cores that want them.
+
+    Attributes:
+        layout: without these pins.
+        demands: the guest cores; none for a guest whose pins are shared, or that has none.
+        nodes: the host nodes that its vCPUs are on, in the order of its cells.
+    """
 
     layout: Layout
     demands: tuple[CoreDemand, ...]
+    nodes: tuple[Node, ...] = ()
 
 
 def plan(guest: Guest, host: Host, policy: Policy, in_use: frozenset[int] = frozenset()) -> Layout:
@@ -86,14 +100,18 @@ def plan_guests(
         size = (replace(guest, name="", uuid="", vcpu_pins=()), policy, nodes)
         try:
             if size not in sizes:
-                sizes[size] = _draft(guest, view, policy, nodes)
+                sizes[size] = _draft(guest, view, on_host(policy, host), nodes)
         except VnumaError as error:
             answers[index] = error.for_guest(guest.name)
         else:
             drafts[index] = sizes[size]
             answers[index] = sizes[size].layout
     if any(draft.demands for draft in drafts.values()):
-        _pin_exclusively(guests, host, in_use, drafts, answers)
+        resolved = [
+            (guest, on_host(policy, host) if index in drafts else policy)
+            for index, (guest, policy) in enumerate(guests)
+        ]
+        _pin_exclusively(resolved, host, in_use, drafts, answers)
     return [answers[index] for index in range(len(guests))]
 
 
@@ -120,11 +138,12 @@ def _pin_exclusively(
     }
     while True:
         staying = [index for index in owned if isinstance(answers[index], VnumaError)]
-        allocator = CpuAllocator(in_use.union(*(owned[index] for index in staying)))
+        allocator = CpuAllocator(host, in_use.union(*(owned[index] for index in staying)))
         moving = [index for index in waiting if index not in staying]
         for index in moving:
             guest, policy = guests[index]
             allocator.reserve_current(index, guest.vcpu_pins, drafts[index].demands, policy)
+        failed = []
         for index in moving:
             guest, policy = guests[index]
             try:
@@ -132,12 +151,107 @@ def _pin_exclusively(
             except LayoutError as error:
                 answers[index] = error.for_guest(guest.name)
                 if not allocator.hold(index, owned[index]):
+                    failed.append(index)
                     break
             else:
-                vcpu_pins = tuple(pins[vcpu] for vcpu in sorted(pins))
-                answers[index] = replace(drafts[index].layout, vcpu_pins=vcpu_pins)
-        else:
+                layout = drafts[index].layout
+                answers[index] = replace(
+                    layout,
+                    vcpu_pins=pins.vcpu_pins,
+                    warnings=(*layout.warnings, *pins.warnings),
+                )
+        if not failed:
+            failed = _pin_iothreads(guests, host, allocator, drafts, answers)
+        if not failed:
             return
+
+
+def _pin_iothreads(
+    guests: Sequence[tuple[Guest, Policy]],
+    host: Host,
+    allocator: CpuAllocator,
+    drafts: Mapping[int, _Draft],
+    answers: dict[int, Layout | VnumaError],
+) -> list[int]:
+    """Pin iothreads beside exclusive pins to what no vCPU owns; reserved pCPUs are for such.
+
+    Returns:
+        Who has to be planned as if it were not there, so that everyone else's have something left.
+    """
+    for index, draft in sorted(drafts.items(), key=lambda one: guests[one[0]][0].name):
+        (guest, policy), answer = guests[index], answers[index]
+        if policy.iothread_pinning != "nodes" or not draft.demands:
+            continue
+        if not isinstance(answer, Layout) or not guest.iothread_ids:
+            continue
+        free = [
+            left
+            for node in draft.nodes
+            if (left := tuple(cpu for cpu in node.cpus if cpu not in allocator.in_use))
+        ]
+        if not free:
+            culprit = _who_took_the_last(index, drafts, answers, guests, allocator)
+            answers[culprit] = _no_pcpu_left(guests[culprit][0], guest, draft.nodes)
+            return [culprit]
+        shared = [balanced_cpus(host, cpus) or cpus for cpus in free]
+        pins = {
+            iothread: shared[turn % len(shared)] for turn, iothread in enumerate(guest.iothread_ids)
+        }
+        answers[index] = replace(answer, iothread_pins=pins)
+    return []
+
+
+def _who_took_the_last(
+    index: int,
+    drafts: Mapping[int, _Draft],
+    answers: Mapping[int, Layout | VnumaError],
+    guests: Sequence[tuple[Guest, Policy]],
+    allocator: CpuAllocator,
+) -> int:
+    """Return the guest that took the last pCPUs of a guest's nodes: itself, unless it sat there.
+
+    A guest that is new must not cost another one its iothreads.
+    """
+    if allocator.has_moved(index, drafts[index].demands):
+        return index
+    ids = {node.id for node in drafts[index].nodes}
+    moved = [
+        (guests[other][0].name, other)
+        for other, draft in drafts.items()
+        if isinstance(answers[other], Layout)
+        and draft.demands
+        and allocator.has_moved(other, draft.demands)
+        and ids.intersection(node.id for node in draft.nodes)
+    ]
+    return max(moved)[1] if moved else index
+
+
+def _no_pcpu_left(culprit: Guest, guest: Guest, nodes: Sequence[Node]) -> LayoutError:
+    ids = format_cpuset(node.id for node in nodes)
+    if culprit is guest:
+        return LayoutError(
+            f"iothread_pinning 'nodes' finds no pCPU on host nodes {ids} that no vCPU owns; "
+            "reserve some with reserved_cpus, or name a cpuset.",
+            guest.name,
+        )
+    return LayoutError(
+        f"its vCPUs would take the last pCPUs of host nodes {ids}, which the iothreads of guest "
+        f"{guest.name} are pinned to; reserve some with reserved_cpus, or use other nodes.",
+        culprit.name,
+    )
+
+
+@dataclass(frozen=True)
+class _Pinnable:
+    """The pCPUs of a node that are not reserved.
+
+    Attributes:
+        all: of them.
+        shared: those that the kernel balances threads over; an isolated one is for one thread.
+    """
+
+    all: Ids
+    shared: Ids
 
 
 class _HostView:
@@ -146,27 +260,38 @@ class _HostView:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.eligible = host.eligible
-        self._open: dict[tuple[int, Ids], Ids] = {}
-        self._matrices: dict[tuple[int | None, ...], list[Ids]] = {}
+        self._pinnable: dict[tuple[int, Ids], _Pinnable] = {}
+        self._matrices: dict[tuple[tuple[int, int] | None, ...], list[Ids]] = {}
 
-    def open_cpus(self, node: Node, reserved: Ids) -> Ids:
-        """Return the online pCPUs of a node that are not reserved."""
-        if (node.id, reserved) not in self._open:
-            barred = frozenset(reserved)
-            self._open[node.id, reserved] = tuple(cpu for cpu in node.cpus if cpu not in barred)
-        return self._open[node.id, reserved]
+    def pinnable(self, node: Node, policy: Policy) -> _Pinnable:
+        """Return the pCPUs of a node that may be pinned to."""
+        key = (node.id, policy.reserved_cpus)
+        if key not in self._pinnable:
+            cpus = open_cpus(node, policy)
+            self._pinnable[key] = _Pinnable(cpus, balanced_cpus(self.host, cpus))
+        return self._pinnable[key]
 
-    def distances(self, backing: Sequence[Node | None]) -> list[Ids]:
+    def distances(
+        self, backing: Sequence[Node | None], memory_backing: Sequence[Node | None]
+    ) -> list[Ids]:
         """Return the distance matrix of cells that are backed so."""
-        key = tuple(None if node is None else node.id for node in backing)
+        key = tuple(
+            None if node is None or bound is None else (node.id, bound.id)
+            for node, bound in zip(backing, memory_backing)
+        )
         if key not in self._matrices:
-            self._matrices[key] = distance_matrix(backing)
+            self._matrices[key] = distance_matrix(backing, memory_backing)
         return self._matrices[key]
 
 
 def _draft(guest: Guest, view: _HostView, policy: Policy, placed: Ids | None) -> _Draft:
     """Plan all but exclusive pins, which need to know of the other guests."""
     warnings: list[str] = []
+    if guest.stated_kib is not None and policy.memory_kib is None:
+        warnings.append(
+            f"its <memory> says {show_size(guest.stated_kib)} and its cells have "
+            f"{show_size(guest.memory_kib)}, which is what it gets; set memory for another size."
+        )
     nodes = chosen_nodes(view.host, view.eligible, policy, placed, warnings)
     if leaves_cells(policy, len(nodes)):
         return _draft_without_cells(guest, view, nodes, policy, warnings)
@@ -179,21 +304,26 @@ def _draft_without_cells(
     """Plan a guest on one node: pins and a memory binding, and nothing that its kernel sees."""
     check_kind(guest)
     check_own_cells(guest)
-    open_cpus = _open_cpus(view, nodes, policy)
+    check_own_size(guest)
+    pinnable = _pinnable(view, nodes, policy)
     used = tuple(node.id for node in nodes)
     if nodes and policy.memory_mode in ("strict", "restrictive"):
         warnings.extend(memory_warnings(nodes, [guest.memory_kib]))
     layout = Layout(
         cells=(),
         host_nodes=(),
-        topology=None,
-        vcpu_pins=(open_cpus[used[0]],) * guest.vcpus if nodes and policy.pinning == "node" else (),
+        topology=resized_topology(guest),
+        vcpu_pins=(pinnable[used[0]].shared,) * guest.vcpus
+        if nodes and policy.pinning == "node"
+        else (),
+        memory_nodes=(),
         memory_mode=policy.memory_mode if nodes else "none",
         nodeset=used,
-        emulator_pins=_emulator_pins(view.host, policy, open_cpus),
-        iothread_pins=dict.fromkeys(guest.iothread_ids, open_cpus[used[0]])
-        if policy.iothread_pinning == "nodes" and nodes
-        else None,
+        vcpus=vcpu_count(guest),
+        memory=memory_size(guest),
+        memory_kib=guest.memory_kib,
+        emulator_pins=_emulator_pins(view.host, policy, pinnable),
+        iothread_pins=_iothread_pins(view.host, guest, nodes, policy, pinnable),
         leaves_cells=True,
         warnings=tuple(warnings),
     )
@@ -202,7 +332,7 @@ def _draft_without_cells(
     width = guest.own_threads
     starts = range(0, guest.vcpus, width)
     cores = [tuple(range(start, min(start + width, guest.vcpus))) for start in starts]
-    return _Draft(layout, tuple(CoreDemand(nodes[0], vcpus) for vcpus in cores))
+    return _Draft(layout, tuple(CoreDemand(0, nodes[0], vcpus) for vcpus in cores), nodes)
 
 
 def _draft_with_cells(
@@ -216,16 +346,18 @@ def _draft_with_cells(
     backing: list[Node | None] = [
         nodes[cell % len(nodes)] if nodes else None for cell in range(count)
     ]
-    assigned, topology = assign_vcpus(guest, arch, nodes, count, policy, warnings)
-    memory = split_memory(guest, arch, backing, policy)
+    bound = [None if node is None else memory_node(host, node) for node in backing]
+    warnings.extend(_bound_elsewhere(backing, bound))
+    assigned, topology = assign_vcpus(guest, arch, backing, policy, warnings)
+    memory = split_memory(guest, arch, bound, policy)
     check_definition(guest, count)
     check_split_cores(guest, topology.threads)
     if nodes and policy.memory_mode in ("strict", "restrictive"):
-        check_pools(guest, backing, memory)
-        warnings.extend(memory_warnings(backing, memory))
+        check_pools(guest, bound, memory)
+        warnings.extend(memory_warnings(bound, memory))
     warnings.extend(topology_warnings(guest, arch, host, policy, topology, nodes))
     warnings.extend(boot_warnings(guest, arch, assigned))
-    matrix = view.distances(backing) if policy.distances == "host" else None
+    matrix = view.distances(backing, bound) if policy.distances == "host" else None
     if matrix is not None:
         check_asymmetry(arch, matrix)
     cells = tuple(
@@ -239,46 +371,72 @@ def _draft_with_cells(
         )
         for cell in range(count)
     )
-    used = tuple(sorted({node.id for node in backing if node is not None}))
-    open_cpus = _open_cpus(view, backing, policy)
+    pinnable = _pinnable(view, backing, policy)
+    shares = nodes and policy.pinning == "node"
+    if shares:
+        shared = {node: cpus.shared for node, cpus in pinnable.items()}
+        warnings.extend(crowded_cells(guest, cells, backing, shared, policy))
+    used = nodes[:count]
     layout = Layout(
         cells=cells,
-        host_nodes=tuple(None if node is None else node.id for node in backing),
+        host_nodes=_ids(backing),
         topology=topology,
-        vcpu_pins=_node_pins(guest, cells, backing, open_cpus)
-        if nodes and policy.pinning == "node"
-        else (),
+        vcpu_pins=_node_pins(guest, cells, backing, pinnable) if shares else (),
+        memory_nodes=_ids(bound),
         memory_mode=policy.memory_mode if nodes else "none",
-        nodeset=used,
-        emulator_pins=_emulator_pins(host, policy, open_cpus),
-        iothread_pins={
-            iothread: open_cpus[used[turn % len(used)]]
-            for turn, iothread in enumerate(guest.iothread_ids)
-        }
-        if policy.iothread_pinning == "nodes" and nodes
-        else None,
+        nodeset=tuple(sorted({node.id for node in bound if node is not None})),
+        vcpus=vcpu_count(guest),
+        memory=memory_size(guest),
+        memory_kib=guest.memory_kib,
+        emulator_pins=_emulator_pins(host, policy, pinnable),
+        iothread_pins=_iothread_pins(host, guest, used, policy, pinnable),
         warnings=tuple(warnings),
     )
-    exclusive = policy.pinning in EXCLUSIVE
-    return _Draft(layout, _demands(cells, backing, topology.threads, policy) if exclusive else ())
+    if policy.pinning not in EXCLUSIVE:
+        return _Draft(layout, ())
+    return _Draft(layout, _demands(cells, backing, topology.threads, policy), used)
 
 
-def _open_cpus(view: _HostView, backing: Sequence[Node | None], policy: Policy) -> dict[int, Ids]:
-    """Return the pCPUs of each backing node that may be pinned to."""
-    open_cpus = {
-        node.id: view.open_cpus(node, policy.reserved_cpus) for node in backing if node is not None
+def _ids(nodes: Sequence[Node | None]) -> tuple[int | None, ...]:
+    return tuple(None if node is None else node.id for node in nodes)
+
+
+def _bound_elsewhere(backing: Sequence[Node | None], bound: Sequence[Node | None]) -> Iterator[str]:
+    """Yield which nodes have no memory for the cells that they back."""
+    pairs = {
+        (node.id, other.id)
+        for node, other in zip(backing, bound)
+        if node is not None and other is not None and node is not other
     }
-    needs_cpus = policy.pinning != "none" or "nodes" in (
+    for node_id, other_id in sorted(pairs):
+        yield (
+            f"host node {node_id} has pCPUs and no memory; memory of the cell that it backs is "
+            f"bound to host node {other_id}, the nearest that has some."
+        )
+
+
+def _pinnable(
+    view: _HostView, backing: Sequence[Node | None], policy: Policy
+) -> dict[int, _Pinnable]:
+    """Return the pCPUs of each backing node that may be pinned to."""
+    pinnable = {node.id: view.pinnable(node, policy) for node in backing if node is not None}
+    shares = policy.pinning == "node" or "nodes" in (
         policy.emulator_pinning,
         policy.iothread_pinning,
     )
-    for node_id, cpus in open_cpus.items():
-        if not cpus and needs_cpus:
+    for node_id, cpus in pinnable.items():
+        if not cpus.all and (shares or policy.pinning in EXCLUSIVE):
             raise LayoutError(
-                f"reserved_cpus '{format_cpuset(policy.reserved_cpus)}' leaves no pCPU of host "
-                f"node {node_id} to pin to; reserve fewer, or exclude the node with nodes."
+                f"reserved_cpus '{reserved_text(policy)}' leaves no pCPU of host node {node_id} to "
+                "pin to; reserve fewer, or exclude the node with nodes."
             )
-    return open_cpus
+        if not cpus.shared and policy.pinning == "node":
+            raise LayoutError(
+                f"the pCPUs of host node {node_id} that are not reserved are isolated: "
+                f"{show_cpuset(cpus.all)}, and the host's scheduler does not spread vCPUs over "
+                "such; set pinning to 'core' or 'cpu', or exclude the node with nodes."
+            )
+    return pinnable
 
 
 def _demands(
@@ -288,7 +446,7 @@ def _demands(
     # With round_robin the threads of a guest core sit in different cells: no host core holds them.
     width = 1 if policy.distribution == "round_robin" else threads
     return tuple(
-        CoreDemand(node, cell.vcpus[start : start + width])
+        CoreDemand(cell.id, node, cell.vcpus[start : start + width])
         for cell, node in zip(cells, backing)
         if node is not None
         for start in range(0, len(cell.vcpus), width)
@@ -299,26 +457,40 @@ def _node_pins(
     guest: Guest,
     cells: Sequence[Cell],
     backing: Sequence[Node | None],
-    open_cpus: Mapping[int, Ids],
+    pinnable: Mapping[int, _Pinnable],
 ) -> tuple[Ids, ...]:
     pins: list[Ids] = [()] * guest.vcpus
     for cell, node in zip(cells, backing):
         for vcpu in cell.vcpus:
-            pins[vcpu] = () if node is None else open_cpus[node.id]
+            pins[vcpu] = () if node is None else pinnable[node.id].shared
     return tuple(pins)
 
 
-def _emulator_pins(host: Host, policy: Policy, open_cpus: Mapping[int, Ids]) -> Ids | None:
+def _emulator_pins(host: Host, policy: Policy, pinnable: Mapping[int, _Pinnable]) -> Ids | None:
     if policy.emulator_pinning == "nodes":
-        return tuple(sorted({cpu for cpus in open_cpus.values() for cpu in cpus})) or None
+        cpus = {cpu for one in pinnable.values() for cpu in one.shared or one.all}
+        return tuple(sorted(cpus)) or None
     if isinstance(policy.emulator_pinning, str):
         return None
-    online = {cpu for node in host.nodes for cpu in node.cpus}
-    absent = [cpu for cpu in policy.emulator_pinning if cpu not in online]
-    if absent and host.nodes:
-        raise LayoutError(
-            f"emulator_pinning '{format_cpuset(policy.emulator_pinning)}' names pCPU "
-            f"{show_cpuset(absent)}, which the host does not have online; its pCPUs are "
-            f"{show_cpuset(online)}."
-        )
+    check_online(host, "emulator_pinning", policy.emulator_pinning)
     return policy.emulator_pinning
+
+
+def _iothread_pins(
+    host: Host,
+    guest: Guest,
+    nodes: Sequence[Node],
+    policy: Policy,
+    pinnable: Mapping[int, _Pinnable],
+) -> dict[int, Ids] | None:
+    """Return the pins of iothreads; beside exclusive pins those are chosen last."""
+    if policy.iothread_pinning == "nodes" and nodes:
+        return {
+            iothread: pinnable[node.id].shared or pinnable[node.id].all
+            for turn, iothread in enumerate(guest.iothread_ids)
+            for node in (nodes[turn % len(nodes)],)
+        }
+    if isinstance(policy.iothread_pinning, str):
+        return None
+    check_online(host, "iothread_pinning", policy.iothread_pinning)
+    return dict.fromkeys(guest.iothread_ids, policy.iothread_pinning)

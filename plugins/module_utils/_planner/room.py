@@ -49,7 +49,8 @@ class Room:
         self._nodes: dict[int, Node] = {node.id: node for node in host.eligible}
         self._accounts = {account.node: account for account in ledger.accounts}
         self._taken = {account.node: _taken(account) for account in ledger.accounts}
-        self._usable: dict[tuple[int, Ids, int], int] = {}
+        self._isolated = frozenset(host.isolated_cpus or ())
+        self._usable: dict[tuple[int, Ids, int, bool], int] = {}
 
     @property
     def nodes(self) -> list[int]:
@@ -92,13 +93,17 @@ class Room:
     def cores_left(self, node: int, demand: Demand, width: int) -> int:
         """Return how many guest cores could be put on a node; below 0 where it is overfull."""
         taken = self._taken[node]
-        open_cores = self._open_cores(node, demand.policy, 1) - taken.pending
         # Who allows least decides: it was promised that much of a core.
         ratio = taken.ratios[0][0] if taken.ratios else demand.overcommit_per_mille
+        isolated = self._open_cores(node, demand.policy, 1, isolated=True)
+        balanced = self._open_cores(node, demand.policy, 1)
         if not demand.is_exclusive:
-            return open_cores * min(ratio, demand.overcommit_per_mille) // 1000 - taken.shared
-        beside = open_cores + -taken.shared * 1000 // ratio
-        return min(self._open_cores(node, demand.policy, width) - taken.pending, beside)
+            # Guests with cores of their own take the isolated ones first.
+            balanced -= max(0, taken.pending - isolated)
+            return balanced * min(ratio, demand.overcommit_per_mille) // 1000 - taken.shared
+        beside = isolated + balanced - taken.pending + -taken.shared * 1000 // ratio
+        wide = sum(self._open_cores(node, demand.policy, width, one) for one in (False, True))
+        return min(wide - taken.pending, beside)
 
     def memory_left_kib(self, node: int, demand: Demand) -> int:
         """Return the ordinary memory that is left, in KiB; below 0 where it is overfull."""
@@ -167,14 +172,19 @@ class Room:
             if left < pages:
                 yield f"{max(0, left)} of {pages} hugepages of {size_kib} KiB"
 
-    def _open_cores(self, node: int, policy: Policy, width: int) -> int:
-        """Return how many cores nobody owns, and have so many threads that are not reserved."""
-        key = (node, policy.reserved_cpus, width)
+    def _open_cores(self, node: int, policy: Policy, width: int, isolated: bool = False) -> int:
+        """Return how many cores nobody owns, and have so many threads that are not reserved.
+
+        Of those that are isolated, or of the others.
+        """
+        key = (node, policy.reserved_cpus, width, isolated)
         if key not in self._usable:
             barred = frozenset(policy.reserved_cpus)
             owned = self._accounts[node].owned
             self._usable[key] = sum(
-                owned.isdisjoint(core) and sum(cpu not in barred for cpu in core) >= width
+                owned.isdisjoint(core)
+                and self._isolated.isdisjoint(core) != isolated
+                and sum(cpu not in barred for cpu in core) >= width
                 for core in self._nodes[node].cores
             )
         return self._usable[key]

@@ -143,11 +143,13 @@ def test_choices(option: str) -> None:
         ({"emulator_pinning": []}, "emulator_pinning: '' is not a set of numbers"),
         (
             {"reserved_cpus": False},
-            "reserved_cpus must be given as a cpuset such as '0-1,8', not 'False'.",
+            "reserved_cpus must be given as a cpuset such as '0-1,8', 'isolated', or both with a "
+            "comma, not 'False'.",
         ),
         (
             {"reserved_cpus": {}},
-            "reserved_cpus must be given as a cpuset such as '0-1,8', not '{}'.",
+            "reserved_cpus must be given as a cpuset such as '0-1,8', 'isolated', or both with a "
+            "comma, not '{}'.",
         ),
         ({"pinning": True}, "pinning must be one of node, core, cpu or none, not 'True'."),
         ({"distances": False}, "distances must be one of host or none, not 'False'."),
@@ -156,6 +158,17 @@ def test_choices(option: str) -> None:
             "memory_mode must be one of strict, preferred, restrictive or none, not '['strict']'.",
         ),
         ({"state": "Present"}, "state must be one of present or absent, not 'Present'."),
+        ({"memory": 32}, "memory must be an integer with a unit, such as '32 GiB', not '32'."),
+        ({"memory": "1.5 GiB"}, "memory must be an integer with a unit, such as '32 GiB', not"),
+        ({"memory": "0 GiB"}, "memory must be an integer with a unit, such as '32 GiB', not"),
+        ({"memory": "3 parsecs"}, "memory must be an integer with a unit, such as '32 GiB', not"),
+        ({"vcpus": 0}, "vcpus must be an integer from 1 to 65535, not '0'."),
+        ({"split": "fair"}, "split must be one of even or proportional, not 'fair'."),
+        (
+            {"iothread_pinning": "node"},
+            "iothread_pinning: 'node' is not a set of numbers; write it as '0-3,8' or '0-7,^2'. It "
+            "takes 'none', 'nodes' or a cpuset such as '0-1'.",
+        ),
         ({"remainder": 0}, "remainder must be one of spread or fail, not '0'."),
     ],
 )
@@ -164,6 +177,39 @@ def test_refuses(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(PolicyError) as raised:
         policy_from_options(options)
     assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "cpus", "isolated", "recorded"),
+    [
+        ("isolated", (), True, "isolated"),
+        ("0-1, isolated", (0, 1), True, "isolated,0-1"),
+        (["isolated", 3], (3,), True, "isolated,3"),
+        ("0-7,^2", (0, 1, 3, 4, 5, 6, 7), False, "0-1,3-7"),
+    ],
+)
+def test_reserved_cpus(given: object, cpus: tuple[int, ...], isolated: bool, recorded: str) -> None:
+    """By number, by what the kernel isolates, or both."""
+    policy = policy_from_options({"reserved_cpus": given})
+    assert (policy.reserved_cpus, policy.reserves_isolated) == (cpus, isolated)
+    assert policy_to_record(policy) == {"reserved_cpus": recorded}
+    assert policy_from_options(policy_to_record(policy)) == policy
+
+
+@pytest.mark.parametrize(
+    ("given", "memory_kib", "recorded"),
+    [
+        ("32 GiB", 32 << 20, "32 GiB"),
+        ("33554432KiB", 32 << 20, "32 GiB"),
+        ("5 g", 5 << 20, "5 GiB"),
+        ("1 GB", 976563, "976563 KiB"),
+    ],
+)
+def test_memory(given: str, memory_kib: int, recorded: str) -> None:
+    """In libvirt's units, rounded up as libvirt does."""
+    policy = policy_from_options({"memory": given})
+    assert policy.memory_kib == memory_kib
+    assert policy_to_record(policy) == {"memory": recorded}
 
 
 def test_record_has_what_differs() -> None:

@@ -74,6 +74,8 @@ def test_what_was_planned_is_what_is_read(
 def test_nothing_in_the_definition(host: Callable[[str], Host]) -> None:
     """A guest that nobody touched has no cells, and nothing is made up."""
     assert _result(read_definition(_BARE), host("rfc-8n240c")) == {
+        "vcpus": 16,
+        "memory_kib": 16777216,
         "cells": [],
         "topology": None,
         "memory_mode": "none",
@@ -148,7 +150,7 @@ def test_the_whole_of_a_guest_without_cells(host: Callable[[str], Host]) -> None
         "<devices><memory model='dimm'><target><size>1024</size></target></memory></devices>"
     )
     found = cell_placements(read_definition(_domain(inner)), host("asymmetric-4n16c"))
-    assert found == [CellPlacement(None, (0, 1, 2, 3), 3072, "strict", (2,), (2,))]
+    assert found == [CellPlacement(None, (0, 1, 2, 3), 3072, "strict", (2,), (2,), ())]
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_a_definition_does_not_differ_from_itself(inner: str) -> None:
             ],
         ),
         (
-            _TWO_CELLS.replace("custom", "host-passthrough"),
+            "<vcpu>4</vcpu>" + _TWO_CELLS.replace("custom", "host-passthrough"),
             "<vcpu placement='auto'>4</vcpu>",
             [
                 ("cells", "it has", "2 cells", "no cells"),

@@ -115,7 +115,7 @@ def test_all_in_place(placed: Place) -> None:
         ("anuma", "uuid-anuma"),
         (
             [
-                CellPlacement(0, (0, 1), 2048, "strict", (0,), (0,)),
+                CellPlacement(0, (0, 1), 2048, "strict", (0,), (0,), (0,)),
                 CellPlacement(1, (2, 3), 2048, "preferred", (1,), (1,)),
             ],
             [1024],

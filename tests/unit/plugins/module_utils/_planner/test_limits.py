@@ -173,9 +173,9 @@ def test_guests_that_cannot_have_it(
     [
         *(({"arch": arch}, {}) for arch in ("", "i686", "x86_64", "aarch64", "riscv64")),
         *(({"kind": kind}, {}) for kind in ("", "kvm", "qemu", "hvf", "test")),
-        ({"vcpus": 16384}, {}),
+        ({"vcpus": 16384}, {"pinning": "none"}),
         ({"arch": "ppc64le", "vcpus": 12}, {"threads": 2, "distances": "none"}),
-        ({"arch": "ppc64le", "vcpus": 64}, {"threads": 8, "nodes": "0"}),
+        ({"arch": "ppc64le", "vcpus": 64}, {"threads": 8, "nodes": "0", "pinning": "none"}),
         ({"arch": "x86_64", "vcpus": 12}, {"threads": 3}),
     ],
 )

@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_from_facts
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.demand import Demand
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from planning import GuestOf, HostOf, planned, refusal
 
 
 @pytest.mark.parametrize(
     ("name", "nodes", "sentence"),
     [
-        ("memless-node", "1", "host node 1 of nodes '1' cannot be used: it has no memory;"),
         (
             "cxl-2n-plus-1",
             "0,2",
@@ -33,7 +35,14 @@ def test_nodes_that_cannot_be(
 @pytest.mark.parametrize(
     ("name", "warnings"),
     [
-        ("memless-node", ["host node 1 is not used: it has no memory."]),
+        (
+            "memless-node",
+            [
+                "host node 1 is not used: it has no memory.",
+                "cell 0 has 16 vCPUs on the 4 pCPUs of host node 0, which they share; reduce its "
+                "vCPUs, or use more nodes.",
+            ],
+        ),
         ("cxl-2n-plus-1", ["host node 2 is not used: it has no online pCPUs."]),
         (
             "gpu-nodes-0-8-252",
@@ -53,6 +62,22 @@ def test_nodes_left_out_are_named(
 ) -> None:
     """With all of them asked for, the others are named in the warnings."""
     assert list(planned(guest(memory_kib=1 << 20), host(name)).warnings) == warnings
+
+
+def test_a_node_without_memory(host: HostOf, guest: GuestOf) -> None:
+    """By name it backs a cell's pins; the memory is bound to the nearest node that has some."""
+    layout = planned(guest(vcpus=8, memory_kib=8 << 20), host("memless-node"), nodes="0-1")
+    assert (layout.host_nodes, layout.memory_nodes, layout.nodeset) == ((0, 1), (0, 0), (0,))
+    assert layout.vcpu_pins[4] == (4, 5, 6, 7)
+    # Its vCPUs are as far from its memory as from that of the other cell.
+    assert [cell.distances for cell in layout.cells] == [(10, 11), (20, 10)]
+    assert layout.warnings == (
+        "host node 1 has pCPUs and no memory; memory of the cell that it backs is bound to host "
+        "node 0, the nearest that has some.",
+    )
+    sentence = "host node 1 of auto_nodes '1' cannot be used: it has no memory;"
+    with pytest.raises(LayoutError, match=sentence):
+        Demand(guest(), policy_from_options({"auto_nodes": "1"}), host("memless-node"))
 
 
 def test_more_and_fewer_cells_than_nodes(host: HostOf, guest: GuestOf) -> None:

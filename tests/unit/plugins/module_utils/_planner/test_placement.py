@@ -17,7 +17,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import (
     HugepagePool,
     Node,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Ids
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Ids, Topology
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import (
     Holding,
     Need,
@@ -300,7 +300,7 @@ def test_cores_are_counted_and_not_threads() -> None:
     host = make_host([4, 4], [32, 32], threads=2)
     single = asks("single", 8, 8)
     assert nodes_of(place(host, [single])) == [(0, 1)]
-    threaded = replace(single, guest=replace(single.guest, own_threads=2))
+    threaded = replace(single, guest=replace(single.guest, own_topology=Topology(1, 1, 4, 2)))
     assert nodes_of(place(host, [threaded])) == [(0,)]
 
 

@@ -45,6 +45,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._planner.candidates impo
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.ledger import make_ledger
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.placement import place_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.sizing import resized
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     CHOICES,
     Policy,
@@ -100,7 +101,13 @@ def hosts(draw: st.DrawFn) -> Host:
             cpus=tuple(sorted((*nodes[1].cpus, *claimed))),
             cores=tuple(sorted((*nodes[1].cores, claimed))),
         )
-    return Host(tuple(nodes), arch="x86_64", cpu_vendor=draw(st.sampled_from(["AMD", ""])))
+    return Host(
+        tuple(nodes),
+        arch="x86_64",
+        cpu_vendor=draw(st.sampled_from(["AMD", ""])),
+        isolated_cpus=draw(st.sampled_from([None, (), (), (2, 3), tuple(range(4, 99))])),
+        cpu_kinds=draw(st.sampled_from([(), (), (), (tuple(range(8)), tuple(range(8, 999)))])),
+    )
 
 
 @st.composite
@@ -144,7 +151,13 @@ def policies(draw: st.DrawFn) -> Policy:
     if options["distribution"] == "interleave" and draw(st.integers(0, 5)):
         options["threads"] = "auto"
     options["emulator_pinning"] = draw(st.sampled_from(["none", "nodes", "0"]))
-    options["reserved_cpus"] = draw(st.sampled_from([None, None, "0", "1-3"]))
+    options["iothread_pinning"] = draw(st.sampled_from(["none", "nodes", "0"]))
+    options["reserved_cpus"] = draw(st.sampled_from([None, None, "0", "1-3", "isolated"]))
+    options["split"] = draw(st.sampled_from([*["even"] * 3, "proportional"]))
+    if options["distribution"] != "contiguous" and draw(st.integers(0, 5)):
+        options["split"] = "even"
+    options["vcpus"] = draw(st.sampled_from([*[None] * 5, 1, 6, 16, 20]))
+    options["memory"] = draw(st.sampled_from([*[None] * 5, "1 GiB", "6 GiB", "7001 MiB"]))
     return policy_from_options(options)
 
 
@@ -177,14 +190,15 @@ def test_vcpus_and_topology(
     assert shape.sockets * shape.dies * shape.cores * shape.threads == guest.vcpus
     sizes = [len(cell.vcpus) for cell in cells]
     step = shape.threads if policy.distribution == "contiguous" else 1
-    assert max(sizes) - min(sizes) <= step
+    if policy.split == "even":
+        assert max(sizes) - min(sizes) <= step
     if policy.distribution == "contiguous":
-        assert sizes == sorted(sizes, reverse=True)
+        assert policy.split != "even" or sizes == sorted(sizes, reverse=True)
         socket = shape.cores * shape.threads
         for first in range(0, guest.vcpus, socket):
             whole = set(range(first, first + socket))
             assert sum(bool(whole & set(cell.vcpus)) for cell in cells) == 1
-    if policy.remainder == "fail":
+    if policy.remainder == "fail" and policy.split == "even":
         assert len(set(sizes)) == 1
     eligible = [node.id for node in host.eligible]
     assert list(layout.host_nodes) == (
@@ -205,7 +219,8 @@ def test_memory_and_distances(
     sizes = [cell.memory_kib for cell in layout.cells]
     granule = 262144 if guest.arch == "ppc64le" else 2048 if guest.hugepages else 1024
     assert sum(sizes) == guest.memory_kib
-    assert max(sizes) - min(sizes) <= granule
+    if policy.split == "even":
+        assert max(sizes) - min(sizes) <= granule
     assert all(size % granule == 0 for size in sizes[:-1])
     assert all(size >= granule for size in sizes)
     for cell in layout.cells:
@@ -220,6 +235,32 @@ def test_memory_and_distances(
             else:
                 assert 11 <= value <= 254
                 assert (value == 11) or nodes[cell.id] != nodes[other]
+
+
+@EXAMPLES
+@given(hosts(), guests(), policies())
+def test_in_proportion(
+    count_example: Callable[[], None], host: Host, guest: Guest, policy: Policy
+) -> None:
+    """No node is given more cores or memory than it has where the guest as a whole fits."""
+    count_example()
+    policy = replace(policy, split="proportional", distribution="contiguous", cells=None)
+    policy = replace(policy, reserved_cpus=(), reserves_isolated=False)
+    guest = replace(guest, hugepages=())
+    (layout,) = _planned(host, [(guest, policy)])
+    if isinstance(layout, LayoutError) or not host.eligible:
+        return
+    nodes, granule = host.eligible, 262144 if guest.arch == "ppc64le" else 1024
+    width = layout.topology.threads if policy.pinning in ("core", "cpu") else 1
+    has = [sum(len(core) >= width for core in node.cores) for node in nodes]
+    cores = [len(cell.vcpus) // layout.topology.threads for cell in layout.cells]
+    if sum(cores) <= sum(has):
+        assert all(one <= max(1, most) for one, most in zip(cores, has))
+    memory = [cell.memory_kib // granule for cell in layout.cells]
+    room = [node.memory_kib // granule for node in nodes]
+    if sum(memory) <= sum(room):
+        event("fits")
+        assert all(one <= max(1, most) for one, most in zip(memory, room))
 
 
 @EXAMPLES
@@ -245,9 +286,13 @@ def test_pins(
             node = node_of[vcpu]
             assert node is not None
             assert pins
-            assert set(pins) <= cpus[node] - set(policy.reserved_cpus)
+            isolated = set(host.isolated_cpus or ())
+            opened = cpus[node] - set(policy.reserved_cpus)
+            if policy.reserves_isolated:
+                opened -= isolated
+            assert set(pins) <= opened
             if policy.pinning == "node":
-                assert set(pins) == cpus[node] - set(policy.reserved_cpus)
+                assert set(pins) == opened - isolated
             elif policy.pinning == "cpu":
                 assert len(pins) == 1
                 assert taken.setdefault(pins[0], (guest.name, vcpu)) == (guest.name, vcpu)
@@ -330,10 +375,18 @@ def _xml(draw: st.DrawFn) -> str:
 definitions = st.composite(_xml)
 
 
+def _guest(definition: Definition, policy: Policy) -> Guest:
+    """Return the guest with the size that its policy asks for."""
+    try:
+        return resized(read_guest(definition, 2048), policy)
+    except LayoutError as error:
+        raise error.for_guest(definition.name) from None
+
+
 def _edited(definition: Definition, host: Host, policy: Policy) -> tuple[str, Layout | None]:
     """Return the text and the layout, or the sentence and None."""
     try:
-        (layout,) = _planned(host, [(read_guest(definition, 2048), policy)])
+        (layout,) = _planned(host, [(_guest(definition, policy), policy)])
         if isinstance(layout, LayoutError):
             raise layout
         return partitioned_text(definition, layout, policy), layout
@@ -356,7 +409,7 @@ def test_editing(
             assert edited.startswith("guest anuma: ")
             continue
         current = read_definition(edited)
-        (again,) = _planned(host, [(read_guest(current, 2048), policy)])
+        (again,) = _planned(host, [(_guest(current, policy), policy)])
         if not isinstance(again, LayoutError):
             # Exclusive pins count as seats the second time, and must be kept.
             assert again.vcpu_pins == layout.vcpu_pins
@@ -389,7 +442,10 @@ def test_settled_means_that_an_edit_changes_nothing(
         return
     definition = read_definition(first)
     for asked in (policy, changed):
-        (layout,) = _planned(host, [(read_guest(definition, 2048), asked)])
+        try:
+            (layout,) = _planned(host, [(_guest(definition, asked), asked)])
+        except LayoutError:
+            continue
         if isinstance(layout, LayoutError):
             continue
         wanted = wanted_of(definition, layout, asked)
@@ -422,9 +478,11 @@ def test_what_is_written_is_what_was_planned(
     mode = layout.memory_mode
     assert says.cell_bindings == {
         cell.id: Binding(mode, (node,))
-        for cell, node in zip(layout.cells, layout.host_nodes)
+        for cell, node in zip(layout.cells, layout.memory_nodes)
         if mode != "none" and node is not None
     }
+    assert policy.vcpus in (None, says.vcpus.most)
+    assert policy.memory_kib in (None, says.memory.total_kib, sum(c.memory_kib for c in says.cells))
     bound = mode not in ("none", "preferred")
     assert says.memory_binding == (Binding(mode, layout.nodeset) if bound else None)
     assert says.vcpu_placement == "static"
@@ -457,7 +515,8 @@ def test_every_other_piece_of_text_stays(
         extra = data.draw(st.sampled_from(["", "", *extras]))
         text = text.replace(place, place + extra, 1)
     definition = read_definition(text)
-    edited, layout = _edited(definition, host, replace(policy, cpu_mode="keep"))
+    policy = replace(policy, cpu_mode="keep", vcpus=None, memory_kib=None)
+    edited, layout = _edited(definition, host, policy)
     if layout is not None:
         parsed = _pieces(to_text(definition.root, text))
         assert _pieces(edited) == parsed
@@ -487,7 +546,8 @@ def test_a_newcomer_moves_nobody(
     newcomer = replace(data.draw(guests(name=data.draw(st.sampled_from("az")))), vcpu_pins=())
     whole = [*seated, (newcomer, data.draw(policy))]
     again = _planned(host, whole)
-    assert again[:-1] == layouts
+    # What is left for iothreads beside vCPUs shrinks.
+    assert list(map(_without_iothreads, again[:-1])) == list(map(_without_iothreads, layouts))
     _assert_exclusive([(p, one) for p, one in zip(whole, again) if isinstance(one, Layout)])
 
 
@@ -516,6 +576,10 @@ def test_chosen_nodes_hold_what_is_planned_there(
             assert set(layout.nodeset) <= set(placed[index])
             usable = {cpu for node in host.nodes if node.id in placed[index] for cpu in node.cpus}
             assert all(usable.issuperset(pins) for pins in layout.vcpu_pins)
+
+
+def _without_iothreads(answer: Layout | LayoutError) -> Layout | LayoutError:
+    return replace(answer, iothread_pins=None) if isinstance(answer, Layout) else answer
 
 
 def _assert_exclusive(planned: list[tuple[tuple[Guest, Policy], Layout]]) -> None:

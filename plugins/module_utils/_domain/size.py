@@ -1,0 +1,184 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The managed elements that say how large a guest is; they are managed where the policy asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+from .._cpuset import format_cpuset
+from .._model.layout import MemorySize, VcpuCount
+from .._size import show_size
+from .element import ManagedElement
+from .units import integer, memory_kib
+from .wording import Difference
+from .xml import Element, copied, elements, etree, insert_after, remove
+
+#: What stands before each in a definition (virDomainDefFormatInternalSetRootName,
+#: src/conf/domain_conf.c in libvirt).
+_BEFORE_MEMORY = ("name", "uuid", "genid", "title", "description", "metadata", "maxMemory")
+_BEFORE_VCPUS = (
+    *(*_BEFORE_MEMORY, "memory", "currentMemory", "blkiotune", "memtune", "memoryBacking"),
+    "vcpu",
+)
+
+
+class _Vcpus(ManagedElement[Optional[VcpuCount]]):
+    """``<vcpu>`` with ``current``, and ``<vcpus>``, which says of each whether it is online."""
+
+    option = "vcpus"
+    stays = True
+    visible = True
+    rank = 0
+
+    def read(self, root: Element) -> VcpuCount | None:
+        vcpu = root.find("vcpu")
+        if vcpu is None:
+            return None
+        most = integer(vcpu.text, "<vcpu>")
+        listed = list(elements(root.find("vcpus"), "vcpu"))
+        if listed:
+            online = sorted(
+                integer(one.get("id"), "vcpu id") for one in listed if one.get("enabled") == "yes"
+            )
+            return VcpuCount(most, tuple(online))
+        current = integer(vcpu.get("current") or str(most), "<vcpu current>")
+        return VcpuCount(most, tuple(range(current)))
+
+    def write(self, root: Element, value: VcpuCount | None) -> None:
+        vcpu, listed = root.find("vcpu"), root.find("vcpus")
+        if value is None or vcpu is None:
+            return
+        vcpu.text = str(value.most)
+        vcpu.attrib.pop("current", None)
+        if len(value.online) < value.most:
+            vcpu.set("current", str(len(value.online)))
+        if listed is None:
+            return
+        if len(value.online) == value.most:
+            remove(listed)
+            return
+        ids = {integer(one.get("id"), "vcpu id"): one for one in elements(listed, "vcpu")}
+        for number in ids.keys() - set(range(value.most)):
+            remove(ids[number])
+        offline = [number for number in range(value.most) if number not in ids]
+        insert_after(
+            listed,
+            ("vcpu",),
+            *(
+                etree.Element("vcpu", {"id": str(one), "enabled": "no", "hotpluggable": "yes"})
+                for one in offline
+            ),
+        )
+
+    def keep(self, root: Element, kept: Element) -> None:
+        copy = etree.SubElement(kept, "vcpuCount")
+        copy.extend(copied(one) for one in elements(root, "vcpu", "vcpus"))
+
+    def restore(self, root: Element, kept: Element) -> None:
+        copy, vcpu = kept.find("vcpuCount"), root.find("vcpu")
+        if copy is None or vcpu is None:
+            return
+        before = copy.find("vcpu")
+        vcpu.text = before.text
+        vcpu.attrib.pop("current", None)
+        if before.get("current") is not None:
+            vcpu.set("current", before.get("current"))
+        for listed in list(elements(root, "vcpus")):
+            remove(listed)
+        insert_after(root, _BEFORE_VCPUS, *(copied(one) for one in elements(copy, "vcpus")))
+
+    def forget(self, kept: Element) -> None:
+        for element in list(elements(kept, "vcpuCount")):
+            remove(element)
+
+    def is_kept(self, kept: Element) -> bool:
+        return kept.find("vcpuCount") is not None
+
+    def show(self, root: Element, shown: Element) -> None:
+        """Leave it to the placement of the vCPUs, which shows how many there are."""
+
+    def differences(
+        self, first: VcpuCount | None, second: VcpuCount | None
+    ) -> Iterator[Difference]:
+        yield Difference(self.what, "it has", _vcpus_text(first), _vcpus_text(second))
+
+
+class _Memory(ManagedElement[Optional[MemorySize]]):
+    """``<memory>`` and ``<currentMemory>``."""
+
+    option = "memory"
+    stays = True
+    rank = 0
+
+    def read(self, root: Element) -> MemorySize | None:
+        memory, current = root.find("memory"), root.find("currentMemory")
+        if memory is None:
+            return None
+        total_kib = memory_kib(memory)
+        return MemorySize(total_kib, total_kib if current is None else memory_kib(current))
+
+    def write(self, root: Element, value: MemorySize | None) -> None:
+        memory, current = root.find("memory"), root.find("currentMemory")
+        if value is None or memory is None:
+            return
+        _set_kib(memory, value.total_kib)
+        if current is None and value.current_kib != value.total_kib:
+            current = etree.Element("currentMemory")
+            insert_after(root, (*_BEFORE_MEMORY, "memory"), current)
+        if current is not None:
+            _set_kib(current, value.current_kib)
+
+    def keep(self, root: Element, kept: Element) -> None:
+        copy = etree.SubElement(kept, "memorySize")
+        copy.extend(copied(one) for one in elements(root, "memory", "currentMemory"))
+
+    def restore(self, root: Element, kept: Element) -> None:
+        copy = kept.find("memorySize")
+        if copy is None:
+            return
+        for element in list(elements(root, "memory", "currentMemory")):
+            remove(element)
+        copies = [copied(one) for one in elements(copy, "memory", "currentMemory")]
+        insert_after(root, _BEFORE_MEMORY, *copies)
+
+    def forget(self, kept: Element) -> None:
+        for element in list(elements(kept, "memorySize")):
+            remove(element)
+
+    def is_kept(self, kept: Element) -> bool:
+        return kept.find("memorySize") is not None
+
+    def show(self, root: Element, shown: Element) -> None:
+        shown.extend(copied(one) for one in elements(root, "memory", "currentMemory"))
+
+    def differences(
+        self, first: MemorySize | None, second: MemorySize | None
+    ) -> Iterator[Difference]:
+        yield Difference(self.what, "it has", _memory_text(first), _memory_text(second))
+
+
+def _set_kib(element: Element, kib: int) -> None:
+    element.text = str(kib)
+    element.set("unit", "KiB")
+
+
+def _vcpus_text(count: VcpuCount | None) -> str:
+    if count is None:
+        return "no vCPUs"
+    online = len(count.online)
+    offline = "" if online == count.most else f", online {format_cpuset(count.online)}"
+    return f"{count.most} vCPU{'s' if count.most > 1 else ''}{offline}"
+
+
+def _memory_text(size: MemorySize | None) -> str:
+    if size is None:
+        return "no memory"
+    held = size.current_kib < size.total_kib
+    current = f", ballooned to {show_size(size.current_kib)}" if held else ""
+    return f"{show_size(size.total_kib)} of memory{current}"
+
+
+MEMORY = _Memory("memory", "memory_size", ("memory", "currentMemory"))
+VCPUS = _Vcpus("vcpus", "vcpus", ("vcpus",))

@@ -1,0 +1,110 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which of the free pCPUs of a node a cell takes: of one kind, and in the fewest cache domains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from .._model.host import Host, Node
+from .._model.layout import Ids
+
+#: What a guest core can have: the pCPUs of its threads.
+Seat = Ids
+#: Tells kinds of cores apart; the fastest is the smallest.
+Kind = tuple[int, int]
+
+
+def kind_of(host: Host, core: Ids) -> Kind:
+    """Return the kind of a core.
+
+    Cores are of one kind where the host says so, and have as many threads: on a hybrid processor
+    those with SMT are the fast ones, and nothing else may tell them apart.
+    """
+    group = next((index for index, cpus in enumerate(host.cpu_kinds) if core[0] in cpus), 0)
+    return group, -len(core)
+
+
+class Chooser:
+    """Chooses seats on one node.
+
+    Args:
+        host: the host, which may know of kinds of cores.
+        node: the node.
+    """
+
+    def __init__(self, host: Host, node: Node) -> None:
+        self._cores = {cpu: core for core in node.cores for cpu in core}
+        self._kinds = {cpu: kind_of(host, core) for cpu, core in self._cores.items()}
+        self._domains = {
+            cpu: number for number, cpus in enumerate(node.cache_domains) for cpu in cpus
+        }
+
+    def kinds(self, seats: Collection[Seat]) -> set[Kind]:
+        """Return the kinds of the cores that some seats are on."""
+        return {self._kind(seat) for seat in seats}
+
+    def choose(
+        self, layers: Sequence[Sequence[Seat]], count: int, kept: Collection[Seat]
+    ) -> list[Seat]:
+        """Return so many of the free seats.
+
+        Args:
+            layers: free seats, at least as many, the layer to take from first being first.
+            count: how many are wanted.
+            kept: seats that the cell has already.
+        """
+        wanted = self.kinds(kept)
+        kinds = sorted(self.kinds([seat for layer in layers for seat in layer]))
+        found = {
+            kind: [[seat for seat in layer if self._kind(seat) == kind] for layer in layers]
+            for kind in kinds
+        }
+        able = [kind for kind in kinds if wanted <= {kind} and sum(map(len, found[kind])) >= count]
+        # A core of its own for every vCPU is worth more than a faster one that two share.
+        able.sort(key=lambda kind: (self._core_count(found[kind]) < count, kind))
+        chosen: list[Seat] = []
+        for kind in able[:1] or kinds:
+            for layer in found[kind]:
+                part = min(len(layer), count - len(chosen))
+                chosen += self._in_domains(layer, part, [*kept, *chosen])
+        return chosen
+
+    def _in_domains(
+        self, seats: Sequence[Seat], count: int, beside: Collection[Seat]
+    ) -> list[Seat]:
+        """Return so many seats in few cache domains.
+
+        Those where the cell is already come first; then the tightest that holds the rest, so that
+        whole domains are left for guests that fill them; where none does, the largest.
+        """
+        groups: dict[int, list[Seat]] = {}
+        for seat in seats:
+            groups.setdefault(self._domain(seat), []).append(seat)
+        inside = {self._domain(seat) for seat in beside}
+        chosen: list[Seat] = []
+        while len(chosen) < count:
+            left = count - len(chosen)
+            domain = min(groups, key=_order(groups, inside, left))
+            chosen += groups.pop(domain)[:left]
+        return chosen
+
+    def _core_count(self, layers: Sequence[Sequence[Seat]]) -> int:
+        return len({self._cores[seat[0]] for layer in layers for seat in layer})
+
+    def _kind(self, seat: Seat) -> Kind:
+        return self._kinds[seat[0]]
+
+    def _domain(self, seat: Seat) -> int:
+        return self._domains.get(seat[0], -1)
+
+
+def _order(
+    groups: dict[int, list[Seat]], inside: set[int], left: int
+) -> Callable[[int], tuple[bool, bool, int, int]]:
+    def order(domain: int) -> tuple[bool, bool, int, int]:
+        free = len(groups[domain])
+        holds = free >= left
+        return domain not in inside, not holds, free if holds else -free, domain
+
+    return order

@@ -1,0 +1,48 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The distances between a guest's cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .._model.host import Node
+from .._model.layout import Ids
+
+# SLIT values (ACPI 6.4, 5.2.17): 10 means local, 0-9 are reserved, 255 means unreachable.
+# libvirt takes 10 to 255, and 10 only on the diagonal (docs/formatdomain, "sibling").
+DISTANCE_LOCAL = 10
+DISTANCE_SAME_NODE = 11
+DISTANCE_REMOTE = 20
+DISTANCE_HIGHEST = 254
+
+
+def distance_matrix(
+    backing: Sequence[Node | None], memory_backing: Sequence[Node | None]
+) -> list[Ids]:
+    """Return the distance from every cell to every cell: the full matrix, in rows.
+
+    From a cell's vCPUs to another cell's memory, which lies on another node than that cell's vCPUs
+    where their node has none.
+
+    Args:
+        backing: the host node that the vCPUs of each cell are on.
+        memory_backing: the host node that the memory of each cell is on.
+    """
+    # Without topology there is one cell, whose only distance is to itself.
+    return [
+        tuple(
+            DISTANCE_LOCAL
+            if row == column or origin is None or target is None
+            else _distance(origin, target)
+            for column, target in enumerate(memory_backing)
+        )
+        for row, origin in enumerate(backing)
+    ]
+
+
+def _distance(origin: Node, target: Node) -> int:
+    if origin.id == target.id:
+        return DISTANCE_SAME_NODE
+    value = origin.distance_to(target.id)
+    return DISTANCE_REMOTE if value < DISTANCE_SAME_NODE else min(value, DISTANCE_HIGHEST)

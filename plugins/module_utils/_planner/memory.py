@@ -1,0 +1,144 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a guest's memory is split over its cells, and which host node each is bound to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .._errors import LayoutError
+from .._model.guest import Guest, HugepageUse
+from .._model.host import Host, Node
+from .._policy import Policy
+from .apportion import apportion, divides
+from .distances import DISTANCE_REMOTE
+
+#: What libvirt aligns a cell's memory to when the guest starts (qemuDomainGetMemorySizeAlignment
+#: and qemuDomainAlignMemorySizes, src/qemu/qemu_domain.c): 256 MiB on ppc64, else 1 MiB.
+GRANULE_KIB = 1024
+GRANULE_PPC64_KIB = 256 * 1024
+
+#: Smallest hugepage that is taken for one where the host lists no pools.
+SMALLEST_HUGEPAGE_KIB = 2048
+
+
+def granule_kib(arch: str) -> int:
+    """Return what libvirt aligns a cell's memory to when it starts a guest."""
+    return GRANULE_PPC64_KIB if arch.startswith("ppc64") else GRANULE_KIB
+
+
+def memory_node(host: Host, node: Node) -> Node:
+    """Return the host node that memory is bound to for vCPUs on a node.
+
+    That is the node itself, or the nearest that has memory where it has none.
+    """
+    if node.memory_kib > 0:
+        return node
+    return min(
+        host.eligible,
+        key=lambda other: (node.distance_to(other.id) or DISTANCE_REMOTE, other.id),
+    )
+
+
+def hugepage_uses(guest: Guest, nodes: Sequence[Node | None]) -> tuple[HugepageUse, ...]:
+    """Return the uses of real hugepages.
+
+    libvirt takes the host's ordinary page too, and means no hugepages by it (since 1.2.6,
+    docs/formatdomain); it is the one that is smaller than every pool.
+    """
+    pools = {pool.size_kib for node in nodes if node is not None for pool in node.hugepages}
+    smallest = min(pools, default=SMALLEST_HUGEPAGE_KIB)
+    return tuple(use for use in guest.hugepages if use.size_kib >= smallest)
+
+
+def split_memory(
+    guest: Guest, arch: str, backing: Sequence[Node | None], policy: Policy
+) -> list[int]:
+    """Split the memory over the cells in granules, and return the KiB of each.
+
+    Args:
+        guest: whose memory it is.
+        arch: its architecture.
+        backing: the host node that the memory of each cell is bound to.
+        policy: whether it may be split unevenly, and whether in proportion to the nodes.
+
+    Raises:
+        LayoutError: when it does not make what the policy asks for.
+    """
+    count = len(backing)
+    # Page sizes are powers of two, so the largest is a multiple of all the others.
+    page = max((use.size_kib for use in hugepage_uses(guest, backing)), default=0)
+    granule = max(page, granule_kib(arch))
+    unit_name = f"{'hugepage' if page == granule else 'granule'} of {granule} KiB"
+    units, rest = divmod(guest.memory_kib, granule)
+    if units < count:
+        raise LayoutError(
+            f"{guest.memory_kib} KiB of memory cannot give {count} cells one {unit_name} each; "
+            f"give it at least {granule * count} KiB, or use fewer cells or nodes."
+        )
+    if rest and page:
+        raise LayoutError(
+            f"{guest.memory_kib} KiB of memory is not a multiple of its {unit_name}; set it to "
+            f"{guest.memory_kib - rest} or {guest.memory_kib - rest + granule} KiB."
+        )
+    weights = _weights(backing, page, granule) if policy.split == "proportional" else [1] * count
+    if policy.remainder == "fail" and (rest or not divides(units, weights)):
+        raise LayoutError(_does_not_divide(guest, count, granule, policy))
+    memory = [size * granule for size in apportion(units, weights)]
+    memory[-1] += rest
+    return memory
+
+
+def check_pools(guest: Guest, backing: Sequence[Node | None], memory: Sequence[int]) -> None:
+    """Refuse what cannot start: hugepages bound to a node whose pool is too small for them."""
+    uses = hugepage_uses(guest, backing)
+    default = next((use.size_kib for use in uses if use.cells is None), None)
+    sizes = {cell: use.size_kib for use in uses for cell in use.cells or ()}
+    needed: dict[tuple[int, int], int] = {}
+    for cell, wanted_kib in (*enumerate(memory), *guest.dimms):
+        # A DIMM of a cell that will not be there is refused by whoever edits the definition.
+        node = backing[cell] if cell < len(backing) else None
+        size_kib = sizes.get(cell, default)
+        if size_kib is not None and node is not None and node.hugepages:
+            key = (node.id, size_kib)
+            needed[key] = needed.get(key, 0) + -(-wanted_kib // size_kib)
+    by_id = {node.id: node for node in backing if node is not None}
+    for (node_id, size_kib), pages in sorted(needed.items()):
+        total = sum(pool.total for pool in by_id[node_id].hugepages if pool.size_kib == size_kib)
+        if pages > total:
+            raise LayoutError(
+                f"host node {node_id} has {total} hugepages of {size_kib} KiB, and the guest's "
+                f"memory there needs {pages}; enlarge the node's pool, reduce the guest's memory, "
+                "or exclude the node with nodes."
+            )
+
+
+def _weights(backing: Sequence[Node | None], page_kib: int, granule_kib_: int) -> list[int]:
+    """Return how many granules each cell's node has, shared by the cells that are bound to it."""
+    cells: dict[int, int] = {}
+    for node in backing:
+        if node is not None:
+            cells[node.id] = cells.get(node.id, 0) + 1
+    weights = []
+    for node in backing:
+        if node is None:
+            weights.append(1)
+            continue
+        pool_kib = sum(
+            pool.total * pool.size_kib for pool in node.hugepages if pool.size_kib == page_kib
+        )
+        weights.append((pool_kib or node.memory_kib) // granule_kib_ // cells[node.id])
+    return weights
+
+
+def _does_not_divide(guest: Guest, count: int, granule: int, policy: Policy) -> str:
+    if policy.split == "proportional":
+        return (
+            f"{guest.memory_kib} KiB of memory does not divide over {count} cells in proportion to "
+            f"their nodes in granules of {granule} KiB; set remainder to 'spread'."
+        )
+    return (
+        f"{guest.memory_kib} KiB of memory does not divide evenly over {count} cells in "
+        f"granules of {granule} KiB; use a multiple of {granule * count} KiB, "
+        "or set remainder to 'spread'."
+    )
