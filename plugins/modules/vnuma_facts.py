@@ -108,6 +108,12 @@ ansible_facts:
               type: list
               elements: int
               sample: [0]
+            cache_domains:
+              description: Its online pCPUs by the L3 cache that they share, as cpusets. Empty where
+                libvirt does not list caches.
+              type: list
+              elements: str
+              sample: ["0-5,120-125", "6-11,126-131"]
         threads_per_core:
           description: SMT width that all nodes with pCPUs have in common.
           type: int
@@ -124,6 +130,17 @@ ansible_facts:
           description: Size in KiB of the hugepages of a guest that names no size.
           type: int
           sample: 2048
+        isolated_cpus:
+          description: pCPUs over which the host's scheduler spreads no threads (C(isolcpus=)), as a
+            cpuset. Null over a remote URI, where nobody knows.
+          type: str
+          sample: 2-15
+        cpu_kinds:
+          description: pCPUs of a hybrid processor by kind, as cpusets, the fastest kind first.
+            Empty where all are alike, and over a remote URI.
+          type: list
+          elements: str
+          sample: ["0-15", "16-31"]
         libvirt_version:
           description: Version of the libvirt daemon.
           type: str

@@ -354,3 +354,15 @@ def test_sentences_about_threads(make: Make, call: Call) -> None:
     hybrid.virsh("undefine", "wide")
     layout = _layout(call("vnuma_partition", _on(hybrid, "slim", pinning="core", threads=1)))
     assert layout["cells"][0]["pins"] == "16-27"
+
+
+def test_cores_of_one_cache(make: Make, call: Call) -> None:
+    """A node of twelve cores with two L3: two guests of four cores each have one of their own."""
+    libvirt = make(nodes=[{"id": 0, "cpus": "0-11", "memory_kib": 32 * GIB}], l3=["0-5", "6-11"])
+    facts = call("vnuma_facts", {"uri": libvirt.uri}).result["ansible_facts"]["vnuma_host"]
+    assert facts["nodes"][0]["cache_domains"] == ["0-5", "6-11"]
+    for name in ("a", "b", "c"):
+        libvirt.define(anuma(name, 4, 4 * GIB))
+        run = call("vnuma_partition", _on(libvirt, name, pinning="core"))
+        pins = _layout(run)["cells"][0]["pins"]
+        assert pins == {"a": "0-3", "b": "6-9", "c": "4-5,10-11"}[name]

@@ -11,6 +11,7 @@ A host is a JSON file in tests/hosts:
     siblings    "split" (the k-th pCPU of each run, as Linux numbers x86) or "adjacent" (0,1 2,3)
     offline     pCPUs that are there, and offline
     isolated    pCPUs that the kernel was told to isolate
+    l3          cpusets that share an L3 cache each; without it the host lists no caches
     capacities  {"0-7": 1024}: capacity of pCPUs of a hybrid processor
     pci         nodes of the machine's own PCI devices, by their order; these stand for the host's
     cpu         {"3": {"package", "die", "core", "siblings"}}: what differs for single pCPUs
@@ -146,6 +147,8 @@ def _write_cpus(
     _write(folder / "possible", format_list(possible))
     _write(folder / "kernel_max", str(bits - 1))
     _write(folder / "isolated", spec.get("isolated", ""))
+    for number, members in enumerate(spec.get("l3", ())):
+        _write_cache(folder, number, parse_list(members) & online)
     for members, capacity in (spec.get("capacities") or {}).items():
         for number in parse_list(members):
             _write(folder / f"cpu{number}/cpu_capacity", str(capacity))
@@ -172,6 +175,19 @@ def _write_cpus(
             _write(topology / f"{name}_list", format_list(members))
         if cpu.node is not None:
             (place / f"node{cpu.node}").symlink_to(f"../../node/node{cpu.node}")
+
+
+def _write_cache(folder: Path, number: int, members: set[int]) -> None:
+    for cpu in members:
+        place = folder / f"cpu{cpu}/cache/index3"
+        for name, text in (
+            ("id", str(number)),
+            ("level", "3"),
+            ("type", "Unified"),
+            ("size", "32768K"),
+            ("shared_cpu_list", format_list(members)),
+        ):
+            _write(place / name, text)
 
 
 def _write_nodes(folder: Path, spec: dict[str, Any], online: set[int], bits: int) -> None:

@@ -41,7 +41,10 @@ def parse_capabilities(text: str) -> Host:
         for page in elements(host.find("cpu"), "pages")
         if page.get("unit", "KiB") == "KiB"
     )
-    nodes = tuple(sorted((_node(cell, sizes[:1]) for cell in cells), key=lambda node: node.id))
+    caches = [_cache_cpus(bank) for bank in host.iterfind("cache/bank[@level='3']")]
+    nodes = tuple(
+        sorted((_node(cell, sizes[:1], caches) for cell in cells), key=lambda node: node.id)
+    )
     usual = default_hugepage_kib(arch, sizes[0] if sizes else BASE_PAGE_KIB)
     return Host(
         nodes=nodes,
@@ -52,7 +55,19 @@ def parse_capabilities(text: str) -> Host:
     )
 
 
-def _node(cell: Element, base_page: list[int]) -> Node:
+def _cache_cpus(bank: Element) -> frozenset[int]:
+    """Return the pCPUs that share a cache.
+
+    Raises:
+        HostError: when they cannot be read.
+    """
+    try:
+        return frozenset(parse_cpuset(bank.get("cpus", "")))
+    except CpusetError as error:
+        raise HostError(f"cache bank {bank.get('id')}: {error.message}") from error
+
+
+def _node(cell: Element, base_page: list[int], caches: list[frozenset[int]]) -> Node:
     node_id = _integer(cell.get("id"), "cell id")
     threads: dict[int, tuple[int, ...]] = {}
     sockets: set[int] = set()
@@ -88,6 +103,12 @@ def _node(cell: Element, base_page: list[int]) -> Node:
         ),
         cores=_cores(threads),
         socket_ids=tuple(sorted(sockets)),
+        # With sub-NUMA clustering several nodes share a cache: each has its part of the pCPUs.
+        cache_domains=tuple(
+            sorted(
+                tuple(sorted(cpus.intersection(threads))) for cpus in caches if cpus & {*threads}
+            )
+        ),
     )
 
 

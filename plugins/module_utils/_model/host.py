@@ -163,6 +163,7 @@ def host_to_facts(host: Host) -> dict[str, Any]:
                 "distances": {str(target): value for target, value in node.distances},
                 "cores": [format_cpuset(core) for core in node.cores],
                 "socket_ids": list(node.socket_ids),
+                "cache_domains": [format_cpuset(cpus) for cpus in node.cache_domains],
             }
             for node in host.nodes
         ],
@@ -258,6 +259,7 @@ def _node_from_facts(raw: object) -> Node:
             )
         seen.update(core)
     alone = ((cpu,) for cpu in cpus if cpu not in seen)
+    domains = _cache_domains(raw.get("cache_domains"), cpus, where)
     distances = raw.get("distances") or {}
     if not isinstance(distances, Mapping):
         raise HostError(
@@ -292,7 +294,24 @@ def _node_from_facts(raw: object) -> Node:
             _integer(socket, f"{where}: socket_ids")
             for socket in _list(raw.get("socket_ids") or (), f"{where}: socket_ids")
         ),
+        cache_domains=domains,
     )
+
+
+def _cache_domains(raw: object, cpus: tuple[int, ...], where: str) -> tuple[tuple[int, ...], ...]:
+    """Read the cache domains of a node, which share no pCPU."""
+    found = [
+        _cpus(domain, f"{where}: cache_domains")
+        for domain in _list(() if raw is None else raw, f"{where}: cache_domains")
+    ]
+    listed = [cpu for domain in found for cpu in domain]
+    wrong = sorted({cpu for cpu in listed if cpu not in cpus or listed.count(cpu) > 1})
+    if wrong:
+        raise HostError(
+            f"{where}: cache_domains name pCPU {format_cpuset(wrong)} twice, or it is not in cpus "
+            f"'{format_cpuset(cpus)}'; gather the facts again."
+        )
+    return tuple(sorted(filter(None, found)))
 
 
 def _pool(raw: object, where: str) -> HugepagePool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, Node
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.apportion import (
@@ -204,3 +205,32 @@ def test_kinds_that_only_the_host_can_tell(guest: GuestOf) -> None:
     assert four.vcpu_pins == ((8,), (9,), (10,), (11,))
     six = planned(guest(vcpus=6, memory_kib=GIB), host, **options)
     assert six.vcpu_pins == ((0,), (1,), (2,), (3,), (4,), (5,))
+
+
+def test_few_cache_domains(guest: GuestOf) -> None:
+    """Whole domains first, then the tightest that holds the rest; who sits well stays."""
+    cells = (0, 8), (8, 12), (12, 16)
+    (node,) = _host((16, 64)).nodes
+    host = Host((replace(node, cache_domains=tuple(tuple(range(*one)) for one in cells)),))
+    policy = policy_from_options({"pinning": "core"})
+
+    def ask(name: str, vcpus: int, pins: tuple[tuple[int, ...], ...] = ()) -> Guest:
+        return guest(vcpus=vcpus, memory_kib=GIB, name=name, vcpu_pins=tuple(enumerate(pins)))
+
+    def pins(*guests: Guest) -> list[tuple[int, ...]]:
+        layouts = plan_guests([(one, policy) for one in guests], host)
+        assert not [one for one in layouts if not isinstance(one, Layout)]
+        return [
+            tuple(cpu for cpus in layout.vcpu_pins for cpu in cpus)
+            for layout in layouts
+            if isinstance(layout, Layout)
+        ]
+
+    assert pins(ask("a", 4), ask("b", 3), ask("c", 8)) == [
+        (8, 9, 10, 11),
+        (12, 13, 14),
+        (0, 1, 2, 3, 4, 5, 6, 7),
+    ]
+    assert pins(ask("a", 12)) == [(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)]
+    seated = ask("m", 2, ((0,), (12,)))
+    assert pins(seated, ask("a", 8)) == [(0, 12), (1, 2, 3, 4, 5, 6, 7, 13)]
