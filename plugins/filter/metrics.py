@@ -97,7 +97,7 @@ def metrics(host: Any, time: Any = None, previous: str = "") -> str:
             f"metrics: time must be a number of seconds since 1970, not {time!r}."
         ) from None
     try:
-        return render_metrics(read_host("of metrics", host), seconds, str(previous))
+        return render_metrics(read_host("", host), seconds, str(previous))
     except VnumaError as error:
         # Ansible prints the cause of an error after its message, and here they are the same.
         raise AnsibleFilterError(f"metrics: {error}") from None

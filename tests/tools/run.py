@@ -133,8 +133,12 @@ def _linked() -> dict[str, str]:
 
 def _mypy() -> list[list[str]]:
     mypy = str(tools() / "bin/mypy")
-    package = "ansible_collections.kvm.vnuma.plugins.module_utils"
-    return [[mypy, "--package", package], [mypy, "tests/lab", "tests/tools", "tests/bench"]]
+    packages = [
+        word
+        for part in ("module_utils", "plugin_utils", "filter")
+        for word in ("--package", f"ansible_collections.kvm.vnuma.plugins.{part}")
+    ]
+    return [[mypy, *packages], [mypy, "tests/lab", "tests/tools", "tests/bench"]]
 
 
 def _sanity(environment: Callable[[], Path]) -> Callable[[], list[list[str]]]:

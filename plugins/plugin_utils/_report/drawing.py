@@ -23,9 +23,10 @@ COLOURS = 8
 NODE_WIDTH = 316
 _THREAD_WIDTH, _THREAD_HEIGHT, _GAP, _PAD, _LINE = 29, 25, 3, 5, 15
 _THREADS_PER_ROW = 4
-_CELL_WIDTH, _CELL_HEIGHT = 148, 48
-#: Characters of the small type that fit a cell's box.
-_CELL_CHARACTERS = 24
+#: A guest's cells, beside each other, and what fits them.
+_CELL_WIDTH, _CELL_HEIGHT, _CELL_CHARACTERS = 62, 22, 9
+#: As many nodes in a row as a narrow telephone shows, and the height of a row with one cell each.
+_GRID_COLUMNS, _GRID_LINE = 5, 40
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,35 @@ class Words:
 
 @dataclass
 class Picture:
-    """Boxes and words, the outer ones first, and what they show."""
+    """Boxes and words, the outer ones first, and what they show.
+
+    *uses_grid* is whether `draw_grid` belongs below it.
+    """
 
     title: str
     width: int = 0
     height: int = 0
     boxes: list[Box] = field(default_factory=list)
     words: list[Words] = field(default_factory=list)
+    uses_grid: bool = False
+
+    @property
+    def outlines(self) -> list[tuple[str, str]]:
+        """The boxes of each class as one path, the classes in the order that they were drawn."""
+        found: dict[str, list[str]] = {}
+        for one in self.boxes:
+            found.setdefault(one.css, []).append(
+                f"M{one.x} {one.y}h{one.width}v{one.height}h{-one.width}z"
+            )
+        return [(css, "".join(parts)) for css, parts in found.items()]
+
+    @property
+    def lines(self) -> list[tuple[str, list[Words]]]:
+        """The words of each class."""
+        found: dict[str, list[Words]] = {}
+        for one in self.words:
+            found.setdefault(one.css, []).append(one)
+        return list(found.items())
 
     def put(self, other: Picture, x: int, y: int) -> None:
         """Draw another picture into this one."""
@@ -217,58 +240,55 @@ def _thread(
         picture.words.append(Words(middle, y + 21, text, "m b d"))
 
 
-def draw_layout(guest: GuestView, layout: LayoutView, title: str) -> Picture:
-    """Draw one guest's layout: its cells on the host nodes that back them."""
-    columns: dict[str, list[CellView]] = {}
-    for cell in layout.cells:
-        columns.setdefault(cell.host_nodes, []).append(cell)
-    picture = Picture(title)
-    x = y = tallest = 0
-    for nodes, cells in sorted(columns.items(), key=_by_nodes):
-        if x and x + _CELL_WIDTH + 2 * _PAD > NODE_WIDTH + 2 * _PAD:
-            x, y, tallest = 0, y + tallest + _GAP, 0
-        height = _LINE + _GAP + len(cells) * (_CELL_HEIGHT + _GAP)
-        picture.boxes.append(Box(x + 1, y + 1, _CELL_WIDTH + 2 * _PAD, height, "n"))
-        picture.words.append(Words(x + _PAD + 2, y + _LINE - 2, _nodes_name(nodes), "h"))
-        for number, cell in enumerate(cells):
-            _cell(
-                picture, x + _PAD + 1, y + _LINE + 1 + number * (_CELL_HEIGHT + _GAP), cell, guest
-            )
-        x += _CELL_WIDTH + 2 * _PAD + _GAP
-        tallest = max(tallest, height)
-        picture.width = max(picture.width, x)
-    picture.height = y + tallest + 2
+def draw_grid(host: HostView) -> Picture:
+    """Draw the names of the nodes, in the places that the cells of every guest are drawn below."""
+    picture = Picture("")
+    for column, name in enumerate(_columns(host)):
+        x, y = _place(column, _GRID_LINE)
+        picture.words.append(Words(x + _CELL_WIDTH // 2, y + 11, name, "m q"))
     return picture
 
 
-def _by_nodes(one: tuple[str, list[CellView]]) -> tuple[bool, tuple[int, ...]]:
-    # What is on no node in particular comes last.
-    return not one[0], parse_cpuset(one[0]) if one[0] else ()
+def draw_layout(guest: GuestView, layout: LayoutView, host: HostView) -> Picture:
+    """Draw one guest's layout: each cell, with its vCPUs, under the host node that backs it.
+
+    Where no node backs two cells, the names of the nodes are left to `draw_grid`.
+    """
+    columns = _columns(host)
+    stacks: list[list[CellView]] = [[] for _name in columns]
+    index = {node.id: column for column, node in enumerate(host.host.nodes)}
+    for cell in layout.cells:
+        nodes = parse_cpuset(cell.host_nodes) if cell.host_nodes else ()
+        for node in nodes or (None,):
+            stacks[-1 if node is None else index.get(node, -1)].append(cell)
+    tallest = max(map(len, stacks))
+    line = _GRID_LINE + (tallest - 1) * _CELL_HEIGHT
+    picture = Picture(guest.code, uses_grid=tallest == 1)
+    for column, (name, cells) in enumerate(zip(columns, stacks)):
+        x, y = _place(column, line)
+        if not picture.uses_grid:
+            picture.words.append(Words(x + _CELL_WIDTH // 2, y + 11, name, "m q"))
+        for number, cell in enumerate(cells):
+            top = y + _LINE + number * _CELL_HEIGHT
+            box = Box(x, top, _CELL_WIDTH - 4, _CELL_HEIGHT - 2, f"t g{colour(guest.code)}")
+            picture.boxes.append(box)
+            words = cell.vcpus or "all"
+            words = words if cell.id is None else f"{cell.id}: {words}"
+            picture.words.append(
+                Words(x + _CELL_WIDTH // 2 - 2, top + 14, _short(words, _CELL_CHARACTERS), "m d")
+            )
+    picture.width = min(len(columns), _GRID_COLUMNS) * _CELL_WIDTH
+    picture.height = -(-len(columns) // _GRID_COLUMNS) * line
+    return picture
 
 
-def _nodes_name(nodes: str) -> str:
-    if not nodes:
-        return "any node"
-    return _short(f"node{'' if nodes.isdigit() else 's'} {nodes}", _CELL_CHARACTERS)
+def _columns(host: HostView) -> list[str]:
+    return [*(f"node {node.id}" for node in host.host.nodes), "any node"]
 
 
-def _cell(picture: Picture, x: int, y: int, cell: CellView, guest: GuestView) -> None:
-    picture.boxes.append(Box(x, y, _CELL_WIDTH, _CELL_HEIGHT, f"t g{colour(guest.code)}"))
-    name = "no cells" if cell.id is None else f"cell {cell.id}"
-    if cell.memory_kib is not None:
-        name = f"{name} · {size_text(cell.memory_kib)}"
-    lines = [
-        f"{guest.code} {name}",
-        f"vCPU {cell.vcpus}" if cell.vcpus else "vCPUs not pinned",
-    ]
-    if cell.vcpus:
-        sets = [cpus for _vcpus, cpus in cell.pins]
-        own = f" and {len(sets) - 1} more" if len(sets) > 1 else ""
-        lines.append(f"pCPU {sets[0]}{own}" if sets else "not pinned")
-    for number, line in enumerate(lines):
-        picture.words.append(
-            Words(x + 4, y + 13 + 15 * number, _short(line, _CELL_CHARACTERS), "d")
-        )
+def _place(column: int, line: int) -> tuple[int, int]:
+    """Return the upper left corner of a column, where rows of columns are so high."""
+    return 1 + column % _GRID_COLUMNS * _CELL_WIDTH, column // _GRID_COLUMNS * line
 
 
 def _short(text: str, characters: int) -> str:

@@ -47,7 +47,7 @@ def render_metrics(host: HostView, time: float | None, previous: str = "") -> st
             lines += [f"{family.name}{_labels(labels)} {_number(value)}" for labels, value in taken]
     success = _success(host, time, previous)
     if success is not None:
-        about = "Time of the last run that could determine everything."
+        about = "Time of the last run that could determine everything"
         lines += [
             f"# HELP {LAST_SUCCESS} {about}",
             f"# TYPE {LAST_SUCCESS} gauge",
@@ -65,7 +65,7 @@ def _success(host: HostView, time: float | None, previous: str) -> str | None:
 
 def _families(host: HostView) -> Iterator[tuple[_Family, Samples]]:
     yield (
-        _Family("vnuma_errors", "Errors of the last run: what could not be determined."),
+        _Family("vnuma_errors", "Errors of the last run: what could not be determined"),
         iter([({}, len(host.errors))]),
     )
     yield from _node_families(host)
@@ -75,29 +75,29 @@ def _families(host: HostView) -> Iterator[tuple[_Family, Samples]]:
 def _node_families(host: HostView) -> Iterator[tuple[_Family, Samples]]:
     nodes, accounts = host.host.nodes, host.accounts
     yield (
-        _Family("vnuma_node_memory_bytes", "Memory of the host node, hugepage pools included."),
+        _Family("vnuma_node_memory_bytes", "Memory of the host node, hugepage pools included"),
         (({"node": node.id}, node.memory_kib * 1024) for node in nodes),
     )
     yield (
-        _Family("vnuma_node_memory_free_bytes", "Free memory of the host node."),
+        _Family("vnuma_node_memory_free_bytes", "Free memory of the host node"),
         (({"node": node.id}, node.free_kib * 1024) for node in nodes if node.free_kib is not None),
     )
     yield (
         _Family(
             "vnuma_node_memory_available_bytes",
-            "Memory of the host node that guests without hugepages can be given.",
+            "Memory of the host node that guests without hugepages can be given",
         ),
         (({"node": node}, one.memory_kib * 1024) for node, one in accounts.items()),
     )
     yield (
         _Family(
             "vnuma_node_memory_taken_bytes",
-            "Memory of guests without hugepages on the host node, by their definitions.",
+            "Memory of guests without hugepages on the host node, by their definitions",
         ),
         (({"node": node}, one.bound_kib * 1024) for node, one in accounts.items()),
     )
     yield (
-        _Family("vnuma_node_memory_resident_bytes", "Memory of guests on the host node now."),
+        _Family("vnuma_node_memory_resident_bytes", "Memory of guests on the host node now"),
         (
             ({"node": node.id}, host.resident_kib[node.id] * 1024)
             for node in nodes
@@ -105,11 +105,11 @@ def _node_families(host: HostView) -> Iterator[tuple[_Family, Samples]]:
         ),
     )
     yield (
-        _Family("vnuma_node_cores", "Cores of the host node with online pCPUs."),
+        _Family("vnuma_node_cores", "Cores of the host node with online pCPUs"),
         (({"node": node.id}, len(node.cores)) for node in nodes),
     )
     yield (
-        _Family("vnuma_node_cores_taken", "Guest cores on the host node, by their definitions."),
+        _Family("vnuma_node_cores_taken", "Guest cores on the host node, by their definitions"),
         (
             ({"node": node, "kind": kind}, value)
             for node, one in accounts.items()
@@ -120,7 +120,7 @@ def _node_families(host: HostView) -> Iterator[tuple[_Family, Samples]]:
         ),
     )
     yield (
-        _Family("vnuma_node_hugepages", "Hugepages in the pool of the host node."),
+        _Family("vnuma_node_hugepages", "Hugepages in the pool of the host node"),
         (
             ({"node": node.id, "size_bytes": pool.size_kib * 1024}, pool.total)
             for node in nodes
@@ -128,7 +128,7 @@ def _node_families(host: HostView) -> Iterator[tuple[_Family, Samples]]:
         ),
     )
     yield (
-        _Family("vnuma_node_hugepages_free", "Hugepages of the pool that are not in use."),
+        _Family("vnuma_node_hugepages_free", "Hugepages of the pool that are not in use"),
         (
             ({"node": node.id, "size_bytes": pool.size_kib * 1024}, pool.free)
             for node in nodes
@@ -137,7 +137,7 @@ def _node_families(host: HostView) -> Iterator[tuple[_Family, Samples]]:
         ),
     )
     yield (
-        _Family("vnuma_node_hugepages_taken", "Hugepages of guests, by their definitions."),
+        _Family("vnuma_node_hugepages_taken", "Hugepages of guests, by their definitions"),
         (
             ({"node": node, "size_bytes": size_kib * 1024}, taken)
             for node, one in accounts.items()
@@ -150,23 +150,23 @@ def _guest_families(host: HostView) -> Iterator[tuple[_Family, Samples]]:
     guests = [guest for guest in host.guests if guest.state]
     states = sorted({guest.state for guest in guests})
     yield (
-        _Family("vnuma_guests", "Guests of the host by state."),
+        _Family("vnuma_guests", "Guests of the host by state"),
         (({"state": state}, sum(guest.state == state for guest in guests)) for state in states),
     )
     yield (
-        _Family("vnuma_guest_drift", "Differences between plan, definition and what is in effect."),
+        _Family("vnuma_guest_drift", "Differences between plan, definition and what is in effect"),
         (({"guest": guest.name}, len(guest.drift)) for guest in guests),
     )
     yield (
-        _Family("vnuma_guest_restart_required", "Whether the guest waits for a cold start."),
+        _Family("vnuma_guest_restart_required", "Whether the guest waits for a cold start"),
         (({"guest": guest.name}, int(guest.restart_required)) for guest in guests),
     )
     yield (
-        _Family("vnuma_cell_resident_bytes", "Memory of the guest's cell that is on a host node."),
+        _Family("vnuma_cell_resident_bytes", "Memory of the guest's cell that is on a host node"),
         _cells(guests, "resident"),
     )
     yield (
-        _Family("vnuma_cell_local_ratio", "The part of it that is where it belongs."),
+        _Family("vnuma_cell_local_ratio", "The part of it that is where it belongs"),
         _cells(guests, "share"),
     )
 

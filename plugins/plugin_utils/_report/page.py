@@ -24,6 +24,7 @@ from .drawing import (
     Users,
     Words,
     colour,
+    draw_grid,
     draw_host,
     draw_layout,
     draw_sockets,
@@ -76,9 +77,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Topology:
-    """A picture of a host, and the table under it."""
+    """A picture of a host, and the table under it; *label* is which of the two it is."""
 
-    index: int
+    label: str
     title: str
     caption: str
     pictures: list[Picture]
@@ -242,7 +243,7 @@ def _sections(
     template = environment.get_template("host.html.j2")
     for host, row in zip(hosts, rows):
         nodes = [_node_row(node, host) for node in host.host.nodes]
-        guests = [_guest_part(guest, row.number) for guest in host.guests]
+        guests = [_guest_part(guest, host) for guest in host.guests]
         yield Markup(  # noqa: S704 - the template has escaped it
             template.render(
                 host=host,
@@ -251,6 +252,7 @@ def _sections(
                 open=len(hosts) <= _OPEN_HOSTS,
                 planned=planned,
                 isolated=format_cpuset(host.isolated),
+                grid=draw_grid(host),
                 topologies=list(_topologies(host)),
                 nodes=nodes,
                 plans_ledger=any(
@@ -305,10 +307,10 @@ def _topologies(host: HostView) -> Iterator[Topology]:
     words = [(False, "in effect")] if now else []
     if host.changes:
         words.append((True, "planned"))
-    for index, (planned, word) in enumerate(words):
+    for planned, word in words:
         users = users_of(host, planned)
         yield Topology(
-            index,
+            word,
             f"Sockets, nodes, caches, cores and threads: pins {word}",
             f"Cores and the guests that are pinned to them, {word}",
             draw_sockets(host, users),
@@ -383,9 +385,9 @@ def _distances(nodes: Sequence[Node]) -> list[DistanceRow]:
     return rows
 
 
-def _guest_part(guest: GuestView, number: int) -> GuestPart:
+def _guest_part(guest: GuestView, host: HostView) -> GuestPart:
     layouts = [
-        Drawn(title, draw_layout(guest, layout, f"{guest.name}: {title}"), layout)
+        Drawn(title, draw_layout(guest, layout, host), layout)
         for title, layout in ((", ".join(titles), layout) for titles, layout in guest.layouts)
     ]
     return GuestPart(

@@ -236,22 +236,23 @@ def read_fleet(raw: object) -> list[HostView]:
 
 
 def read_host(name: str, raw: object) -> HostView:
-    """Read one host.
+    """Read one host; its name is '' where there is no other.
 
     Raises:
         VnumaError: when it is not the shape that the modules return.
     """
-    entry = _mapping(raw, name, "its entry")
+    where = f"host {name}" if name else "the host"
+    entry = _mapping(raw, where, "its entry")
     facts = entry.get("host")
-    info = _mapping(entry.get("info") or {}, name, "info")
-    plan = _mapping(entry.get("plan") or {}, name, "plan")
+    info = _mapping(entry.get("info") or {}, where, "info")
+    plan = _mapping(entry.get("plan") or {}, where, "plan")
     try:
         host = host_from_facts(facts) if facts else Host(nodes=())
         domains, isolated = _caches(facts or {})
     except HostError as error:
-        raise HostError(f"host {name}: {error.message}") from None
-    ledger = _mapping(info.get("ledger") or {}, name, "info.ledger")
-    planned = _mapping(plan.get("ledger") or {}, name, "plan.ledger")
+        raise HostError(f"{where}: {error.message}") from None
+    ledger = _mapping(info.get("ledger") or {}, where, "info.ledger")
+    planned = _mapping(plan.get("ledger") or {}, where, "plan.ledger")
     rebalance = info.get("rebalance") or {}
     try:
         return HostView(
@@ -271,17 +272,16 @@ def read_host(name: str, raw: object) -> HostView:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise HostError(
-            f"host {name}: info and plan must be what vnuma_info and vnuma_partition returned "
+            f"{where}: info and plan must be what vnuma_info and vnuma_partition returned "
             f"({type(error).__name__}: {error}); register their results and pass them as they are."
         ) from None
 
 
-def _mapping(raw: object, host: str, what: str) -> Mapping[str, Any]:
+def _mapping(raw: object, where: str, what: str) -> Mapping[str, Any]:
     if isinstance(raw, Mapping):
         return raw
     raise HostError(
-        f"host {host}: {what} must be a dictionary as the modules return it, not "
-        f"{type(raw).__name__}."
+        f"{where}: {what} must be a dictionary as the modules return it, not {type(raw).__name__}."
     )
 
 
