@@ -22,14 +22,16 @@ description:
   - Nothing of a guest's definition is in it except its name and its NUMA layout. The same input
     gives the same page, byte for byte.
   - The playbook C(kvm.vnuma.report) gathers the input and writes the page.
+requirements:
+  - lxml, on the controller, where C(host) is the text of C(virsh capabilities)
 options:
   _input:
     description:
       - A dictionary of hosts by name. Each is a dictionary with any of C(host),
-        C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns it; C(info), what
-        M(kvm.vnuma.vnuma_info) returned; C(plan), what M(kvm.vnuma.vnuma_partition) returned in
-        check mode, or P(kvm.vnuma.plan_host#filter); and C(error), a sentence that says why
-        something is missing.
+        C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns it, or the text of
+        C(virsh capabilities); C(info), what M(kvm.vnuma.vnuma_info) returned; C(plan), what
+        M(kvm.vnuma.vnuma_partition) returned in check mode, or P(kvm.vnuma.plan_host#filter); and
+        C(error), a sentence that says why something is missing.
     type: dict
     required: true
   title:
@@ -68,11 +70,16 @@ _value:
   type: str
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.capabilities import (
+    parse_capabilities,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import LXML_IMPORT_ERROR
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_to_facts
 from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.page import render_page
 from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.view import read_fleet
 
@@ -89,10 +96,27 @@ def report(hosts: Any, title: str = "NUMA placement", gathered: str = "") -> str
         AnsibleFilterError: with one sentence, when the input is not what the modules return.
     """
     try:
-        return render_page(read_fleet(hosts), str(title), str(gathered))
+        return render_page(read_fleet(_with_facts(hosts)), str(title), str(gathered))
     except VnumaError as error:
         # Ansible prints the cause of an error after its message, and here they are the same.
         raise AnsibleFilterError(f"report: {error}") from None
+
+
+def _with_facts(hosts: Any) -> Any:
+    """Return hosts with facts where they are given as capabilities."""
+    if not isinstance(hosts, Mapping):
+        return hosts
+    found = {}
+    for name, entry in hosts.items():
+        found[name] = entry
+        if isinstance(entry, Mapping) and isinstance(entry.get("host"), str):
+            if LXML_IMPORT_ERROR is not None:
+                raise AnsibleFilterError(
+                    "report needs lxml on the controller to read capabilities; install it for the "
+                    "Python that runs Ansible ('pip install lxml', or the package python3-lxml)."
+                )
+            found[name] = {**entry, "host": host_to_facts(parse_capabilities(entry["host"]))}
+    return found
 
 
 class FilterModule:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import trees
+
 _TESTS = Path(__file__).resolve().parents[1]
-if str(_TESTS / "lab") not in sys.path:
-    sys.path.insert(0, str(_TESTS / "lab"))
+sys.path[:0] = [str(trees.link()), str(_TESTS / "lab")]
 
 import reports
 from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.page import render_picture

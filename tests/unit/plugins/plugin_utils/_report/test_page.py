@@ -14,6 +14,7 @@ import pytest
 import reading
 import reports
 from ansible.errors import AnsibleFilterError
+from ansible_collections.kvm.vnuma.plugins.filter import report as report_module
 from ansible_collections.kvm.vnuma.plugins.filter.report import report
 from ansible_collections.kvm.vnuma.plugins.plugin_utils._report import page as page_module
 from reading import text
@@ -227,6 +228,21 @@ def test_hosts_without_anything() -> None:
         {"info": {"guests": []}},
     ):
         assert [one.name for one in reading.read(report({"a": entry})).hosts()] == ["a"]
+
+
+def test_a_host_from_its_capabilities() -> None:
+    """Without libvirt: the text gives the same page as the facts, lxml provided."""
+    plan = reports.planned("two-socket-2n32c", [("a", 4, 4, {})])
+    text_ = reports.capabilities("two-socket-2n32c")
+    assert report({"x": {**plan, "host": text_}}) == report({"x": plan})
+
+
+def test_capabilities_need_lxml(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence; facts do not."""
+    monkeypatch.setattr(report_module, "LXML_IMPORT_ERROR", "no lxml")
+    assert report({"x": {"host": reports.facts("two-socket-2n32c")}})
+    with pytest.raises(AnsibleFilterError, match="install it for the Python that runs Ansible"):
+        report({"x": {"host": reports.capabilities("two-socket-2n32c")}})
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in reports.HOSTS.glob("*.xml")))
