@@ -76,7 +76,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.metrics import render_metrics
-from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.view import read_host
+from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.read import read_host
 
 
 def metrics(host: Any, time: Any = None, previous: str = "") -> str:

@@ -81,7 +81,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import LXML_
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_to_facts
 from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.page import render_page
-from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.view import read_fleet
+from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.read import read_fleet
 
 
 def report(hosts: Any, title: str = "NUMA placement", gathered: str = "") -> str:

@@ -19,7 +19,7 @@ sys.path[:0] = [str(trees.link()), str(_TESTS / "lab")]
 
 import reports
 from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.page import render_picture
-from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.view import read_host
+from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.read import read_host
 
 PICTURE = _TESTS.parent / "docs/picture.svg"
 #: Name, vCPUs, GiB and options.
