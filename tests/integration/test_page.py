@@ -25,7 +25,7 @@ _OVERLAPS = """
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   const range = document.createRange();
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-    if (!node.data.trim() || node.parentElement.closest('.skip')) continue;
+    if (!node.data.trim() || node.parentElement.closest('.skip, symbol')) continue;
     range.selectNodeContents(node);
     for (const box of range.getClientRects()) {
       if (box.width > 0 && box.height > 0) {

@@ -20,8 +20,8 @@ from .view import CellView, GuestView, HostView, LayoutView
 #: Colours of guests; a guest's number modulo this is its colour, and its code is written besides.
 COLOURS = 8
 #: Everything is in pixels. A node is as wide as a narrow telephone shows.
-NODE_WIDTH = 316
-_THREAD_WIDTH, _THREAD_HEIGHT, _GAP, _PAD, _LINE = 29, 25, 3, 5, 15
+NODE_WIDTH = 324
+_THREAD_WIDTH, _THREAD_HEIGHT, _GAP, _PAD, _LINE = 28, 25, 3, 5, 15
 _THREADS_PER_ROW = 4
 #: A guest's cells, beside each other, and what fits them.
 _CELL_WIDTH, _CELL_HEIGHT, _CELL_CHARACTERS = 62, 22, 9
