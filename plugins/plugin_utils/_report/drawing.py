@@ -23,6 +23,8 @@ COLOURS = 8
 NODE_WIDTH = 324
 _THREAD_WIDTH, _THREAD_HEIGHT, _GAP, _PAD, _LINE = 28, 25, 3, 5, 15
 _THREADS_PER_ROW = 4
+#: Longer words below a pCPU are in smaller type.
+_THREAD_CHARACTERS = 3
 #: A guest's cells, beside each other, and what fits them.
 _CELL_WIDTH, _CELL_HEIGHT, _CELL_CHARACTERS = 62, 22, 9
 #: As many nodes in a row as a narrow telephone shows, and the height of a row with one cell each.
@@ -237,7 +239,8 @@ def _thread(
     picture.words.append(Words(middle, y + (11 if codes else 16), str(cpu), f"m{dark}"))
     if codes:
         text = codes[0] if len(codes) == 1 else f"\N{MULTIPLICATION SIGN}{len(codes)}"
-        picture.words.append(Words(middle, y + 21, text, "m b d"))
+        small = " k" if len(text) > _THREAD_CHARACTERS else ""
+        picture.words.append(Words(middle, y + 21, text, f"m b d{small}"))
 
 
 def draw_grid(host: HostView) -> Picture:
