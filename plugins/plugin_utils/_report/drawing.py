@@ -31,6 +31,10 @@ _CELL_WIDTH, _CELL_HEIGHT, _CELL_CHARACTERS = 62, 22, 9
 _GRID_COLUMNS, _GRID_LINE = 5, 40
 
 
+#: First letters of the classes of boxes, from sockets inwards: node, L3, core, thread.
+_LAYERS = "snlct"
+
+
 @dataclass(frozen=True)
 class Box:
     """A rectangle; *css* is its class."""
@@ -68,13 +72,14 @@ class Picture:
 
     @property
     def outlines(self) -> list[tuple[str, str]]:
-        """The boxes of each class as one path, the classes in the order that they were drawn."""
+        """The boxes of each class as one path, outer ones first, so that they hide no inner one."""
         found: dict[str, list[str]] = {}
         for one in self.boxes:
             found.setdefault(one.css, []).append(
                 f"M{one.x} {one.y}h{one.width}v{one.height}h{-one.width}z"
             )
-        return [(css, "".join(parts)) for css, parts in found.items()]
+        inwards = sorted(found.items(), key=lambda one: _LAYERS.index(one[0][0]))
+        return [(css, "".join(parts)) for css, parts in inwards]
 
     @property
     def lines(self) -> list[tuple[str, list[Words]]]:

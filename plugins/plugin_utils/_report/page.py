@@ -79,7 +79,9 @@ def render_picture(host: HostView, columns: int = 2) -> str:
         if len(name) > _LEGEND_CHARACTERS:
             name = f"{name[: _LEGEND_CHARACTERS - 1]}…"
         picture.words.append(Words(x + 38, line + 12, name))
-    picture.height = y + -(-len(host.guests) // beside) * _LEGEND_LINE
+    picture.height = y + -(-len(host.guests) // beside) * _LEGEND_LINE + 1
+    # Words are not to stand on the paper of a reader who has it dark where the picture is light.
+    picture.boxes.insert(0, Box(0, 0, picture.width, picture.height, "s"))
     document: str = (
         _environment()
         .get_template("picture.svg.j2")

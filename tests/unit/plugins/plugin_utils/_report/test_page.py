@@ -214,6 +214,10 @@ def test_caches_and_isolated_cpus() -> None:
     assert part.threads("in effect") == bare.threads("in effect")
     assert "isolated from the kernel's scheduler: 2-3." in part.text
     assert len(part.element.xpath("//path[contains(@class, 'iso')]")) > 0
+    for picture in part.element.xpath("//svg[contains(@aria-label, 'socket')]"):
+        drawn = [path.get("class")[0] for path in picture.iter("path")]
+        # What is drawn later hides what it is drawn on.
+        assert drawn == sorted(drawn, key="snlct".index)
 
 
 def test_hosts_without_anything() -> None:
