@@ -144,6 +144,9 @@ def test_what_needs_attention_comes_first() -> None:
     account = entry["info"]["ledger"]["nodes"][2]
     account.update(shared_cores=17, exclusive_cores=2, bound_kib=134217729)
     account["hugepages"] = [{"size_kib": 2048, "total": 5, "taken": 6}]
+    full = entry["info"]["ledger"]["nodes"][3]
+    full.update(shared_cores=15, exclusive_cores=0, bound_kib=full["memory_kib"])
+    full["hugepages"] = [{"size_kib": 2048, "total": 5, "taken": 5}]
     entry["info"]["errors"] = [{"name": "gone", "msg": "it has gone; look again."}]
     entry["info"]["rebalance"] = {"moves": ["guest001"], "gain": "fewer nodes"}
     page = report({"a": entry, "b": {"error": "it cannot be reached; look."}})

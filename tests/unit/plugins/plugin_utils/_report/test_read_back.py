@@ -147,12 +147,17 @@ def test_memory_of_nodes(entry: reports.Entry, host: Part) -> None:
 
 
 def test_distances(entry: reports.Entry, host: Part) -> None:
-    """Every one of them, in its row and column."""
+    """Every one of them, in its row and column; the nearest bare and the farthest darkest."""
     nodes = entry["host"]["nodes"]
+    every = [value for node in nodes for value in node["distances"].values()]
+    shades = {min(every): None, max(every): "h5"}
     rows = host.table("distances").dicts()
     for row, node in zip(rows, nodes):
         assert text(row["From, to"]) == str(node["id"])
         assert {other: int(text(row[other])) for other in node["distances"]} == node["distances"]
+        for other, value in node["distances"].items():
+            shade = (row[other].get("class").split()[1:] or [None])[0]
+            assert shade == shades.get(value, shade)
 
 
 def test_layouts(entry: reports.Entry, host: Part) -> None:
