@@ -208,7 +208,7 @@ class Browser:
 
     def _message(self, deadline: float) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._from], [], [], max(0, deadline - time.monotonic()))
+            ready = select.select([self._from], [], [], max(0, deadline - time.monotonic()))[0]
             data = os.read(self._from, 1 << 20) if ready else b""
             if not data:
                 said = (Path(self._profile) / "stderr").read_text(errors="replace")
