@@ -148,6 +148,16 @@ def test_check_mode_writes_the_page_of_the_plan_alone(
         assert set(part.threads("planned").values()) == {"g1"}
 
 
+def test_looking_in_check_mode(written: Written) -> None:
+    """The page is the same, and there are no metrics."""
+    written.hosts.libvirts["kvm1"].define(_small())
+    run = written.play(BOOK, flags=("--check",))
+    assert not run.failed, run.output
+    assert list(written.folder.iterdir()) == []
+    (layout,) = written.read()["kvm1"].guests()["g1"].tables("layout")
+    assert layout.caption == "defined"
+
+
 def test_converge_writes_what_came_of_it(written: Written) -> None:
     """Of hosts that had something to do, and of those that had not."""
     hosts = written.hosts
