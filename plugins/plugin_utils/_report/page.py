@@ -72,7 +72,7 @@ def render_picture(host: HostView, columns: int = 2) -> str:
     beside = max(1, picture.width // _LEGEND_WIDTH)
     y = picture.height + 8
     for number, guest in enumerate(host.guests):
-        x, line = number % beside * _LEGEND_WIDTH, y + number // beside * _LEGEND_LINE
+        x, line = 6 + number % beside * _LEGEND_WIDTH, y + number // beside * _LEGEND_LINE
         picture.boxes.append(Box(x + 1, line, 30, 16, f"t g{colour(guest.code)}"))
         picture.words.append(Words(x + 16, line + 12, guest.code, "m b d"))
         name = guest.name
