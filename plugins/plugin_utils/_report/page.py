@@ -15,7 +15,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cp
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from .attention import findings
+from .attention import KINDS, findings
 from .drawing import Box, Words, colour, draw_grid, draw_host, users_of
 from .rows import (
     Row,
@@ -32,8 +32,8 @@ from .sizes import size
 from .view import HostView
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
-#: So many hosts are unfolded; a fleet is folded.
-_OPEN_HOSTS = 2
+#: So many hosts, and so much that needs attention, are unfolded; for more there is a line each.
+_OPEN_HOSTS, _OPEN_FINDINGS = 2, 50
 #: Legend of a picture on its own.
 _LEGEND_WIDTH, _LEGEND_LINE, _LEGEND_CHARACTERS = 200, 20, 28
 
@@ -50,6 +50,8 @@ def render_page(hosts: list[HostView], title: str, gathered: str) -> str:
     rows = [row_of(number, host) for number, host in enumerate(hosts)]
     fleet = [*rows, sum_of(rows)] if len(rows) > 1 else rows
     planned = any(host.changes for host in hosts)
+    found = findings(hosts)
+    counts = [(kind, sum(one.kind == kind for one in found)) for kind in KINDS]
     page: str = environment.get_template("page.html.j2").render(
         title=title,
         gathered=gathered,
@@ -57,7 +59,9 @@ def render_page(hosts: list[HostView], title: str, gathered: str) -> str:
         hosts=hosts,
         guests=sum(row.guests for row in rows),
         planned=planned,
-        findings=findings(hosts),
+        findings=found,
+        kinds=[(kind, count) for kind, count in counts if count],
+        open_findings=_OPEN_FINDINGS,
         fleet=fleet,
         sections=_sections(environment, hosts, rows, planned),
     )

@@ -193,6 +193,19 @@ def test_what_needs_attention_comes_first() -> None:
     ]
 
 
+def test_much_that_needs_attention_folds() -> None:
+    """A line with the counts by kind is always there, and the table one click away."""
+    for hosts, opened in ((2, True), (5, False)):
+        element = reading.read(
+            report({f"kvm{n}": reports.large_host() for n in range(hosts)})
+        ).element
+        (folded,) = element.xpath("//details[.//table[@class='attention']]")
+        assert (folded.get("open") is not None) is opened
+        assert text(folded.find("summary")) == (
+            f"memory off its node: {5 * hosts}; drift: {5 * hosts}; restart: {5 * hosts}"
+        )
+
+
 def test_nothing_needs_attention() -> None:
     """It says so."""
     page = report({"a": reports.in_effect("two-socket-2n32c", [("a", 4, 4, {})])})
