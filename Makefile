@@ -17,7 +17,8 @@ demo: bootstrap ## Partition the RFC's guest on a private libvirt that has the R
 	@tests/tools/demo.sh
 
 .PHONY: test
-test: bootstrap ## Lint, types, sanity, unit and integration tests (under 30 minutes)
+test: ## Lint, types, sanity, unit and integration tests (under 30 minutes)
+	@tests/tools/bootstrap.sh chromium prometheus
 	@$(RUN) test
 
 .PHONY: test-kvm
@@ -48,6 +49,10 @@ bench: ## Measure against loops and the floor, all or PARTS="plan ..."; results 
 .PHONY: docs
 docs: bootstrap ## The documentation site, in build/docs/html
 	@$(RUN) docs
+
+.PHONY: picture
+picture: bootstrap ## The picture in the README, docs/picture.svg
+	@"$$($(RUN) --install)/bin/python" tests/tools/picture.py
 
 .PHONY: dist
 dist: bootstrap ## The tarball, in build/dist

@@ -29,6 +29,7 @@ import part_fleet
 import part_locality
 import part_placement
 import part_plan
+import part_report
 import report
 import trees
 from errors import LabError
@@ -43,6 +44,7 @@ PARTS: dict[str, Callable[[], report.Part]] = {
     "scale": part_converge.measure_scale,
     "fleet": part_fleet.measure,
     "downtime": part_downtime.measure,
+    "report": part_report.measure,
 }
 
 

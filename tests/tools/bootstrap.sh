@@ -29,6 +29,15 @@ if ! ls /boot/vmlinuz-* > /dev/null 2>&1; then
     fi
 fi
 
+# Ubuntu has Chromium as a snap alone. What needs a browser says so where there is none.
+if grep -q '^ID=ubuntu' /etc/os-release; then
+    kept=()
+    for package in "${packages[@]}"; do
+        [ "$package" = chromium ] || kept+=("$package")
+    done
+    packages=("${kept[@]}")
+fi
+
 missing=()
 for package in "${packages[@]}"; do
     status=$(dpkg-query -W -f='${Status}' "$package" 2> /dev/null || true)

@@ -14,6 +14,7 @@ fi
 environment=$(/usr/bin/python3 tests/tools/run.py --install)
 folder=$(mktemp -d)
 name=demo-$$
+page=$PWD/build/demo.html
 part=
 export ANSIBLE_COLLECTIONS_PATH=$PWD/build/installed ANSIBLE_LOCALHOST_WARNING=false
 export ANSIBLE_INVENTORY_UNPARSED_WARNING=false ANSIBLE_HOME=$folder/ansible
@@ -22,7 +23,12 @@ finish() {
     status=$?
     /usr/bin/python3 tests/lab/fakehost.py stop "$name" > /dev/null 2>&1 || true
     rm -rf "$folder" "${VNUMA_LAB:-/tmp/vnuma-lab}/$name"
-    if [ "$status" -eq 0 ]; then echo "make demo: PASSED$part"; else echo "make demo: FAILED"; fi
+    if [ "$status" -eq 0 ]; then
+        echo "make demo: the report of what it did is file://$page"
+        echo "make demo: PASSED$part"
+    else
+        echo "make demo: FAILED"
+    fi
 }
 trap finish EXIT
 
@@ -30,7 +36,7 @@ if ! reason=$(/usr/bin/python3 tests/lab/fakehost.py check 2>&1); then
     echo "$reason"
     part=", the planner alone"
     echo "make demo: a private libvirt cannot run here, so only the planner is shown, by the filter"
-    "$environment/bin/ansible-playbook" tests/demo/filter.yml --extra-vars "state_dir=$folder"
+    "$environment/bin/ansible-playbook" tests/demo/filter.yml --extra-vars "state_dir=$folder page=$page"
     exit 0
 fi
 
@@ -43,13 +49,13 @@ if ! virsh --quiet --connect "$uri" domcapabilities --virttype kvm > /dev/null 2
 fi
 virsh --quiet --connect "$uri" define --validate "$folder/anuma.xml"
 before=$(virsh --connect "$uri" dumpxml --inactive anuma)
-/usr/bin/python3 - "$uri" "$folder" "$before" > "$folder/vars.json" << 'PYTHON'
+/usr/bin/python3 - "$uri" "$folder" "$before" "$page" > "$folder/vars.json" << 'PYTHON'
 import json
 import sys
 
-uri, folder, before = sys.argv[1:]
+uri, folder, before, page = sys.argv[1:]
 # Ansible strips the end of what a command prints.
-json.dump({"uri": uri, "state_dir": folder, "before": before.rstrip()}, sys.stdout)
+json.dump({"uri": uri, "state_dir": folder, "before": before.rstrip(), "page": page}, sys.stdout)
 PYTHON
 "$environment/bin/ansible-playbook" tests/demo/demo.yml --extra-vars "@$folder/vars.json" \
     --extra-vars ansible_python_interpreter=/usr/bin/python3

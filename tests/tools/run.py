@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -40,6 +41,9 @@ UNIT_LATEST = (
 #: Run apart from the other integration tests, side by side with them.
 RESTARTS = ("tests/integration/test_restart.py", "tests/integration/test_role.py")
 HOSTS = ("tests/integration/test_hosts.py",)
+#: What needs programs that a machine may lack, and that the other tests do not need.
+PAGE = ("tests/integration/test_page.py",)
+REPORT = ("tests/integration/test_report.py",)
 _PRINTING = threading.Lock()
 
 
@@ -133,8 +137,12 @@ def _linked() -> dict[str, str]:
 
 def _mypy() -> list[list[str]]:
     mypy = str(tools() / "bin/mypy")
-    package = "ansible_collections.kvm.vnuma.plugins.module_utils"
-    return [[mypy, "--package", package], [mypy, "tests/lab", "tests/tools", "tests/bench"]]
+    packages = [
+        word
+        for part in ("module_utils", "plugin_utils", "filter")
+        for word in ("--package", f"ansible_collections.kvm.vnuma.plugins.{part}")
+    ]
+    return [[mypy, *packages], [mypy, "tests/lab", "tests/tools", "tests/bench"]]
 
 
 def _sanity(environment: Callable[[], Path]) -> Callable[[], list[list[str]]]:
@@ -179,6 +187,25 @@ def _molecule_kvm() -> list[list[str]]:
         [str(tools() / "bin/molecule"), "test", "--scenario-name", "kvm"],
         ["/bin/sh", "-c", "cat build/evidence-kvm/*.txt"],
     ]
+
+
+def _browser() -> list[list[str]]:
+    able = subprocess.run(
+        ["/usr/bin/python3", "-c", "import browser; browser.find()"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "tests/lab")},
+    )
+    if able.returncode:
+        raise CannotRunError(able.stderr.strip().rpartition("LabError: ")[2])
+    return _pytest(ansible, *PAGE)()
+
+
+def _report() -> list[list[str]]:
+    if shutil.which("promtool") is None:
+        raise CannotRunError("this machine has no promtool; on Debian, apt-get install prometheus")
+    return _pytest(ansible, *REPORT)()
 
 
 def _docs() -> list[list[str]]:
@@ -251,10 +278,14 @@ STEPS = (
         "integration",
         "real libvirt",
         _pytest(
-            ansible, "tests/integration", *(f"--ignore={path}" for path in (*RESTARTS, *HOSTS))
+            ansible,
+            "tests/integration",
+            *(f"--ignore={path}" for path in (*RESTARTS, *HOSTS, *PAGE, *REPORT)),
         ),
     ),
     Step("hosts", "a dozen guests on every made-up host", _pytest(ansible, *HOSTS)),
+    Step("report", "page and metrics by whole plays", _report, _linked, required=False),
+    Step("browser", "the page in a browser", _browser, _linked, required=False),
     Step("sanity", "ansible-test sanity", _sanity(ansible)),
     _molecule("default"),
     _molecule("fleet"),
@@ -360,7 +391,7 @@ def _main(names: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     taken = controller()
     print(f"run: ansible-core {taken.core.version} with {taken.python}", flush=True)
-    tarball = ("integration", "hosts", "restarts", "molecule", "publish")
+    tarball = ("integration", "hosts", "restarts", "report", "molecule", "publish")
     if any(name.startswith(tarball) for name in wanted):
         trees.install(ansible() / "bin/ansible-galaxy")
     chosen = [steps[name] for name in wanted]

@@ -1,6 +1,9 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Imports of plugins/module_utils go one way: from the rooms below to those above."""
+"""Imports go one way: from the rooms below to those above.
+
+The rooms are those of plugins/module_utils; plugins/plugin_utils is below them all.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,10 @@ ROOMS = (
 )
 #: What a room may import besides the standard library and the rooms above.
 FOREIGN = {"_domain": {"lxml"}, "_hypervisor": {"libvirt"}, "_module": {"ansible"}}
+#: What runs on the controller alone, and what it may import of the rooms.
+PLUGIN_UTILS = MODULE_UTILS.parent / "plugin_utils"
+CONTROLLER = {"jinja2", "markupsafe"}
+SHARED = ("_errors", "_cpuset", "_model")
 LEVELS = {name: level for level, names in enumerate(ROOMS) for name in names}
 
 
@@ -61,5 +68,19 @@ def test_imports_go_one_way(path: Path) -> None:
             assert known, f"{module} in room {room}"
         elif dots == depth:
             assert LEVELS[first] <= LEVELS[room], f"{room} imports {module} from below"
+        else:
+            assert dots == 1, f"{module}: imports inside a room are relative to it"
+
+
+@pytest.mark.parametrize("path", sorted(PLUGIN_UTILS.rglob("*.py")), ids=lambda p: p.name)
+def test_the_controllers_own_imports(path: Path) -> None:
+    """Neither libvirt nor XML nor Ansible, and of module_utils the words and the model alone."""
+    for module, dots in _imports(path):
+        first = module.split(".")[0]
+        if first == "ansible_collections":
+            room = module.partition(".module_utils.")[2].split(".")[0]
+            assert room in SHARED, module
+        elif dots == 0:
+            assert _is_standard(first) or first in CONTROLLER, module
         else:
             assert dots == 1, f"{module}: imports inside a room are relative to it"

@@ -88,7 +88,7 @@ def test_what_is_handed_on_is_what_the_module_takes(variable: str, place: tuple[
         assert role_option.get(key) == module_option.get(key), key
 
 
-@pytest.mark.parametrize("entry", ["plan", "partition"])
+@pytest.mark.parametrize("entry", ["plan", "report", "partition"])
 def test_every_entry_point_takes_the_same(entry: str) -> None:
     """A play that only plans is given the same variables as one that goes on."""
     assert _options("main") == _options(entry)

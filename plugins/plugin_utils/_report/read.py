@@ -1,0 +1,281 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From what the modules return to what the page shows.
+
+Only the keys that are named here are taken; whatever else is in a result, a definition with its
+passwords among it, never comes further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset, parse_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HostError
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, host_from_facts
+
+from .view import (
+    Account,
+    CellView,
+    DriftView,
+    Groups,
+    GuestView,
+    HostView,
+    LayoutView,
+    MemoryView,
+)
+
+
+def read_fleet(raw: object) -> list[HostView]:
+    """Read all hosts, by name.
+
+    Args:
+        raw: by host name, dictionaries with ``host``, ``info``, ``plan`` and ``error``.
+
+    Raises:
+        VnumaError: when it is not that shape; the sentence names the host and the key.
+    """
+    if not isinstance(raw, Mapping):
+        raise HostError(f"report takes a dictionary of hosts by name, not {type(raw).__name__}.")
+    return [read_host(str(name), raw[name]) for name in sorted(raw, key=str)]
+
+
+def read_host(name: str, raw: object) -> HostView:
+    """Read one host; its name is '' where there is no other.
+
+    Raises:
+        VnumaError: when it is not the shape that the modules return.
+    """
+    where = f"host {name}" if name else "the host"
+    entry = _mapping(raw, where, "its entry")
+    facts = entry.get("host")
+    info = _mapping(entry.get("info") or {}, where, "info")
+    plan = _mapping(entry.get("plan") or {}, where, "plan")
+    try:
+        host = host_from_facts(facts) if facts else Host(nodes=())
+        domains, isolated = _caches(facts or {})
+    except HostError as error:
+        raise HostError(f"{where}: {error.message}") from None
+    ledger = _mapping(info.get("ledger") or {}, where, "info.ledger")
+    planned = _mapping(plan.get("ledger") or {}, where, "plan.ledger")
+    rebalance = info.get("rebalance") or {}
+    try:
+        return HostView(
+            name=name,
+            host=host,
+            domains=domains,
+            isolated=isolated,
+            guests=_guests(info.get("guests") or (), plan.get("guests") or ()),
+            accounts=_accounts(ledger or ({} if info else planned)),
+            planned=_accounts(planned),
+            floating=tuple(map(str, ledger.get("floating") or ())),
+            errors=tuple(_errors(entry, info, plan)),
+            moves=(
+                tuple(map(str, rebalance.get("moves") or ())),
+                str(rebalance.get("gain") or ""),
+            ),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise HostError(
+            f"{where}: info and plan must be what vnuma_info and vnuma_partition returned "
+            f"({type(error).__name__}: {error}); register their results and pass them as they are."
+        ) from None
+
+
+def _mapping(raw: object, where: str, what: str) -> Mapping[str, Any]:
+    if isinstance(raw, Mapping):
+        return raw
+    raise HostError(
+        f"{where}: {what} must be a dictionary as the modules return it, not {type(raw).__name__}."
+    )
+
+
+def _caches(
+    facts: Mapping[str, Any],
+) -> tuple[dict[int, tuple[tuple[int, ...], ...]], frozenset[int]]:
+    domains = {}
+    isolated: set[int] = set(_cpus(facts.get("isolated_cpus")))
+    for node in facts.get("nodes") or ():
+        found = tuple(filter(None, map(_cpus, node.get("cache_domains") or ())))
+        if found:
+            domains[int(node["id"])] = found
+        isolated.update(_cpus(node.get("isolated_cpus")))
+    return domains, frozenset(isolated)
+
+
+def _cpus(text: object) -> tuple[int, ...]:
+    return parse_cpuset(str(text)) if text else ()
+
+
+def _errors(*sources: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Yield what went wrong: guest by guest where that is known, else the message of the task."""
+    entry, *results = sources
+    seen: set[tuple[str, str]] = set()
+    if entry.get("error"):
+        yield "", str(entry["error"])
+    for result in results:
+        found = [(str(one["name"]), str(one["msg"])) for one in result.get("errors") or ()]
+        if not found and result.get("failed", False) and result.get("msg"):
+            found = [("", str(result["msg"]))]
+        for one in found:
+            if one not in seen:
+                seen.add(one)
+                yield one
+
+
+def _guests(
+    reported: Sequence[Mapping[str, Any]], planned: Sequence[Mapping[str, Any]]
+) -> tuple[GuestView, ...]:
+    plans = {str(one["name"]): one for one in planned}
+    known = {str(one["name"]): one for one in reported}
+    names = sorted({*plans, *known})
+    return tuple(
+        _guest(f"g{number}", name, known.get(name), plans.get(name))
+        for number, name in enumerate(names, 1)
+    )
+
+
+def _guest(
+    code: str, name: str, info: Mapping[str, Any] | None, plan: Mapping[str, Any] | None
+) -> GuestView:
+    info, plan = info or {}, plan or {}
+    policy = info.get("policy")
+    layouts: dict[LayoutView, list[str]] = {}
+    found = {}
+    for key, title in (("live", "running"), ("persistent", "defined"), ("planned", "planned")):
+        if info.get(key) is not None:
+            found[key] = _layout(info[key])
+            layouts.setdefault(found[key], []).append(title)
+    after, changed = None, bool(plan.get("changed"))
+    if plan.get("layout") is not None and (changed or not found):
+        after = _layout(plan["layout"])
+        layouts.setdefault(after, []).append("after this run" if changed and found else "planned")
+    placement = info.get("placement") or {}
+    affinity, memory = placement.get("vcpus"), placement.get("cells")
+    return GuestView(
+        code=code,
+        name=name,
+        state=str(info.get("state") or ""),
+        transient=bool(info.get("transient")),
+        policy=None
+        if policy is None
+        else tuple((str(key), str(value)) for key, value in sorted(policy.items())),
+        layouts=tuple((tuple(titles), layout) for layout, titles in layouts.items()),
+        effective=found.get("live") or found.get("persistent"),
+        after=after if changed else None,
+        restores=changed and plan.get("layout") is None,
+        why=str((plan.get("placement") or {}).get("why") or ""),
+        affinity=None
+        if affinity is None
+        else _grouped((int(vcpu), str(cpus)) for vcpu, cpus in affinity.items()),
+        memory=None if memory is None else tuple(map(_memory, memory)),
+        drift=tuple(
+            DriftView(str(one["between"]), str(one["what"]), str(one["msg"]))
+            for one in info.get("drift") or ()
+        ),
+        restart_required=bool(info.get("restart_required")),
+        notes=tuple(map(str, info.get("notes") or ())),
+        warnings=tuple(map(str, plan.get("warnings") or ())),
+    )
+
+
+def _layout(raw: Mapping[str, Any]) -> LayoutView:
+    pins = [str(cpus) for cpus in raw.get("vcpu_pins") or ()]
+    iothreads = raw.get("iothread_pins") or {}
+    nodeset = str(raw.get("nodeset") or "")
+    topology = raw.get("topology")
+    cells = [_cell(one, pins) for one in raw["cells"]]
+    if not cells:
+        count = len(pins) or _product(topology)
+        cells = [
+            CellView(
+                None,
+                format_cpuset(range(count)),
+                None,
+                nodeset,
+                _grouped(enumerate(pins)),
+            )
+        ]
+    return LayoutView(
+        cells=tuple(cells),
+        topology="" if topology is None else _topology(topology),
+        memory_mode=str(raw["memory_mode"]),
+        nodeset=nodeset,
+        emulator_pins=str(raw.get("emulator_pins") or ""),
+        iothread_pins=_grouped((int(number), str(cpus)) for number, cpus in iothreads.items()),
+    )
+
+
+def _cell(raw: Mapping[str, Any], pins: Sequence[str]) -> CellView:
+    vcpus = _cpus(raw["vcpus"])
+    if pins:
+        groups = _grouped((vcpu, pins[vcpu]) for vcpu in vcpus)
+    else:
+        # Results of guests that do not change have the pins of whole cells alone.
+        groups = ((str(raw["vcpus"]), str(raw["pins"])),) if raw.get("pins") else ()
+    node = raw.get("host_node")
+    return CellView(
+        id=int(raw["id"]),
+        vcpus=format_cpuset(vcpus),
+        memory_kib=int(raw["memory_kib"]),
+        host_nodes="" if node is None else str(int(node)),
+        pins=groups,
+        distances=tuple(map(int, raw.get("distances") or ())),
+    )
+
+
+def _memory(raw: Mapping[str, Any]) -> MemoryView:
+    pages, share = raw.get("kib_by_node"), raw.get("local_share")
+    return MemoryView(
+        cell=None if raw["id"] is None else int(raw["id"]),
+        local=str(raw.get("nodes") or ""),
+        kib_by_node=None
+        if pages is None
+        else {
+            int(node): int(kib) for node, kib in sorted(pages.items(), key=lambda one: int(one[0]))
+        },
+        share=None if share is None else float(share),
+    )
+
+
+def _accounts(ledger: Mapping[str, Any]) -> dict[int, Account]:
+    return {
+        int(one["node"]): Account(
+            cores=int(one["cores"]),
+            exclusive_cores=int(one["exclusive_cores"]),
+            shared_cores=int(one["shared_cores"]),
+            memory_kib=int(one["memory_kib"]),
+            bound_kib=int(one["bound_kib"]),
+            hugepages=tuple(
+                (int(pool["size_kib"]), int(pool["total"]), int(pool["taken"]))
+                for pool in one["hugepages"]
+            ),
+            guests=tuple(map(str, one["guests"])),
+        )
+        for one in ledger.get("nodes") or ()
+    }
+
+
+def _grouped(pairs: Iterable[tuple[int, str]]) -> Groups:
+    """Return numbers with the same set together; those without are left out."""
+    groups: dict[str, list[int]] = {}
+    for number, cpus in sorted(pairs):
+        if cpus:
+            groups.setdefault(cpus, []).append(number)
+    return tuple((format_cpuset(numbers), cpus) for cpus, numbers in groups.items())
+
+
+def _product(topology: Mapping[str, Any] | None) -> int:
+    product = 1
+    for value in (topology or {}).values():
+        product *= int(value)
+    return product if topology else 0
+
+
+def _topology(raw: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{int(raw[part])} {part if int(raw[part]) != 1 else part[:-1]}"
+        for part in ("sockets", "dies", "clusters", "cores", "threads")
+        if part in raw
+    )
