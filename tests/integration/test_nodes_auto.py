@@ -263,6 +263,16 @@ def test_devices_decide(call: Call, tmp_path: Path) -> None:
             libvirt, guests=[{"name": "d2"}], cpu_overcommit=1, device_locality="require"
         )
         assert "nodes 'auto' found no place for it" in call("vnuma_partition", required).msg
+        # Whose nodes are named is told where its device is.
+        hint = (
+            "its passed-through devices are on host node 2, and it is on host node 0; change nodes"
+        )
+        elsewhere = {"uri": libvirt.uri, "guests": [{"name": "d2"}], "nodes": "0"}
+        (guest,) = call("vnuma_partition", elsewhere, "--check").result["guests"]
+        assert [one for one in guest["warnings"] if one.startswith(hint)]
+        run = call("vnuma_partition", {**elsewhere, "device_locality": "require"}, "--check")
+        assert run.failed
+        assert f"guest d2: {hint}, or set device_locality to 'prefer'." in run.msg
     finally:
         libvirt.clear()
         libvirt.host.stop()

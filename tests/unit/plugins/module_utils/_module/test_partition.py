@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError, PolicyError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, HugepagePool
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import partition_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
     StateDir,
@@ -378,6 +378,27 @@ def test_memory_moves_live(fake: FakeHypervisor, call: Call) -> None:
     assert (done.changed, done.restart_required) == (True, False)
     assert [one[0] for one in fake.calls] == ["define", "move", *["pin"] * 8]
     assert ("move", "anuma", (1,)) in fake.calls
+
+
+def test_hugepages_that_running_guests_hold(fake: FakeHypervisor, call: Call) -> None:
+    """A guest that would not start beside them is left as it is, and says who holds what."""
+    pools = (HugepagePool(2048, 5000),)
+    nodes = tuple(replace(node, hugepages=pools) for node in fake.topology.nodes)
+    fake.topology = replace(fake.topology, nodes=nodes)
+    pages = "<memoryBacking><hugepages/></memoryBacking>\n  <vcpu placement"
+    for name in fake.persistent:
+        text = _xml(name).replace("<vcpu placement", pages)
+        fake.persistent[name] = text.replace("16777216", "8388608")
+    assert _said(call([{"name": "db"}], nodes="0")) == []
+    warned = call([{"name": "anuma"}], nodes="0", write=False)
+    assert any("guests need 8192 there (anuma 4096, db 4096)" in one for one in warned.warnings)
+    fake.live["db"] = fake.persistent["db"]
+    before = fake.persistent["anuma"]
+    (sentence,) = _said(call([{"name": "anuma"}], nodes="0"))
+    assert "guest anuma: it needs 4096 hugepages of 2048 KiB on host node 0" in sentence
+    assert "guests that run there hold 4096 (db 4096), so that it would not start" in sentence
+    assert fake.persistent["anuma"] == before
+    assert _said(call([{"name": "anuma"}], nodes="1")) == []
 
 
 def test_pins_that_cannot_change_live_wait(fake: FakeHypervisor, call: Call) -> None:
