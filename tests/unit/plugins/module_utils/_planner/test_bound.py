@@ -61,7 +61,7 @@ def test_hugepages_of_several_guests() -> None:
 
 
 def test_beside_guests_that_run() -> None:
-    """It would not start: refused. A pool that is too small even when empty is told of elsewhere."""
+    """It would not start. A pool that is too small even when empty is told of elsewhere."""
     assert cannot_start(_HOST, [_pages("large", 60)], [_pages("small", 8)]) == (
         "it needs 60 hugepages of 2048 KiB on host node 0, whose pool has 64, and guests that run "
         "there hold 8 (small 8), so that it would not start; enlarge the pool, or use another "
