@@ -145,12 +145,32 @@ options:
     type: str
     choices: [strict, preferred, restrictive, none]
     default: strict
+  granule_kib:
+    description:
+      - Smallest unit that memory is split in, in KiB. By default 1024 (262144 on ppc64), or the
+        size of the guest's hugepages. It must be a multiple of that.
+    type: int
+    version_added: 1.1.0
   distances:
     description:
       - V(host) copies the distances of the host nodes; V(none) writes none.
-    type: str
-    choices: [host, none]
+      - A matrix, row by row and with a row for each cell, such as V([[10, 21], [21, 10]]), is taken
+        as it is. Each value is 10 from a cell to itself, and 11 to 254 to every other.
+    type: raw
     default: host
+  migration_group:
+    description:
+      - Hosts that the guest is to be able to move to while it runs; a dictionary of
+        C(ansible_facts.vnuma_host) by name of the host, with or without its own host.
+      - The guest gets the shape that all of them can back, which is the most cells that a number of
+        nodes of each host divides equally and holds (the fewest with O(nodes=auto)), with threads,
+        granule and distances in common. O(cells), O(threads), O(granule_kib) and O(distances) that
+        are given are kept. Where the hosts differ, each pair of cells gets the largest of their
+        distances, both ways.
+      - A guest keeps its shape for as long as every host of the group can back it, and a host that
+        cannot is refused before anything is written.
+    type: raw
+    version_added: 1.1.0
   emulator_pinning:
     description:
       - What the emulator's own threads are pinned to. V(none) leaves that as it is, V(nodes) is

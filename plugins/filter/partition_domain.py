@@ -71,6 +71,11 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import part
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import LXML_IMPORT_ERROR
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_from_facts
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.lay_out import Group
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.shapes import (
+    group_from_facts,
+    in_group,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.sizing import resized
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
@@ -102,6 +107,8 @@ def partition_domain(xml: Any, host: Any, **options: Any) -> str:
         if policy.state == "absent":
             return restored(definition).definition.text
         topology = parse_capabilities(host) if isinstance(host, str) else host_from_facts(host)
+        group = Group(group_from_facts(options.get("migration_group")))
+        policy = in_group(policy, definition, topology, group)
         guest = resized(read_guest(definition, topology.hugepage_default_kib), policy)
         layout = plan(guest, topology, policy)
         edit = partitioned(definition, layout, policy)

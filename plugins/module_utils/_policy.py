@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ MAX_VCPUS = 65535
 #: QEMU's MAX_NODES (include/sysemu/numa.h): a definition with more is accepted, and cannot start.
 MAX_CELLS = 128
 
+#: The largest hugepage that an architecture has, 16 GiB on ppc64.
+MAX_GRANULE_KIB = 16 << 20
+
 #: Guest cores for each host core beyond which nobody means it.
 MAX_OVERCOMMIT = 64
 
@@ -34,7 +38,6 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "split": ("even", "proportional"),
     "pinning": ("node", "core", "cpu", "none"),
     "memory_mode": ("strict", "preferred", "restrictive", "none"),
-    "distances": ("host", "none"),
     "cpu_mode": ("keep", "host-passthrough"),
     "remainder": ("spread", "fail"),
     "placement": ("pack", "spread"),
@@ -42,6 +45,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 #: What ``nodes`` is, checked: one of the words, or node ids, ascending.
 Nodes = Union[str, tuple[int, ...]]
+#: A distance matrix, row by row.
+Matrix = tuple[tuple[int, ...], ...]
 ALL, AUTO = "all", "auto"
 #: Among ``reserved_cpus``: those that the host's kernel isolates.
 ISOLATED = "isolated"
@@ -57,6 +62,9 @@ DEFAULTS: Mapping[str, str | None] = {
     "reserved_memory_mib": "1024",
     "cells": None,
     "threads": "auto",
+    "granule_kib": None,
+    "distances": "host",
+    "migration_group": None,
     "vcpus": None,
     "memory": None,
     "emulator_pinning": "none",
@@ -86,7 +94,9 @@ class Policy:
         threads: threads per guest core, None for the host's where whole cores fit.
         pinning: what a vCPU is pinned to.
         memory_mode: mode of the memory binding, ``none`` for no binding.
-        distances: where the distance matrix comes from.
+        granule_kib: smallest unit that memory is split in, in KiB; None for the smallest there is.
+        distances: where the distance matrix comes from, or the matrix.
+        migration_group: names of the hosts that its cells are to suit; empty for its own host only.
         emulator_pinning: ``none`` leaves it, ``nodes``, or the cpuset as pCPU ids.
         iothread_pinning: ``none`` leaves it, ``nodes``, or the cpuset as pCPU ids.
         reserved_cpus: pCPUs that no vCPU is pinned to.
@@ -111,7 +121,9 @@ class Policy:
     threads: int | None = None
     pinning: str = "node"
     memory_mode: str = "strict"
-    distances: str = "host"
+    granule_kib: int | None = None
+    distances: str | Matrix = "host"
+    migration_group: tuple[str, ...] = ()
     emulator_pinning: str | tuple[int, ...] = "none"
     iothread_pinning: str | tuple[int, ...] = "none"
     reserved_cpus: tuple[int, ...] = ()
@@ -151,6 +163,11 @@ def policy_from_options(options: Mapping[str, Any]) -> Policy:
         reserved_memory_mib=_mebibytes(given.get("reserved_memory_mib", 1024)),
         cells=None if "cells" not in given else _count("cells", given["cells"], MAX_CELLS),
         threads=_threads(given.get("threads", "auto")),
+        granule_kib=None
+        if "granule_kib" not in given
+        else _count("granule_kib", given["granule_kib"], MAX_GRANULE_KIB),
+        distances=_distances(given.get("distances", "host")),
+        migration_group=_group(given.get("migration_group", ())),
         vcpus=None if "vcpus" not in given else _count("vcpus", given["vcpus"], MAX_VCPUS),
         memory_kib=None if "memory" not in given else _memory(given["memory"]),
         emulator_pinning=_pinning("emulator_pinning", given.get("emulator_pinning", "none")),
@@ -170,6 +187,11 @@ def policy_to_record(policy: Policy) -> dict[str, str]:
         "reserved_memory_mib": str(policy.reserved_memory_mib),
         "cells": None if policy.cells is None else str(policy.cells),
         "threads": "auto" if policy.threads is None else str(policy.threads),
+        "granule_kib": None if policy.granule_kib is None else str(policy.granule_kib),
+        "distances": policy.distances
+        if isinstance(policy.distances, str)
+        else matrix_text(policy.distances),
+        "migration_group": ",".join(policy.migration_group) or None,
         "vcpus": None if policy.vcpus is None else str(policy.vcpus),
         "memory": None if policy.memory_kib is None else show_size(policy.memory_kib),
         "emulator_pinning": _pinning_text(policy.emulator_pinning),
@@ -240,6 +262,62 @@ def _mebibytes(value: object) -> int:
 
 def _threads(value: object) -> int | None:
     return None if value == "auto" else _count("threads", value, 1024, "'auto' or ")
+
+
+def matrix_text(matrix: Matrix) -> str:
+    """Return a matrix as one word: rows parted by ``;``, and values by ``,``."""
+    return ";".join(",".join(map(str, row)) for row in matrix)
+
+
+def _distances(value: object) -> str | Matrix:
+    if value in ("host", "none"):
+        return str(value)
+    rows = _rows(value)
+    numbers = tuple(tuple(whole_number(str(one)) for one in row) for row in rows)
+    # libvirt takes 10 on the diagonal and nowhere else (virDomainNumaDefParseXML, numa_conf.c), and
+    # 255 would mean that there is no way between two cells.
+    if (
+        not numbers
+        or any(
+            number is None or (number == 10) != (row == column) or not 10 <= number <= 254
+            for row, line in enumerate(numbers)
+            for column, number in enumerate(line)
+        )
+        or any(len(line) != len(numbers) for line in numbers)
+    ):
+        raise PolicyError(
+            "distances must be 'host', 'none', or a full matrix such as [[10, 21], [21, 10]]: 10 "
+            f"from a cell to itself, and 11 to 254 to every other, not '{value}'."
+        )
+    return tuple(tuple(number or 0 for number in line) for line in numbers)
+
+
+def _rows(value: object) -> list[list[object]]:
+    """Return the rows of a matrix, given as lists or as text; none for what is no matrix."""
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            value = json.loads(text) if text.startswith("[") else _split(text)
+        except ValueError:
+            return []
+    rows = list(value) if isinstance(value, (list, tuple)) else []
+    return [list(row) for row in rows if isinstance(row, (list, tuple))] if rows else []
+
+
+def _split(text: str) -> list[list[str]]:
+    return [row.split(",") for row in text.split(";")]
+
+
+def _group(value: object) -> tuple[str, ...]:
+    """Return the names of hosts, sorted: given by name, as text, or with their facts."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, (Mapping, list, tuple)) or not all(
+        isinstance(name, str) for name in names
+    ):
+        raise PolicyError(
+            f"migration_group must be names of hosts, such as [host1, host2], not '{value}'."
+        )
+    return tuple(sorted({name.strip() for name in names} - {""}))
 
 
 def _memory(value: object) -> int:

@@ -102,9 +102,17 @@ options:
       memory_mode:
         description: Overrides O(memory_mode).
         type: str
+      granule_kib:
+        description: Overrides O(granule_kib).
+        type: str
       distances:
         description: Overrides O(distances).
-        type: str
+        type: raw
+      migration_group:
+        description:
+          - Overrides O(migration_group), by names of hosts that it has; an empty list for a guest
+            that stays.
+        type: raw
       emulator_pinning:
         description: Overrides O(emulator_pinning).
         type: str
@@ -473,6 +481,8 @@ def main() -> None:
                 "name": {"type": "str", "required": True},
                 # Checked with the guest's name at hand, so that the sentence can name it.
                 **dict.fromkeys(DEFAULTS, override),
+                "distances": {"type": "raw"},
+                "migration_group": {"type": "raw"},
             },
         },
         "host": {"type": "dict"},
@@ -488,6 +498,9 @@ def main() -> None:
             for option, values in CHOICES.items()
         },
         "cells": {"type": "int"},
+        "granule_kib": {"type": "int"},
+        "distances": {"type": "raw", "default": "host"},
+        "migration_group": {"type": "raw"},
         "vcpus": {"type": "int"},
         "memory": {"type": "str"},
         "reserved_cpus": {"type": "str"},

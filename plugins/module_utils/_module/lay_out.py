@@ -8,6 +8,7 @@ What a module does with a daemon and what a filter does with texts is the same i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .._domain.compare import is_up_to_date
@@ -22,6 +23,22 @@ from .._policy import AUTO, Policy, policy_from_options
 from .planning import Others, Planned, Request
 from .select import select_guests
 from .update import GuestUpdate, PartitionResult, fingerprint, ledger_fingerprint
+
+
+@dataclass(frozen=True)
+class Group:
+    """The hosts of migration groups.
+
+    Attributes:
+        hosts: topologies by name.
+        anew: whether guests may get another shape than they have.
+    """
+
+    hosts: Mapping[str, Host]
+    anew: bool = False
+
+
+NO_GROUP = Group({})
 
 
 def choose(
@@ -47,14 +64,31 @@ def choose(
 
 
 def begin_update(
-    domain: Domain, policy: Policy, before: Definition, live: Definition | None, host: Host
+    domain: Domain,
+    policy: Policy,
+    before: Definition,
+    live: Definition | None,
+    host: Host,
+    group: Group = NO_GROUP,
 ) -> GuestUpdate:
     """Return a guest at the beginning of its way through a call.
 
+    Args:
+        domain: the guest.
+        policy: what is asked for it.
+        before: its persistent definition.
+        live: the definition that it runs with, None while it is off.
+        host: topology to plan for.
+        group: the hosts that it is to be able to move to.
+
     Raises:
-        DomainError: when what the planner needs cannot be read.
+        VnumaError: when what the planner needs cannot be read, or its group has no shape in common.
     """
     present = policy.state == "present"
+    if present and policy.migration_group:
+        from .shapes import in_group
+
+        policy = in_group(policy, before, host, group)
     guest = read_guest(before, host.hugepage_default_kib) if present else None
     return GuestUpdate(domain, policy, before, live, guest)
 

@@ -31,6 +31,7 @@ from .._model.placement import ledger_to_result
 from .._policy import DEFAULTS
 from .common import errors_to_result, warn_once
 from .lay_out import (
+    Group,
     begin_update,
     choose,
     is_placed_anew,
@@ -68,6 +69,7 @@ def partition_guests(
     write: bool,
     safeguards: Safeguards,
     rebalance: bool = False,
+    group: Mapping[str, Host] | None = None,
 ) -> PartitionResult:
     """Bring guests into the state that is asked for.
 
@@ -82,7 +84,8 @@ def partition_guests(
         host: topology to plan for, None to ask the hypervisor.
         write: False stops short of every change (check mode).
         safeguards: what to hold on to before a definition is replaced.
-        rebalance: choose nodes as if all guests were new, where that is better.
+        rebalance: choose nodes as if all guests were new, where that is better, and shapes too.
+        group: topologies of the hosts of migration groups, by name.
 
     Returns:
         Results and errors, guest by guest: one that fails is left as it is, the others are done.
@@ -90,7 +93,8 @@ def partition_guests(
     Raises:
         VnumaError: when nothing could be done at all.
     """
-    plan = partial(_plan, hypervisor, entries, options, host, safeguards, rebalance)
+    hosts = Group(group or {}, anew=rebalance)
+    plan = partial(_plan, hypervisor, entries, options, host, safeguards, hosts)
     result = plan()
     if write and any(update.writes for update in result.updates):
         with safeguards.state_dir.locked():
@@ -110,7 +114,7 @@ def _plan(
     options: Mapping[str, Any],
     host: Host | None,
     safeguards: Safeguards,
-    rebalance: bool,
+    group: Group,
 ) -> PartitionResult:
     """Say for every guest what there is to do, without doing any of it."""
     result = PartitionResult()
@@ -124,7 +128,8 @@ def _plan(
     updates = []
     for domain, before, live in _each(result, reads):
         with result.collecting(domain):
-            updates.append(begin_update(domain, policies[domain], before, live, topology))
+            update = begin_update(domain, policies[domain], before, live, topology, group)
+            updates.append(update)
     result.in_call = frozenset(update.domain.uuid for update in updates)
     restored = restore(updates, result)
     devices = _device_nodes(hypervisor, updates)
@@ -133,7 +138,7 @@ def _plan(
     others = None
     if needs_others(requests):
         others = read_others(hypervisor, domains, requests, restored)
-    planned = plan_requests(requests, others or Others({}, {}), topology, rebalance)
+    planned = plan_requests(requests, others or Others({}, {}), topology, rebalance=group.anew)
     write_layouts(requested, planned, others or Others({}, {}), result)
     if any(update.redefines for update, _request in requested):
         # On most runs there is nothing to write, nobody else is asked, and this is not loaded.
@@ -336,6 +341,14 @@ def _define(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards)
     )
 
 
+def _group(given: object) -> dict[str, Host]:
+    if not given:
+        return {}
+    from .shapes import group_from_facts
+
+    return group_from_facts(given)
+
+
 def partition(module: AnsibleModule) -> dict[str, Any]:
     """Partition the guests and return what came of it."""
     host = module.params["host"]
@@ -355,6 +368,7 @@ def partition(module: AnsibleModule) -> dict[str, Any]:
                 planned_ledger=module.params["planned_ledger"] or "",
             ),
             rebalance=module.params["rebalance"],
+            group=_group(module.params["migration_group"]),
         )
     finally:
         hypervisor.close()

@@ -15,8 +15,9 @@ from .._model.layout import layout_to_result
 from .._model.placement import ledger_to_result, placement_to_result
 from .bound import check_bound_memory
 from .common import errors_to_result
-from .lay_out import begin_update, choose, make_requests, restore, write_layouts
+from .lay_out import Group, begin_update, choose, make_requests, restore, write_layouts
 from .planning import Others, plan_requests
+from .shapes import group_from_facts
 from .update import GuestUpdate, PartitionResult
 
 
@@ -42,9 +43,10 @@ def plan_host(
     definitions = _by_domain(texts)
     result = PartitionResult()
     updates = []
+    group = Group(group_from_facts(options.get("migration_group")), anew=rebalance)
     for domain, policy in choose(list(definitions), entries, options, result):
         with result.collecting(domain):
-            updates.append(begin_update(domain, policy, definitions[domain], None, host))
+            updates.append(begin_update(domain, policy, definitions[domain], None, host, group))
     restored = restore(updates, result)
     requested = make_requests(updates, {}, result)
     planned = {update.domain for update, _request in requested}

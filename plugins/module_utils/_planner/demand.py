@@ -72,7 +72,9 @@ class Demand:
     @property
     def most_nodes(self) -> int:
         """The most nodes that it can be on: each backs a cell, and each cell has a vCPU."""
-        cells = self.policy.cells or len(self.nodes)
+        # A guest that has no cells on any host of its migration group must not get some on one.
+        own = 1 if self.policy.migration_group else len(self.nodes)
+        cells = self.policy.cells or own
         return max(1, min(len(self.nodes), cells, self.guest.vcpus))
 
     def widest(self, count: int) -> Ids:

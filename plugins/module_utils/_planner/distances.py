@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .._errors import LayoutError
 from .._model.host import Node
 from .._model.layout import Ids
+from .._policy import Matrix
 
 # SLIT values (ACPI 6.4, 5.2.17): 10 means local, 0-9 are reserved, 255 means unreachable.
 # libvirt takes 10 to 255, and 10 only on the diagonal (docs/formatdomain, "sibling").
@@ -39,6 +41,23 @@ def distance_matrix(
         )
         for row, origin in enumerate(backing)
     ]
+
+
+def given_distances(distances: str | Matrix, count: int) -> Matrix | None:
+    """Return the matrix that a policy gives, None where it gives none.
+
+    Raises:
+        LayoutError: when it is for another number of cells.
+    """
+    if isinstance(distances, str):
+        return None
+    if len(distances) != count:
+        raise LayoutError(
+            f"distances has {len(distances)} rows, and the guest gets {count} "
+            f"cell{'s' if count != 1 else ''}; give a row for each cell, or set cells to "
+            f"{len(distances)}."
+        )
+    return distances
 
 
 def _distance(origin: Node, target: Node) -> int:

@@ -69,6 +69,13 @@ def split_memory(
     # Page sizes are powers of two, so the largest is a multiple of all the others.
     page = max((use.size_kib for use in hugepage_uses(guest, backing)), default=0)
     granule = max(page, granule_kib(arch))
+    if policy.granule_kib is not None:
+        if policy.granule_kib % granule:
+            raise LayoutError(
+                f"granule_kib {policy.granule_kib} is not a multiple of {granule} KiB, the "
+                "smallest unit that its memory can be split in; change granule_kib."
+            )
+        granule = policy.granule_kib
     unit_name = f"{'hugepage' if page == granule else 'granule'} of {granule} KiB"
     units, rest = divmod(guest.memory_kib, granule)
     if units < count:

@@ -15,7 +15,7 @@ from .._model.layout import Cell, Ids, Layout
 from .._policy import Policy, reserved_text
 from .._size import show_size
 from .cores import EXCLUSIVE, balanced_cpus, on_host, open_cpus
-from .distances import distance_matrix
+from .distances import distance_matrix, given_distances
 from .distribution import assign_vcpus
 from .limits import (
     boot_warnings,
@@ -33,6 +33,7 @@ from .limits import (
 from .memory import check_pools, memory_node, split_memory
 from .nodes import cell_count, chosen_nodes, leaves_cells
 from .pinning import CoreDemand, CpuAllocator, exclusive_cpus
+from .shape import backing_nodes
 from .sizing import check_own_size, memory_size, resized_topology, vcpu_count
 
 
@@ -293,6 +294,9 @@ def _draft(guest: Guest, view: _HostView, policy: Policy, placed: Ids | None) ->
             f"{show_size(guest.memory_kib)}, which is what it gets; set memory for another size."
         )
     nodes = chosen_nodes(view.host, view.eligible, policy, placed, warnings)
+    if policy.migration_group and placed is None:
+        backing = backing_nodes(guest, view.host, policy)
+        nodes = tuple(node for node in nodes if node.id in backing)
     if leaves_cells(policy, len(nodes)):
         return _draft_without_cells(guest, view, nodes, policy, warnings)
     return _draft_with_cells(guest, view, nodes, policy, warnings)
@@ -357,7 +361,11 @@ def _draft_with_cells(
         warnings.extend(memory_warnings(bound, memory))
     warnings.extend(topology_warnings(guest, arch, host, policy, topology, nodes))
     warnings.extend(boot_warnings(guest, arch, assigned))
-    matrix = view.distances(backing, bound) if policy.distances == "host" else None
+    matrix = (
+        view.distances(backing, bound)
+        if policy.distances == "host"
+        else given_distances(policy.distances, count)
+    )
     if matrix is not None:
         check_asymmetry(arch, matrix)
     cells = tuple(

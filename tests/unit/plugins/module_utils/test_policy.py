@@ -152,7 +152,20 @@ def test_choices(option: str) -> None:
             "comma, not '{}'.",
         ),
         ({"pinning": True}, "pinning must be one of node, core, cpu or none, not 'True'."),
-        ({"distances": False}, "distances must be one of host or none, not 'False'."),
+        (
+            {"distances": False},
+            "distances must be 'host', 'none', or a full matrix such as [[10, 21], [21, 10]]: 10 "
+            "from a cell to itself, and 11 to 254 to every other, not 'False'.",
+        ),
+        ({"distances": [[10, 21]]}, "distances must be 'host', 'none', or a full matrix"),
+        ({"distances": [[10, 10], [10, 10]]}, "distances must be 'host', 'none', or a full"),
+        ({"distances": [[11, 21], [21, 10]]}, "distances must be 'host', 'none', or a full"),
+        ({"distances": [[10, 255], [21, 10]]}, "distances must be 'host', 'none', or a full"),
+        ({"distances": [10, 21]}, "distances must be 'host', 'none', or a full matrix"),
+        ({"distances": "[[10"}, "distances must be 'host', 'none', or a full matrix"),
+        ({"granule_kib": 0}, "granule_kib must be an integer from 1 to 16777216, not '0'."),
+        ({"migration_group": 5}, "migration_group must be names of hosts"),
+        ({"migration_group": [5]}, "migration_group must be names of hosts"),
         (
             {"memory_mode": ["strict"]},
             "memory_mode must be one of strict, preferred, restrictive or none, not '['strict']'.",
@@ -252,3 +265,21 @@ def test_every_choice_is_recorded(option: str) -> None:
         record = policy_to_record(policy)
         assert record == ({} if value == DEFAULTS[option] else {option: value})
         assert policy_from_options(record) == policy
+
+
+def test_a_matrix_in_every_spelling() -> None:
+    """Lists, the text of lists, and the text of a record."""
+    wanted = ((10, 21), (22, 10))
+    spellings = ([[10, 21], [22, 10]], [["10", "21"], ["22", "10"]], "[[10, 21], [22, 10]]")
+    for value in (*spellings, wanted, "10,21;22,10"):
+        policy = policy_from_options({"distances": value})
+        assert policy.distances == wanted
+    assert policy_to_record(policy)["distances"] == "10,21;22,10"
+
+
+def test_a_group_in_every_spelling() -> None:
+    """Names, facts by name, and the text of a record; sorted, once each."""
+    for value in (["b", "a", "a"], {"a": {}, "b": {}}, "b, a"):
+        assert policy_from_options({"migration_group": value}).migration_group == ("a", "b")
+    for value in ([], "", {}):
+        assert policy_from_options({"migration_group": value}).migration_group == ()
