@@ -166,7 +166,8 @@ def _memory(
     found = []
     for cell in cells:
         home = parse_cpuset(live["nodeset"]) if live["nodeset"] else ()
-        home = home if cell["host_node"] is None else (cell["host_node"],)
+        backing = cell.get("memory_node", cell["host_node"])
+        home = home if backing is None else (backing,)
         # Odd figures, so that rounding would be seen.
         resident = cell["memory_kib"] * (50 + (number * 7) % 50) // 100 - number
         pages = {home[0] if home else nodes[0]: resident}
@@ -177,7 +178,7 @@ def _memory(
         found.append(
             {
                 "id": cell["id"],
-                "nodes": live["nodeset"] if cell["host_node"] is None else str(cell["host_node"]),
+                "nodes": live["nodeset"] if backing is None else str(backing),
                 "kib_by_node": {str(node): value for node, value in sorted(pages.items())},
                 "resident_kib": total,
                 "local_share": (total - away) * 10000 // total / 10000 if home else None,

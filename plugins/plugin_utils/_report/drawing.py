@@ -280,7 +280,7 @@ def draw_layout(guest: GuestView, layout: LayoutView, host: HostView) -> Picture
             top = y + _LINE + number * _CELL_HEIGHT
             box = Box(x, top, _CELL_WIDTH - 4, _CELL_HEIGHT - 2, f"t g{colour(guest.code)}")
             picture.boxes.append(box)
-            words = cell.vcpus or "all"
+            words = cell.vcpus or ("all" if cell.id is None else "none")
             words = words if cell.id is None else f"{cell.id}: {words}"
             picture.words.append(
                 Words(x + _CELL_WIDTH // 2 - 2, top + 14, _short(words, _CELL_CHARACTERS), "m d")

@@ -186,19 +186,22 @@ def _layout(raw: Mapping[str, Any]) -> LayoutView:
     nodeset = str(raw.get("nodeset") or "")
     topology = raw.get("topology")
     cells = [_cell(one, pins) for one in raw["cells"]]
+    vcpus, memory_kib = _number(raw.get("vcpus")), _number(raw.get("memory_kib"))
     if not cells:
-        count = len(pins) or _product(topology)
+        count = vcpus or len(pins) or _product(topology)
         cells = [
             CellView(
                 None,
                 format_cpuset(range(count)),
-                None,
+                memory_kib,
                 nodeset,
                 _grouped(enumerate(pins)),
             )
         ]
     return LayoutView(
         cells=tuple(cells),
+        vcpus=vcpus,
+        memory_kib=memory_kib,
         topology="" if topology is None else _topology(topology),
         memory_mode=str(raw["memory_mode"]),
         nodeset=nodeset,
@@ -222,7 +225,12 @@ def _cell(raw: Mapping[str, Any], pins: Sequence[str]) -> CellView:
         host_nodes="" if node is None else str(int(node)),
         pins=groups,
         distances=tuple(map(int, raw.get("distances") or ())),
+        memory_node="" if raw.get("memory_node") is None else str(int(raw["memory_node"])),
     )
+
+
+def _number(value: object) -> int | None:
+    return None if value is None else int(str(value))
 
 
 def _memory(raw: Mapping[str, Any]) -> MemoryView:

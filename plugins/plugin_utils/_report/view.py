@@ -24,6 +24,7 @@ class CellView:
         vcpus: its vCPUs as a cpuset, '' where nothing says how many the guest has.
         memory_kib: its memory in KiB, None where the result does not say.
         host_nodes: the host nodes that back it, as a nodeset; '' where it is on none in particular.
+        memory_node: the host node of its memory where that is another one, else ''.
         pins: vCPUs and the pCPUs that they are pinned to; without those that are not pinned.
         distances: to every cell by id, () where none are written.
     """
@@ -34,6 +35,7 @@ class CellView:
     host_nodes: str
     pins: Groups = ()
     distances: tuple[int, ...] = ()
+    memory_node: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class LayoutView:
 
     Attributes:
         cells: by id; one entry for a guest without cells.
+        vcpus: how many the guest has, None where the result does not say.
+        memory_kib: its memory in KiB, None where the result does not say.
         topology: the CPU topology in words, '' where it is not set.
         memory_mode: of the memory binding.
         nodeset: host nodes in use.
@@ -50,6 +54,8 @@ class LayoutView:
     """
 
     cells: tuple[CellView, ...]
+    vcpus: int | None
+    memory_kib: int | None
     topology: str
     memory_mode: str
     nodeset: str

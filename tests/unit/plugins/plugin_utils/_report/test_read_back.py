@@ -40,7 +40,13 @@ def _sparse() -> reports.Entry:
     return reports.in_effect("sparse-ids", [("a", 4, 2, {"nodes": "all"})])
 
 
+def _memory_elsewhere() -> reports.Entry:
+    """Return a host with a node without memory, and a guest with a cell there."""
+    return reports.in_effect("memless-node", [("a", 4, 2, {"nodes": "0-1"})])
+
+
 CASES: dict[str, Make] = {
+    "elsewhere": _memory_elsewhere,
     "odd": reports.odd_host,
     "changed": _changed,
     "large": reports.large_host,
@@ -180,7 +186,10 @@ def test_layouts(entry: reports.Entry, host: Part) -> None:
         for title, layout in wanted:
             (number,) = [n for n, one in enumerate(tables) if title in one.caption.split(", ")]
             _compare_layout(tables[number], layout)
-            assert _about(part)[number].startswith(_topology(layout["topology"]))
+            assert _about(part)[number].startswith(f"{layout['vcpus']} vCPUs; ")
+            (line,) = part.element.xpath(f"(.//figure)[{number + 1}]/p")
+            assert kib(line) == layout["memory_kib"]
+            assert f"; {_topology(layout['topology'])}" in _about(part)[number]
             assert f"memory binding {layout['memory_mode']}" in _about(part)[number]
             if layout["emulator_pins"]:
                 assert f"emulator on {layout['emulator_pins']}" in _about(part)[number]
@@ -207,13 +216,17 @@ def _compare_layout(table: reading.Table, layout: dict[str, Any]) -> None:
         shown = reading.pins(text(row["Pins"]), ids(text(row["vCPUs"]).replace("all", "")))
         assert shown == {vcpu: ids(cpus) for vcpu, cpus in enumerate(every) if cpus}
         assert text(row["Host nodes"]) == (layout["nodeset"] or "any")
+        assert kib(row["Memory"]) == layout["memory_kib"]
         return
     assert len(rows) == len(layout["cells"])
     for row, cell in zip(rows, layout["cells"]):
         assert text(row["Cell"]) == str(cell["id"])
         assert text(row["vCPUs"]) == cell["vcpus"]
         assert kib(row["Memory"]) == cell["memory_kib"]
-        assert text(row["Host nodes"]) == str(cell["host_node"])
+        backing = str(cell["host_node"])
+        if "memory_node" in cell:
+            backing += f", memory {cell['memory_node']}"
+        assert text(row["Host nodes"]) == backing
         assert [int(one) for one in text(row["Distances"]).split()] == cell["distances"]
         vcpus = ids(cell["vcpus"])
         shown = reading.pins(text(row["Pins"]), vcpus)
