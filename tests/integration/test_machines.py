@@ -10,9 +10,11 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import guestboot
 import pytest
 from conftest import Libvirt, Run
 from fakehost import FakeHost
@@ -46,11 +48,11 @@ def call(call: Call, machines: dict[str, Libvirt]) -> Call:
 def make(tmp_path: Path, machines: dict[str, Libvirt]) -> Iterator[Make]:
     """Start a daemon for a host that is described on the spot."""
 
-    def start(**spec: Any) -> Libvirt:
+    def start(*, shim: bool = False, **spec: Any) -> Libvirt:
         name = f"machine-{len(machines)}-{os.getpid()}"
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps({"name": name, "about": "", **spec}))
-        libvirt = Libvirt(FakeHost(name, path), ssh=True)
+        libvirt = Libvirt(FakeHost(name, path, shim=shim), ssh=True)
         libvirt.host.start()
         machines[libvirt.uri] = libvirt
         return libvirt
@@ -323,6 +325,61 @@ def test_hugepages_are_added_up(make: Make, call: Call) -> None:
         "host node 0 has 24 hugepages of 1048576 KiB, and guests need 28 there (large 20, small 8),"
         in " ".join(run.output.split())
     )
+
+
+@contextmanager
+def _hugepages(count: int) -> Iterator[None]:
+    """Let this machine have so many hugepages that nobody uses."""
+    pool = Path("/proc/sys/vm/nr_hugepages")
+    before = pool.read_text()
+    try:
+        pool.write_text(str(int(before) + count))
+    except OSError as error:
+        pytest.skip(f"this machine lets nobody set its hugepages: {error}")
+    try:
+        if int(pool.read_text()) < int(before) + count:
+            pytest.skip(f"this machine has no memory in one piece for {count} hugepages")
+        yield
+    finally:
+        pool.write_text(before)
+
+
+@pytest.mark.slow
+def test_hugepages_that_a_running_guest_holds(make: Make, call: Call, tmp_path: Path) -> None:
+    """A guest that would not start beside it is left as it is."""
+    with _hugepages(64):
+        pools = [{"2048": [64, 64]}, {"2048": [0, 0]}]
+        libvirt = make(
+            shim=True,
+            nodes=[
+                {"id": 0, "cpus": "0", "memory_kib": 8 * GIB, "hugepages": pools[0]},
+                {"id": 1, "cpus": "1", "memory_kib": 8 * GIB, "hugepages": pools[1]},
+            ],
+        )
+        libvirt.host.exec(["mkdir", "-p", "/dev/hugepages"])
+        libvirt.host.exec(["mount", "-t", "hugetlbfs", "none", "/dev/hugepages"])
+        # It looks for such mounts when it starts.
+        libvirt.host.renew_daemon()
+        pages = "<memoryBacking><hugepages/></memoryBacking><vcpu "
+        for name, mib in (("small", 16), ("large", 120)):
+            xml = guestboot.domain_xml(name, 1, mib, tmp_path / f"{name}.log")
+            libvirt.define(xml.replace("<vcpu ", pages, 1))
+        small = _on(libvirt, "small", nodes="0")
+        assert not call("vnuma_partition", small).failed
+        libvirt.virsh("start", "small")
+        before = libvirt.dump("large")
+        run = call("vnuma_partition", _on(libvirt, "large", nodes="0"))
+        assert run.failed
+        assert (
+            "guest large: it needs 60 hugepages of 2048 KiB on host node 0, whose pool has 64, and "
+            "guests that run there hold 8 (small 8), so that it would not start;"
+        ) in run.msg
+        assert libvirt.dump("large") == before
+        libvirt.virsh("destroy", "small")
+        run = call("vnuma_partition", _on(libvirt, "large", nodes="0"))
+        assert not run.failed, run.msg
+        assert "guests need 68 there (large 60, small 8)" in " ".join(run.output.split())
+        libvirt.clear()
 
 
 def test_sentences_about_threads(make: Make, call: Call) -> None:
