@@ -60,9 +60,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible.utils.display import Display
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.capabilities import (
-    parse_capabilities,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.capabilities import read_host
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
     read_definition,
     read_guest,
@@ -70,7 +68,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import partitioned, restored
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import LXML_IMPORT_ERROR
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_from_facts
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.lay_out import Group
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.shapes import (
     group_from_facts,
@@ -106,7 +103,7 @@ def partition_domain(xml: Any, host: Any, **options: Any) -> str:
         definition = read_definition(xml)
         if policy.state == "absent":
             return restored(definition).definition.text
-        topology = parse_capabilities(host) if isinstance(host, str) else host_from_facts(host)
+        topology = read_host(host)
         group = Group(group_from_facts(options.get("migration_group")))
         policy = in_group(policy, definition, topology, group)
         guest = resized(read_guest(definition, topology.hugepage_default_kib), policy)

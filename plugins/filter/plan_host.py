@@ -98,12 +98,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.capabilities import (
-    parse_capabilities,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.capabilities import read_host
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import LXML_IMPORT_ERROR
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_from_facts
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.plan_host import (
     plan_host as plan_texts,
 )
@@ -140,7 +137,7 @@ def plan_host(
             "takes them."
         )
     try:
-        topology = parse_capabilities(host) if isinstance(host, str) else host_from_facts(host)
+        topology = read_host(host)
         return plan_texts(definitions, topology, entries, options, rebalance)
     except VnumaError as error:
         # Ansible prints the cause of an error after its message, and here they are the same.

@@ -12,8 +12,18 @@ from .._model.host import (
     HugepagePool,
     Node,
     default_hugepage_kib,
+    host_from_facts,
 )
 from .xml import Element, elements, parse_xml
+
+
+def read_host(given: object) -> Host:
+    """Read a host that is given as the text of its capabilities, or else as its facts.
+
+    Raises:
+        HostError: when it is neither.
+    """
+    return parse_capabilities(given) if isinstance(given, str) else host_from_facts(given)
 
 
 def parse_capabilities(text: str) -> Host:

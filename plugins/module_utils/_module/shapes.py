@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from .._cpuset import format_cpuset
-from .._domain.capabilities import parse_capabilities
+from .._domain.capabilities import read_host
 from .._domain.definition import Definition, read_guest
 from .._domain.record import recorded_policy
 from .._errors import PolicyError, VnumaError
-from .._model.host import Host, host_from_facts
+from .._model.host import Host
 from .._planner.shape import Member, Shape, ShapeError, check_shape, common_shape
 from .._planner.sizing import resized
 from .._policy import AUTO, Policy, policy_from_options
@@ -34,10 +34,7 @@ def group_from_facts(given: object) -> dict[str, Host]:
     hosts = {}
     for name, topology in given.items() if isinstance(given, Mapping) else ():
         try:
-            is_text = isinstance(topology, str)
-            hosts[str(name)] = (
-                parse_capabilities(topology) if is_text else host_from_facts(topology)
-            )
+            hosts[str(name)] = read_host(topology)
         except VnumaError as error:
             error.message = f"migration_group, {name}: {error.message}"
             raise

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+
+from .._model.host import Node
 
 
 def apportion(total: int, weights: Sequence[int]) -> list[int]:
@@ -40,3 +42,17 @@ def divides(total: int, weights: Sequence[int]) -> bool:
     if not any(weights):
         weights = [1] * len(weights)
     return all(total * weight % sum(weights) == 0 for weight in weights)
+
+
+def node_weights(backing: Sequence[Node | None], size: Callable[[Node], int]) -> list[int]:
+    """Return what each cell's node has, shared by the cells that are on it.
+
+    Args:
+        backing: the host node of each cell; without one a cell weighs 1.
+        size: what a node has, in whole units.
+    """
+    cells: dict[int, int] = {}
+    for node in backing:
+        if node is not None:
+            cells[node.id] = cells.get(node.id, 0) + 1
+    return [1 if node is None else size(node) // cells[node.id] for node in backing]

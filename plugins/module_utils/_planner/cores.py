@@ -33,15 +33,14 @@ def on_host(policy: Policy, host: Host) -> Policy:
     return replace(policy, reserved_cpus=reserved, reserves_isolated=False)
 
 
-def open_threads(core: Ids, reserved: Collection[int]) -> Ids:
-    """Return the threads of a core that are not reserved."""
-    return tuple(cpu for cpu in core if cpu not in reserved) if reserved else core
+def open_threads(cpus: Ids, reserved: Collection[int]) -> Ids:
+    """Return those of some pCPUs, such as the threads of a core, that are not reserved."""
+    return tuple(cpu for cpu in cpus if cpu not in reserved) if reserved else cpus
 
 
 def open_cpus(node: Node, policy: Policy) -> Ids:
     """Return the pCPUs of a node that are not reserved."""
-    reserved = frozenset(policy.reserved_cpus)
-    return tuple(cpu for cpu in node.cpus if cpu not in reserved) if reserved else node.cpus
+    return open_threads(node.cpus, frozenset(policy.reserved_cpus))
 
 
 def balanced_cpus(host: Host, cpus: Ids) -> Ids:
@@ -50,8 +49,7 @@ def balanced_cpus(host: Host, cpus: Ids) -> Ids:
     Nothing is balanced onto an isolated pCPU, nor among several of them: threads that may run on
     all of these pile up on the first (``isolcpus=``, kernel-parameters in Linux).
     """
-    isolated = frozenset(host.isolated_cpus or ())
-    return tuple(cpu for cpu in cpus if cpu not in isolated) if isolated else cpus
+    return open_threads(cpus, frozenset(host.isolated_cpus or ()))
 
 
 def usable_cores(node: Node, policy: Policy, threads: int) -> int:

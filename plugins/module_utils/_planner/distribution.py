@@ -14,7 +14,7 @@ from .._model.guest import Guest
 from .._model.host import Node
 from .._model.layout import Ids, Topology
 from .._policy import Policy
-from .apportion import apportion, divides
+from .apportion import apportion, divides, node_weights
 from .cores import usable_cores
 
 #: Highest id of an xAPIC; 255 is everyone. QEMU refuses what goes beyond ("current -smp
@@ -136,14 +136,7 @@ def _weights(backing: Sequence[Node | None], policy: Policy, threads: int) -> li
     """Return how many cores each cell's node has, shared by the cells that are on it."""
     if policy.split == "even":
         return [1] * len(backing)
-    cells: dict[int, int] = {}
-    for node in backing:
-        if node is not None:
-            cells[node.id] = cells.get(node.id, 0) + 1
-    return [
-        1 if node is None else usable_cores(node, policy, threads) // cells[node.id]
-        for node in backing
-    ]
+    return node_weights(backing, lambda node: usable_cores(node, policy, threads))
 
 
 def _does_not_divide(cores: int, threads: int, count: int, policy: Policy) -> str:

@@ -10,7 +10,7 @@ from .._errors import LayoutError
 from .._model.guest import Guest, HugepageUse
 from .._model.host import Host, Node
 from .._policy import Policy
-from .apportion import apportion, divides
+from .apportion import apportion, divides, node_weights
 from .distances import DISTANCE_REMOTE
 
 #: What libvirt aligns a cell's memory to when the guest starts (qemuDomainGetMemorySizeAlignment
@@ -88,7 +88,9 @@ def split_memory(
             f"{guest.memory_kib} KiB of memory is not a multiple of its {unit_name}; set it to "
             f"{guest.memory_kib - rest} or {guest.memory_kib - rest + granule} KiB."
         )
-    weights = _weights(backing, page, granule) if policy.split == "proportional" else [1] * count
+    weights = [1] * count
+    if policy.split == "proportional":
+        weights = node_weights(backing, lambda node: _granules(node, page, granule))
     if policy.remainder == "fail" and (rest or not divides(units, weights)):
         raise LayoutError(_does_not_divide(guest, count, granule, policy))
     memory = [size * granule for size in apportion(units, weights)]
@@ -120,22 +122,12 @@ def check_pools(guest: Guest, backing: Sequence[Node | None], memory: Sequence[i
             )
 
 
-def _weights(backing: Sequence[Node | None], page_kib: int, granule_kib_: int) -> list[int]:
-    """Return how many granules each cell's node has, shared by the cells that are bound to it."""
-    cells: dict[int, int] = {}
-    for node in backing:
-        if node is not None:
-            cells[node.id] = cells.get(node.id, 0) + 1
-    weights = []
-    for node in backing:
-        if node is None:
-            weights.append(1)
-            continue
-        pool_kib = sum(
-            pool.total * pool.size_kib for pool in node.hugepages if pool.size_kib == page_kib
-        )
-        weights.append((pool_kib or node.memory_kib) // granule_kib_ // cells[node.id])
-    return weights
+def _granules(node: Node, page_kib: int, granule: int) -> int:
+    """Return how many granules a node has: of its pool where there is one of that page."""
+    pool_kib = sum(
+        pool.total * pool.size_kib for pool in node.hugepages if pool.size_kib == page_kib
+    )
+    return (pool_kib or node.memory_kib) // granule
 
 
 def _does_not_divide(guest: Guest, count: int, granule: int, policy: Policy) -> str:

@@ -14,7 +14,7 @@ from .._model.host import Host, Node
 from .._model.layout import Cell, Ids, Layout
 from .._policy import Policy, reserved_text
 from .._size import show_size
-from .cores import EXCLUSIVE, balanced_cpus, on_host, open_cpus
+from .cores import EXCLUSIVE, balanced_cpus, on_host, open_cpus, open_threads
 from .distances import distance_matrix, given_distances
 from .distribution import assign_vcpus
 from .limits import (
@@ -179,17 +179,14 @@ def _pin_iothreads(
     Returns:
         Who has to be planned as if it were not there, so that everyone else's have something left.
     """
+    in_use = allocator.in_use
     for index, draft in sorted(drafts.items(), key=lambda one: guests[one[0]][0].name):
         (guest, policy), answer = guests[index], answers[index]
         if policy.iothread_pinning != "nodes" or not draft.demands:
             continue
         if not isinstance(answer, Layout) or not guest.iothread_ids:
             continue
-        free = [
-            left
-            for node in draft.nodes
-            if (left := tuple(cpu for cpu in node.cpus if cpu not in allocator.in_use))
-        ]
+        free = [left for node in draft.nodes if (left := open_threads(node.cpus, in_use))]
         if not free:
             culprit = _who_took_the_last(index, drafts, answers, guests, allocator)
             answers[culprit] = _no_pcpu_left(guests[culprit][0], guest, draft.nodes)
