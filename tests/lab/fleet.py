@@ -150,6 +150,8 @@ class Fleet:
             "ansible_user": "root",
             "ansible_python_interpreter": "/usr/bin/python3",
             "ansible_ssh_common_args": f"-F {self.folder}/ssh_config",
+            # Ansible names its connections by the host, and another fleet may have one called so.
+            "ansible_control_path_dir": str(self.folder / "control"),
             "fleet_ssh": str(command),
         }
         inventory = {
