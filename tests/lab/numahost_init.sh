@@ -18,6 +18,8 @@ mount_on /tmp tmpfs
 mount_on /dev/pts devpts
 mount_on /dev/shm tmpfs
 mount_on /sys/fs/cgroup cgroup2
+# A service manager would hand the controller down; without it libvirt says it is not mounted.
+echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control
 mkdir -p /run/sshd /run/libvirt /run/lock
 for module in virtio_net virtio_rng kvm_amd; do
     modprobe "$module"

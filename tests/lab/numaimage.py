@@ -32,7 +32,8 @@ _PACKAGES = (
 _KERNELS = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
 _COMPONENTS = {"debian": "main", "ubuntu": "main,universe"}
 
-# Without a service manager there is no cgroup to put guests in, and no log daemon.
+# Without a service manager there is no log daemon, and libvirt makes the guests' cgroups itself. Of
+# the controllers only the one that moves a running guest's memory is wanted.
 # A client that emulation keeps from answering for half a minute is no dead one.
 _LIBVIRTD_CONF = """\
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
@@ -43,7 +44,7 @@ user = "root"
 group = "root"
 security_driver = "none"
 stdio_handler = "file"
-cgroup_controllers = []
+cgroup_controllers = ["cpuset"]
 """
 
 
