@@ -214,9 +214,8 @@ def test_a_damaged_record(bench: Bench) -> None:
     bench.fake.persistent["anuma"] = _edited(xml, ("pinning='cpu'", "pinning='x'"))
     result = bench.only()
     assert (
-        "its recorded options no longer give a valid layout: pinning must be one of node, core, "
-        "cpu or "
-        "none, not 'x'." in result["drift"][0]["msg"]
+        "its recorded options no longer give a valid layout: pinning must be one of node, "
+        "cache, core, cpu or none, not 'x'." in result["drift"][0]["msg"]
     )
 
 
