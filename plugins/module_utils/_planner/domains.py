@@ -17,15 +17,17 @@ from .._model.host import Node
 from .._policy import Policy
 from .cores import EXCLUSIVE
 
-#: Pins that keep to cache domains where they can.
-_BY_DOMAIN = (*EXCLUSIVE, "cache")
-
 
 class _Part(NamedTuple):
     """What a guest takes of a node: the largest first; cores of its own are packed tightly."""
 
     less_cores: int
     is_shared: bool
+
+
+def follows_domains(policy: Policy) -> bool:
+    """Tell whether the pins of a guest keep to cache domains where they can."""
+    return policy.pinning in (*EXCLUSIVE, "cache")
 
 
 class DomainRoom:
@@ -55,7 +57,7 @@ class DomainRoom:
         self, node: int, policy: Policy, cores: int, seats: frozenset[int] = frozenset()
     ) -> None:
         """Put so many cores of a guest on a node, on these pCPUs if it has some there already."""
-        if node not in self._nodes or policy.pinning not in _BY_DOMAIN:
+        if node not in self._nodes or not follows_domains(policy):
             return
         here = seats.intersection(self._nodes[node].cpus)
         if here:
@@ -65,7 +67,7 @@ class DomainRoom:
 
     def release(self, node: int, policy: Policy, cores: int) -> None:
         """Take them off again."""
-        if node in self._nodes and policy.pinning in _BY_DOMAIN:
+        if node in self._nodes and follows_domains(policy):
             parts = list(self._parts[node])
             parts.remove(_part(policy, cores))
             self._parts[node] = tuple(parts)
@@ -73,11 +75,8 @@ class DomainRoom:
     def spread(self, node: int, policy: Policy, width: int, cores: int) -> tuple[int, int]:
         """Return how many domains of a node a guest would be on, and how many of these are whole.
 
-        Nodes with one domain, or none that is known, are as good as any; so are all of them for a
-        guest whose pins do not keep to domains.
+        Nodes with one domain, or none that is known, are as good as any.
         """
-        if policy.pinning not in _BY_DOMAIN:
-            return 0, 0
         if node not in self._nodes:
             return 1, 0
         left, whole = self._left_on(node, policy, width)

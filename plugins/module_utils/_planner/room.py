@@ -15,7 +15,7 @@ from .._model.layout import Ids
 from .._model.placement import Ledger, Need, NodeAccount
 from .._policy import Policy
 from .demand import Demand, Needs
-from .domains import DomainRoom
+from .domains import DomainRoom, follows_domains
 
 
 class Taken(NamedTuple):
@@ -99,6 +99,8 @@ class Room:
 
     def domains(self, nodes: Ids, demand: Demand, needs: Needs) -> tuple[int, int]:
         """Return how many cache domains a guest would be on, and how many whole ones it breaks."""
+        if not follows_domains(demand.policy):
+            return 0, 0
         found = [
             self._domains.spread(node, demand.policy, needs.width, need.cores)
             for node, need in zip(nodes, needs.of_nodes)
