@@ -57,6 +57,9 @@ class CacheCell:
 class CacheLoad:
     """How many guest cores are on each cache domain of a host, by the definitions of its guests.
 
+    Those that are held to one domain leave less room there. Those that may run elsewhere too, such
+    as on all of a node, give way: they only tell which of two domains with as much room is emptier.
+
     Args:
         host: the host.
         cores_by_pins: what guests have that are not planned, see `add_pins`.
@@ -68,6 +71,7 @@ class CacheLoad:
             cpu: domain for node in host.nodes for domain in node.cache_domains for cpu in domain
         }
         self._cores: dict[Ids, Fraction] = {}
+        self._held: dict[Ids, Fraction] = {}
         for pins, cores in sorted(cores_by_pins.items()):
             self.add(pins, cores)
 
@@ -77,10 +81,16 @@ class CacheLoad:
         counts = Counter(self._domains[cpu] for cpu in cpus if cpu in self._domains)
         for domain, count in counts.items():
             self._cores[domain] = self.on(domain) + cores * Fraction(count, len(cpus))
+            if count == len(cpus):
+                self._held[domain] = self.held(domain) + cores
 
     def on(self, domain: Ids) -> Fraction:
-        """Return how many guest cores are on a domain."""
+        """Return how many guest cores are on a domain, each as far as it may run there."""
         return self._cores.get(domain, Fraction(0))
+
+    def held(self, domain: Ids) -> Fraction:
+        """Return how many guest cores may run on this domain alone."""
+        return self._held.get(domain, Fraction(0))
 
 
 def add_pins(cores_by_pins: dict[Ids, Fraction], pins: Iterable[Ids], threads: int) -> None:
@@ -225,8 +235,8 @@ def _chosen(cell: CacheCell, load: CacheLoad) -> list[int]:
     wanted = len(cell.cores) // together
     loads = [load.on(domain.all) for domain in cell.domains]
     room = [
-        max(0, int(domain.cores * cell.overcommit - one)) // together
-        for domain, one in zip(cell.domains, loads)
+        max(0, int(domain.cores * cell.overcommit - load.held(domain.all))) // together
+        for domain in cell.domains
     ]
     limits = room if sum(room) >= wanted else [one // together for one in held]
     numbers = range(len(limits))

@@ -126,15 +126,20 @@ def test_guests_are_spread_by_load(host: HostOf, guest: GuestOf) -> None:
 
 
 def test_who_is_not_in_the_call_counts(host: HostOf, guest: GuestOf) -> None:
-    """Cores on a domain, or on a part of it, are load; a guest that floats is load everywhere."""
-    taken = {(0, 16): Fraction(1), tuple(range(4, 8)): Fraction(3), (): Fraction(4)}
-    one = guest(4)
-    layout = _layouts(host("rome-nps1"), [one], taken)["anuma"]
+    """Cores on a domain, or on a part of it, take room there; what may run elsewhere gives way."""
+    taken = {(0, 16): Fraction(1), tuple(range(4, 8)): Fraction(3), (): Fraction(40)}
+    layout = _layouts(host("rome-nps1"), [guest(4)], taken)["anuma"]
     assert layout.vcpu_pins[0] == parse_cpuset("8-11,24-27")
-    # No room is left: the fewest domains all the same, and those with least on them.
-    full = {(): Fraction(16), tuple(range(8, 12)): Fraction(1)}
+    wide = {tuple(range(10)): Fraction(40)}
+    layout = _layouts(host("rome-nps1"), [guest(8)], wide)["anuma"]
+    assert _pins(layout) == ["12-15,28-31"] * 8
+    # Where less room is left, more domains; where there is none, the fewest and emptiest.
+    some = {tuple(range(first, first + 4)): Fraction(2) for first in (0, 4, 8, 12)}
+    layout = _layouts(host("rome-nps1"), [guest(12)], some)["anuma"]
+    assert _pins(layout) == ["0-3,16-19"] * 4 + ["4-7,20-23"] * 4 + ["8-11,24-27"] * 4
+    full = {**dict.fromkeys(some, Fraction(4)), (8, 9, 10, 11): Fraction(3)}
     layout = _layouts(host("rome-nps1"), [guest(12)], full)["anuma"]
-    assert _pins(layout) == ["0-3,16-19"] * 6 + ["4-7,20-23"] * 6
+    assert _pins(layout) == ["0-3,16-19"] * 6 + ["8-11,24-27"] * 6
 
 
 def test_guests_with_other_pins_count(guest: GuestOf) -> None:
