@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from .._cpuset import format_cpuset
 from .._model.guest import Guest
 from .._model.host import Host, Node
 from .._model.layout import Cell, Ids, Layout, Topology
@@ -150,10 +151,17 @@ def cache_cells(
     )
 
 
-def unlisted(backing: Sequence[Node | None], shared: Mapping[int, Ids]) -> list[int]:
-    """Return the ids of the host nodes that have no cache domain to pin to."""
+def without_caches(backing: Sequence[Node | None], shared: Mapping[int, Ids]) -> list[str]:
+    """Say which of a guest's host nodes have no cache domain to pin to."""
     nodes = {node.id: node for node in backing if node is not None}
-    return sorted(one for one, node in nodes.items() if not node_domains(node, shared[one]))
+    found = sorted(one for one, node in nodes.items() if not node_domains(node, shared[one]))
+    if not found:
+        return []
+    which = f"node{'s' if len(found) > 1 else ''} {format_cpuset(found)}"
+    return [
+        f"libvirt's capabilities list no L3 cache of host {which}, so its vCPUs there are pinned "
+        "as with pinning 'node'; set that, or give cache_domains in host."
+    ]
 
 
 def pin_by_cache(

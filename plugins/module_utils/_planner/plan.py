@@ -15,7 +15,14 @@ from .._model.host import Host, Node
 from .._model.layout import Cell, Ids, Layout
 from .._policy import Policy, reserved_text
 from .._size import show_size
-from .cache_pins import CacheCell, CacheLoad, cache_cells, pin_by_cache, planned_pins, unlisted
+from .cache_pins import (
+    CacheCell,
+    CacheLoad,
+    cache_cells,
+    pin_by_cache,
+    planned_pins,
+    without_caches,
+)
 from .cores import EXCLUSIVE, balanced_cpus, on_host, open_cpus, open_threads
 from .distances import distance_matrix, given_distances
 from .distribution import assign_vcpus
@@ -363,7 +370,7 @@ def _draft_without_cells(
         wanted = cache_cells(
             [whole], backing, shared, layout.topology or guest.own_topology, policy
         )
-        layout = replace(layout, warnings=(*warnings, *_no_caches(backing, shared)))
+        layout = replace(layout, warnings=(*warnings, *without_caches(backing, shared)))
         return _Draft(layout, (), nodes, wanted)
     if policy.pinning not in EXCLUSIVE or not nodes:
         return _Draft(layout, ())
@@ -417,7 +424,7 @@ def _draft_with_cells(
     shares = nodes and policy.pinning == "node"
     shared = {node: cpus.shared for node, cpus in pinnable.items()}
     if policy.pinning == "cache":
-        warnings.extend(_no_caches(backing, shared))
+        warnings.extend(without_caches(backing, shared))
     if nodes and policy.pinning in ("node", "cache"):
         warnings.extend(crowded_cells(guest, cells, backing, shared, policy))
     used = nodes[:count]
@@ -441,18 +448,6 @@ def _draft_with_cells(
     if policy.pinning not in EXCLUSIVE:
         return _Draft(layout, ())
     return _Draft(layout, _demands(cells, backing, topology.threads, policy), used)
-
-
-def _no_caches(backing: Sequence[Node | None], shared: Mapping[int, Ids]) -> list[str]:
-    """Say which host nodes have no cache domain to pin to."""
-    found = unlisted(backing, shared)
-    if not found:
-        return []
-    which = f"node{'s' if len(found) > 1 else ''} {format_cpuset(found)}"
-    return [
-        f"libvirt's capabilities list no L3 cache of host {which}, so its vCPUs there are pinned "
-        "as with pinning 'node'; set that, or give cache_domains in host."
-    ]
 
 
 def _ids(nodes: Sequence[Node | None]) -> tuple[int | None, ...]:
