@@ -52,8 +52,9 @@ options:
     version_added: 1.1.0
   cpu_overcommit:
     description:
-      - How many guest cores O(nodes=auto) puts on each host core, for O(pinning=node) and
-        O(pinning=none). Cores are counted, and not threads; the threads of one guest core are one.
+      - How many guest cores O(nodes=auto) puts on each host core, for O(pinning=node),
+        O(pinning=cache) and O(pinning=none), and how many O(pinning=cache) puts on those of one
+        cache. Cores are counted, and not threads; the threads of one guest core are one.
     type: float
     default: 1.0
     version_added: 1.1.0
@@ -129,12 +130,16 @@ options:
       - What each vCPU is pinned to.
       - V(node) is every online, unreserved pCPU of its cell's host node, without isolated ones
         (C(isolcpus=)), over which the host's scheduler does not spread threads.
+      - V(cache) is those of one L3 cache of that node, such as a CCX, shared with other guests. A
+        cell gets the fewest caches that hold its cores within O(cpu_overcommit), and of these the
+        ones with the fewest guest cores, by the definitions of all guests of the host. A guest that
+        sits well stays. Where the host lists no caches this is as V(node), with a warning.
       - V(core) pins the threads of a guest core to the sibling threads of one host core, and V(cpu)
         pins every vCPU to a pCPU of its own. No two guests of the host share those, and a guest
         whose pins are right already keeps them. Isolated pCPUs are taken first.
       - V(none) leaves the vCPUs unpinned.
     type: str
-    choices: [node, core, cpu, none]
+    choices: [node, cache, core, cpu, none]
     default: node
   memory_mode:
     description:

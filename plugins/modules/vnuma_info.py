@@ -180,7 +180,8 @@ guests:
             - V(planned-persistent) if it is not defined as planned (V(planned-live) for a transient
               guest), V(persistent-live) if it does not run as defined, V(persistent-saved) if its
               managed-save image would bring back another layout, V(live-actual) if the kernel has
-              its threads or its memory elsewhere than it runs with.
+              its threads or its memory elsewhere than it runs with, V(topology-pins) if its pins do
+              not deliver what its CPU topology tells its kernel.
           type: str
           sample: live-actual
         what:
@@ -188,7 +189,8 @@ guests:
             - V(cells), V(topology), V(distances), V(vcpu_pins), V(emulator_pins),
               V(iothread_pins), V(memory_binding), V(cpu_mode), V(placement); V(memory) for pages on
               the wrong host node, V(plan) if its options no longer give a valid layout, V(restart)
-              if a restart was interrupted.
+              if a restart was interrupted, V(dies) if vCPUs that share a die inside may run beside
+              more than one L3 cache of the host.
           type: str
           sample: vcpu_pins
         msg:

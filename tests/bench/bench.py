@@ -23,6 +23,7 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent / "lab"), str(_HERE.parent / "tools")]
 
 import libvirt
+import part_caches
 import part_converge
 import part_downtime
 import part_fleet
@@ -39,6 +40,7 @@ from venvs import PROJECT, ToolError
 PARTS: dict[str, Callable[[], report.Part]] = {
     "plan": part_plan.measure,
     "placement": part_placement.measure,
+    "caches": part_caches.measure,
     "locality": part_locality.measure,
     "converge": part_converge.measure,
     "scale": part_converge.measure_scale,

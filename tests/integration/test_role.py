@@ -175,7 +175,10 @@ def test_bad_values_are_refused_before_anything_is_asked(hosts: Hosts) -> None:
     hosts.guests("kvm1", "x", vnuma_pinning="thread")
     run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
     assert run.failed
-    assert "value of vnuma_pinning must be one of: node, core, cpu, none, got: thread" in run.output
+    assert (
+        "value of vnuma_pinning must be one of: node, cache, core, cpu, none, got: thread"
+        in run.output
+    )
     hosts.guests("kvm1", {"name": "x", "pining": "core"})
     run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
     assert run.failed

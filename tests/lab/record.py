@@ -37,7 +37,7 @@ def capabilities(spec: Path) -> str:
     for pattern in (
         r"\s*<(?:model|microcode|signature|counter|maxphysaddr|feature|vendor)\b[^>]*/>",
         r"\s*<(?:model|vendor)>[^<]*</(?:model|vendor)>",
-        r"\s*<(power_management|migration_features|iommu|cache|secmodel|interconnects)\b.*?</\1>",
+        r"\s*<(power_management|migration_features|iommu|secmodel|interconnects)\b.*?</\1>",
         r"\s*<(?:power_management|iommu)\b[^>]*/>",
         r"\s*<uuid>[^<]*</uuid>",
         # Newer libvirt writes it; the made-up hosts have no clusters.

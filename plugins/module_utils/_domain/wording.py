@@ -37,8 +37,8 @@ class Drift:
 
     Attributes:
         between: ``planned-persistent``, ``planned-live`` (a transient guest), ``persistent-live``,
-            ``persistent-saved`` (a managed-save image) or ``live-actual``.
-        what: as in Difference; or ``plan``, ``restart``, ``image``, ``memory``.
+            ``persistent-saved`` (a managed-save image), ``live-actual`` or ``topology-pins``.
+        what: as in Difference; or ``plan``, ``restart``, ``image``, ``memory``, ``dies``.
         message: a sentence with the remedy.
     """
 

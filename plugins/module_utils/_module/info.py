@@ -19,6 +19,7 @@ from .._domain.compare import (
     needs_restart,
 )
 from .._domain.definition import Definition, is_ours, read_definition, read_guest, wanted_of
+from .._domain.dies import die_drift
 from .._domain.managed import MANAGED, PIN_BY_HAND
 from .._domain.record import recorded_policy
 from .._domain.state import differences
@@ -124,6 +125,7 @@ def inspect_guests(
     for report in findings.reports:
         try:
             _compare(report, findings.host, hypervisor, state_dir)
+            report.drift += die_drift((report.live or report.definition).state, findings.host)
             if report.live is not None:
                 report.location = locate_guest(
                     report.domain, report.live, findings.host, hypervisor, processes, with_memory

@@ -20,7 +20,7 @@ from .._planner.pinning import exclusive_cpus
 from .._planner.placement import place_guests
 from .._planner.plan import plan_guests
 from .._policy import AUTO
-from .planning import Others, Planned, Request
+from .planning import Others, Planned, Request, cores_by_pins
 
 
 def plan_with_placements(
@@ -86,6 +86,8 @@ def plan_with_placements(
     # All together once more, so that exclusive pins do not collide; who found no place stays.
     planned = [index for index in range(len(requests)) if index not in answers]
     kept = [pins for index in answers for _vcpu, pins in requests[index].guest.vcpu_pins]
+    unplaced = [requests[index].definition for index in answers]
+    by_cache = any(requests[index].policy.pinning == "cache" for index in planned)
     layouts = plan_guests(
         [(guests[index], requests[index].policy) for index in planned],
         host,
@@ -95,6 +97,7 @@ def plan_with_placements(
             for position, index in enumerate(planned)
             if index in placements
         },
+        cores_by_pins([*others.definitions.values(), *unplaced]) if by_cache else None,
     )
     answers.update(zip(planned, layouts))
     holdings = [

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from .._domain.definition import Definition, read_definition
 from .._errors import VnumaError
@@ -15,6 +16,7 @@ from .._model.guest import Guest
 from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._model.placement import Ledger, Placement
+from .._planner.cache_pins import add_pins
 from .._planner.cores import EXCLUSIVE
 from .._planner.pinning import exclusive_cpus
 from .._planner.plan import plan_guests
@@ -100,12 +102,33 @@ def plan_requests(
         from .placing import plan_with_placements
 
         return plan_with_placements(requests, others, host, in_use, rebalance)
-    return Planned(plan_guests([(one.guest, one.policy) for one in requests], host, in_use))
+    by_cache = any(request.policy.pinning == "cache" for request in requests)
+    return Planned(
+        plan_guests(
+            [(one.guest, one.policy) for one in requests],
+            host,
+            in_use,
+            cores_by_pins=cores_by_pins(others.definitions.values()) if by_cache else None,
+        )
+    )
 
 
 def needs_others(requests: Sequence[Request]) -> bool:
     """Tell whether the plan depends on the other guests of the host."""
-    return any(one.policy.nodes == AUTO or one.policy.pinning in EXCLUSIVE for one in requests)
+    return any(
+        one.policy.nodes == AUTO or one.policy.pinning in (*EXCLUSIVE, "cache") for one in requests
+    )
+
+
+def cores_by_pins(definitions: Iterable[Definition]) -> dict[Ids, Fraction]:
+    """Return how many guest cores definitions pin to which pCPUs, () for any."""
+    found: dict[Ids, Fraction] = {}
+    for definition in definitions:
+        state = definition.state
+        vcpus = 0 if state.vcpus is None else state.vcpus.most
+        pins = [state.vcpu_pins.get(vcpu, ()) for vcpu in range(vcpus)]
+        add_pins(found, pins, 1 if state.topology is None else state.topology.threads)
+    return found
 
 
 def read_others(

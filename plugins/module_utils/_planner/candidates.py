@@ -20,6 +20,7 @@ from .._policy import Policy
 from .demand import Demand
 from .distances import DISTANCE_LOCAL, DISTANCE_REMOTE
 from .ledger import make_ledger
+from .pinning import exclusive_cpus
 from .room import Room, mebibytes
 
 #: Sets of nodes of one size that are all looked at; where there are more, they are grown from each
@@ -221,6 +222,13 @@ class Case:
         """Put it on these nodes."""
         room.take(nodes, self.demand, self.demand.needs(nodes))
 
+    def stay(self, room: Room) -> None:
+        """Leave it where it is."""
+        pins = (cpus for _vcpu, cpus in self.applicant.guest.vcpu_pins)
+        seats = exclusive_cpus(self.site.host, pins) if self.demand.is_exclusive else frozenset()
+        current = self.applicant.current
+        room.take(current, self.demand, self.demand.needs(current), seats)
+
     def release(self, room: Room, nodes: Ids) -> None:
         """Take it off these nodes."""
         room.release(nodes, self.demand, self.demand.needs(nodes))
@@ -269,16 +277,17 @@ class Case:
             (node, self.demand, needs.width, need) for node, need in zip(nodes, needs.of_nodes)
         ]
         shape = -sum(room.shape(*part) for part in parts)
+        domains, whole_domains = room.domains(nodes, self.demand, needs)
         later: Rank
         if in_shape:
-            later = (shape,)
+            later = (shape, domains, whole_domains)
         elif self.applicant.policy.placement == "spread":
-            later = (max(room.load(*part) for part in parts), shape)
+            later = (domains, max(room.load(*part) for part in parts), whole_domains, shape)
         else:
             broken = [node for node in nodes if node in whole]
             # The one that is farthest from the others: those stay near each other.
             apart = -sum(self.site.pair(node, other) for node in broken for other in whole)
-            later = (len(broken), apart, shape)
+            later = (domains, len(broken), apart, whole_domains, shape)
         moved = nodes != self.applicant.current
         return (missed, self.site.distance(nodes), *later, moved, nodes)
 

@@ -115,8 +115,8 @@ def _plan(cases: Mapping[int, Case], staying: Iterable[int], site: Site) -> Plan
     """Place every guest that does not stay; the one plan that holds all of them, or the best."""
     kept = {index: cases[index].applicant.current for index in staying}
     room = site.room()
-    for index, nodes in kept.items():
-        cases[index].take(room, nodes)
+    for index in kept:
+        cases[index].stay(room)
     new = sorted(cases.keys() - kept.keys(), key=lambda index: cases[index].order())
     found = None
     for in_shape in (False, True):

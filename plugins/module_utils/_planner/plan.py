@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from .._cpuset import format_cpuset, show_cpuset
 from .._errors import LayoutError, VnumaError
@@ -14,6 +15,14 @@ from .._model.host import Host, Node
 from .._model.layout import Cell, Ids, Layout
 from .._policy import Policy, reserved_text
 from .._size import show_size
+from .cache_pins import (
+    CacheCell,
+    CacheLoad,
+    cache_cells,
+    pin_by_cache,
+    planned_pins,
+    without_caches,
+)
 from .cores import EXCLUSIVE, balanced_cpus, on_host, open_cpus, open_threads
 from .distances import distance_matrix, given_distances
 from .distribution import assign_vcpus
@@ -39,17 +48,19 @@ from .sizing import check_own_size, memory_size, resized_topology, vcpu_count
 
 @dataclass(frozen=True)
 class _Draft:
-    """A layout that lacks exclusive pins, and the guest cores that want them.
+    """A layout that lacks pins which depend on other guests, and what wants those.
 
     Attributes:
         layout: without these pins.
         demands: the guest cores; none for a guest whose pins are shared, or that has none.
         nodes: the host nodes that its vCPUs are on, in the order of its cells.
+        cache_cells: the cells that want cache domains, none for other pins.
     """
 
     layout: Layout
     demands: tuple[CoreDemand, ...]
     nodes: tuple[Node, ...] = ()
+    cache_cells: tuple[CacheCell, ...] = ()
 
 
 def plan(guest: Guest, host: Host, policy: Policy, in_use: frozenset[int] = frozenset()) -> Layout:
@@ -75,6 +86,7 @@ def plan_guests(
     host: Host,
     in_use: frozenset[int] = frozenset(),
     placed: Mapping[int, Ids] | None = None,
+    cores_by_pins: Mapping[Ids, Fraction] | None = None,
 ) -> list[Layout | VnumaError]:
     """Plan the guests of one host together, so that exclusive pins never collide.
 
@@ -86,6 +98,8 @@ def plan_guests(
         host: the topology to mirror.
         in_use: pCPUs that other guests own.
         placed: host nodes of the guests whose policy has them chosen, by their index.
+        cores_by_pins: guest cores of all other guests by the pCPUs that they are pinned to; they
+            count for ``pinning: cache`` only.
 
     Returns:
         For each guest, in the order given, its layout or the error that names it.
@@ -113,6 +127,8 @@ def plan_guests(
             for index, (guest, policy) in enumerate(guests)
         ]
         _pin_exclusively(resolved, host, in_use, drafts, answers)
+    if any(draft.cache_cells for draft in drafts.values()):
+        _pin_by_cache(guests, CacheLoad(host, cores_by_pins or {}), drafts, answers)
     return [answers[index] for index in range(len(guests))]
 
 
@@ -165,6 +181,25 @@ def _pin_exclusively(
             failed = _pin_iothreads(guests, host, allocator, drafts, answers)
         if not failed:
             return
+
+
+def _pin_by_cache(
+    guests: Sequence[tuple[Guest, Policy]],
+    load: CacheLoad,
+    drafts: Mapping[int, _Draft],
+    answers: dict[int, Layout | VnumaError],
+) -> None:
+    """Pin guests to cache domains, beside all that have other pins, and put it in *answers*."""
+    waiting = {}
+    for index, (guest, _policy) in enumerate(guests):
+        answer = answers[index]
+        if index in drafts and drafts[index].cache_cells:
+            waiting[index] = (guest, drafts[index].cache_cells)
+        else:
+            for pins, cores in planned_pins(guest, answer if isinstance(answer, Layout) else None):
+                load.add(pins, cores)
+    for index, vcpu_pins in pin_by_cache(waiting, load).items():
+        answers[index] = replace(drafts[index].layout, vcpu_pins=vcpu_pins)
 
 
 def _pin_iothreads(
@@ -328,6 +363,15 @@ def _draft_without_cells(
         leaves_cells=True,
         warnings=tuple(warnings),
     )
+    if policy.pinning == "cache":
+        whole = Cell(0, tuple(range(guest.vcpus)), guest.memory_kib, ())
+        backing = nodes[:1]
+        shared = {node: cpus.shared for node, cpus in pinnable.items()}
+        wanted = cache_cells(
+            [whole], backing, shared, layout.topology or guest.own_topology, policy
+        )
+        layout = replace(layout, warnings=(*warnings, *without_caches(backing, shared)))
+        return _Draft(layout, (), nodes, wanted)
     if policy.pinning not in EXCLUSIVE or not nodes:
         return _Draft(layout, ())
     width = guest.own_threads
@@ -378,8 +422,10 @@ def _draft_with_cells(
     )
     pinnable = _pinnable(view, backing, policy)
     shares = nodes and policy.pinning == "node"
-    if shares:
-        shared = {node: cpus.shared for node, cpus in pinnable.items()}
+    shared = {node: cpus.shared for node, cpus in pinnable.items()}
+    if policy.pinning == "cache":
+        warnings.extend(without_caches(backing, shared))
+    if nodes and policy.pinning in ("node", "cache"):
         warnings.extend(crowded_cells(guest, cells, backing, shared, policy))
     used = nodes[:count]
     layout = Layout(
@@ -397,6 +443,8 @@ def _draft_with_cells(
         iothread_pins=_iothread_pins(host, guest, used, policy, pinnable),
         warnings=tuple(warnings),
     )
+    if policy.pinning == "cache":
+        return _Draft(layout, (), used, cache_cells(cells, backing, shared, topology, policy))
     if policy.pinning not in EXCLUSIVE:
         return _Draft(layout, ())
     return _Draft(layout, _demands(cells, backing, topology.threads, policy), used)
@@ -425,7 +473,7 @@ def _pinnable(
 ) -> dict[int, _Pinnable]:
     """Return the pCPUs of each backing node that may be pinned to."""
     pinnable = {node.id: view.pinnable(node, policy) for node in backing if node is not None}
-    shares = policy.pinning == "node" or "nodes" in (
+    shares = policy.pinning in ("node", "cache") or "nodes" in (
         policy.emulator_pinning,
         policy.iothread_pinning,
     )
@@ -435,7 +483,7 @@ def _pinnable(
                 f"reserved_cpus '{reserved_text(policy)}' leaves no pCPU of host node {node_id} to "
                 "pin to; reserve fewer, or exclude the node with nodes."
             )
-        if not cpus.shared and policy.pinning == "node":
+        if not cpus.shared and policy.pinning in ("node", "cache"):
             raise LayoutError(
                 f"the pCPUs of host node {node_id} that are not reserved are isolated: "
                 f"{show_cpuset(cpus.all)}, and the host's scheduler does not spread vCPUs over "

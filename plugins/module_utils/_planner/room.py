@@ -15,6 +15,7 @@ from .._model.layout import Ids
 from .._model.placement import Ledger, Need, NodeAccount
 from .._policy import Policy
 from .demand import Demand, Needs
+from .domains import DomainRoom, follows_domains
 
 
 class Taken(NamedTuple):
@@ -50,6 +51,9 @@ class Room:
         self._accounts = {account.node: account for account in ledger.accounts}
         self._taken = {account.node: _taken(account) for account in ledger.accounts}
         self._isolated = frozenset(host.isolated_cpus or ())
+        self._domains = DomainRoom(
+            self._nodes, {account.node: account.owned for account in ledger.accounts}
+        )
         self._usable: dict[tuple[int, Ids, int, bool], int] = {}
 
     @property
@@ -65,22 +69,43 @@ class Room:
     def copy(self) -> Room:
         """Return the same, to be filled apart."""
         twin = copy(self)
-        twin._taken = dict(self._taken)
+        twin._taken, twin._domains = dict(self._taken), self._domains.copy()
         return twin
 
     def whole_nodes(self) -> list[int]:
         """Return the nodes that no guest is on."""
         return [node for node, taken in self._taken.items() if not taken.guests]
 
-    def take(self, nodes: Ids, demand: Demand, needs: Needs) -> None:
-        """Put a guest on these nodes, whether they have room for it or not."""
+    def take(
+        self, nodes: Ids, demand: Demand, needs: Needs, seats: frozenset[int] = frozenset()
+    ) -> None:
+        """Put a guest on these nodes, whether they have room for it or not.
+
+        Args:
+            nodes: ascending.
+            demand: of the guest.
+            needs: of it, on so many nodes.
+            seats: pCPUs that it owns there already.
+        """
         for node, need in zip(nodes, needs.of_nodes):
             self._change(node, demand, need, 1)
+            self._domains.take(node, demand.policy, need.cores, seats)
 
     def release(self, nodes: Ids, demand: Demand, needs: Needs) -> None:
         """Take a guest off again."""
         for node, need in zip(nodes, needs.of_nodes):
             self._change(node, demand, need, -1)
+            self._domains.release(node, demand.policy, need.cores)
+
+    def domains(self, nodes: Ids, demand: Demand, needs: Needs) -> tuple[int, int]:
+        """Return how many cache domains a guest would be on, and how many whole ones it breaks."""
+        if not follows_domains(demand.policy):
+            return 0, 0
+        found = [
+            self._domains.spread(node, demand.policy, needs.width, need.cores)
+            for node, need in zip(nodes, needs.of_nodes)
+        ]
+        return sum(used for used, _whole in found), sum(whole for _used, whole in found)
 
     def fits(self, node: int, demand: Demand, width: int, need: Need) -> bool:
         """Tell whether a node has left what a guest needs of it."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.capabilities import (
     parse_capabilities,
 )
@@ -61,6 +62,8 @@ def test_what_libvirtd_says_is_what_the_host_is(host: Callable[[str], Host], nam
         assert set(node.cpus) == _ids(made.get("cpus", "")) - offline
         assert node.memory_kib == made["memory_kib"]
         assert sorted(cpu for core in node.cores for cpu in core) == list(node.cpus)
+        shared = [_ids(members) & set(node.cpus) for members in spec.get("l3", ())]
+        assert [set(cpus) for cpus in node.cache_domains] == sorted(filter(None, shared), key=min)
         for other, value in zip(spec["nodes"], _row(spec, node.id)):
             # libvirt leaves out a distance of 0.
             assert dict(node.distances).get(other["id"], 0) == value
@@ -107,6 +110,11 @@ def _banks(*cpusets: str, level: int = 3) -> str:
         # A cache that is not told of, and pCPUs that are offline.
         (_banks("0-1", "4-9"), [((0, 1),), ((4, 5, 6, 7),)]),
         (_banks("0-3", level=2), [(), ()]),
+        # One node has a list, and the other none.
+        (_banks("0-1", "2-3"), [((0, 1), (2, 3)), ()]),
+        # pCPUs that no node has any more, and a cache that covers a node in part.
+        (_banks("1-5", "64-71"), [((1, 2, 3),), ((4, 5),)]),
+        (_banks("0-3", "4-7") + _banks("0-7", level=4), [((0, 1, 2, 3),), ((4, 5, 6, 7),)]),
     ],
 )
 def test_cache_domains(banks: str, domains: list[tuple[tuple[int, ...], ...]]) -> None:
@@ -115,6 +123,47 @@ def test_cache_domains(banks: str, domains: list[tuple[tuple[int, ...], ...]]) -
     host = parse_capabilities(text.replace("</host>", f"<cache>{banks}</cache></host>"))
     assert [node.cache_domains for node in host.nodes] == domains
     assert host_from_facts(host_to_facts(host)).nodes == host.nodes
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("rome-nps1", {4: 4}),
+        ("rome-nps4", {4: 8}),
+        ("milan-nps1", {8: 4}),
+        ("genoa-nps1", {8: 3}),
+        ("epyc9654-nps4", {8: 24}),
+        ("l3-numa-4n", {4: 4}),
+        ("snc2-4n", {10: 4}),
+        ("two-socket-2n32c", {16: 2}),
+        ("hybrid-1n12c", {8: 1}),
+        ("edited-aarch64-4n", {}),
+        ("edited-ppc64-16n", {1: 16}),
+    ],
+)
+def test_the_caches_of_real_machines(
+    host: Callable[[str], Host], name: str, counts: dict[int, int]
+) -> None:
+    """How many domains of how many cores there are, none of them over two nodes."""
+    found: dict[int, int] = {}
+    for node in host(name).nodes:
+        for domain in node.cache_domains:
+            assert set(domain) <= set(node.cpus)
+            cores = sum(set(core) <= set(domain) for core in node.cores)
+            assert sum(map(len, node.cores)) >= len(domain)
+            found[cores] = found.get(cores, 0) + 1
+    assert found == counts
+
+
+def test_offline_cpus_are_in_no_cache(host: Callable[[str], Host]) -> None:
+    """libvirt lists them in <cells> by their id alone, and a cache may name them."""
+    text = (HOSTS / "offline-threads.xml").read_text(encoding="utf-8")
+    known = host("offline-threads")
+    everything = format_cpuset(range(max(cpu for node in known.nodes for cpu in node.cpus) + 9))
+    found = parse_capabilities(
+        text.replace("</host>", f"<cache>{_banks(everything)}</cache></host>")
+    )
+    assert [node.cache_domains for node in found.nodes] == [(node.cpus,) for node in known.nodes]
 
 
 def _row(spec: dict[str, Any], node_id: int) -> list[int]:

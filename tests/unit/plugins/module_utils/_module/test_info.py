@@ -214,9 +214,8 @@ def test_a_damaged_record(bench: Bench) -> None:
     bench.fake.persistent["anuma"] = _edited(xml, ("pinning='cpu'", "pinning='x'"))
     result = bench.only()
     assert (
-        "its recorded options no longer give a valid layout: pinning must be one of node, core, "
-        "cpu or "
-        "none, not 'x'." in result["drift"][0]["msg"]
+        "its recorded options no longer give a valid layout: pinning must be one of node, "
+        "cache, core, cpu or none, not 'x'." in result["drift"][0]["msg"]
     )
 
 
@@ -433,3 +432,43 @@ def test_state_that_cannot_be_read(bench: Bench) -> None:
     assert [report.domain.name for report in findings.reports] == ["anuma"]
     assert "guest db: " in str(findings.errors[0])
     assert "cannot be read: Is a directory" in str(findings.errors[0])
+
+
+_DIES = "<topology sockets='1' dies='2' cores='2' threads='1'/>"
+
+
+@pytest.mark.parametrize(
+    ("pins", "said"),
+    [
+        (("0-3", "0-3", "4-7", "4-7"), ""),
+        (("0", "1", "2", "3"), ""),
+        (("0", "4", "5", "6"), "vCPUs 0-1 share a die inside the guest and are not pinned within "),
+        (("0-3", "0-3", "0-7", "0-3"), "vCPUs 2-3 share a die inside the guest and are not pin"),
+        (("0-7", "0-7", "0-7", "0-7"), "vCPUs 0-1 (and those of 1 more die) share a die inside "),
+        (("0-3", "0-3"), "vCPUs 2-3 share a die inside the guest and are not pinned within one L3"),
+    ],
+)
+def test_dies_that_the_pins_do_not_deliver(
+    bench: Bench, host: Callable[[str], Host], pins: tuple[str, ...], said: str
+) -> None:
+    """Only where the guest was told of dies, and the host says which pCPUs share an L3."""
+    pinned = "".join(f"<vcpupin vcpu='{v}' cpuset='{cpus}'/>" for v, cpus in enumerate(pins))
+    without = _edited(_xml("anuma", 4), ("<os>", f"<cputune>{pinned}</cputune><os>"))
+    xml = _edited(without, ("</os>", f"</os><cpu>{_DIES}</cpu>"))
+    bench.fake.topology = host("rome-nps4")
+    bench.fake.persistent["anuma"] = xml
+    drift = bench.only()["drift"]
+    assert [(one["between"], one["what"]) for one in drift] == [("topology-pins", "dies")][
+        : bool(said)
+    ]
+    assert all(one["msg"].startswith(said) for one in drift)
+    # A running guest is told what it runs with.
+    bench.fake.live["anuma"] = _edited(xml, (pinned, ""))
+    (told,) = [one for one in bench.only()["drift"] if one["what"] == "dies"]
+    assert "(and those of 1 more die)" in told["msg"]
+    del bench.fake.live["anuma"]
+    bench.fake.topology = host("rfc-8n240c")
+    assert bench.only()["drift"] == []
+    bench.fake.topology = host("rome-nps4")
+    bench.fake.persistent["anuma"] = without
+    assert bench.only()["drift"] == []

@@ -366,6 +366,30 @@ def test_pins_change_live(fake: FakeHypervisor, call: Call) -> None:
     assert len(pins) == 16
 
 
+@pytest.mark.parametrize("nodes", ["0", "auto"])
+def test_caches_by_the_definitions_of_all(
+    fake: FakeHypervisor, call: Call, host: Callable[[str], Host], nodes: str
+) -> None:
+    """A guest that is not in the call has its cache; pins change live; nobody moves after."""
+    fake.topology = host("rome-nps1")
+    fake.persistent = {name: _xml(name, vcpus=4) for name in ("anuma", "db")}
+    options = {"nodes": nodes, "threads": 1, "reserved_memory_mib": 0}
+    call([{"name": "db"}], pinning="cache", **options)
+    assert "<vcpupin vcpu='3' cpuset='0-3,16-19'/>" in fake.persistent["db"]
+    call([{"name": "anuma"}], pinning="node", **options)
+    fake.live["anuma"] = fake.persistent["anuma"]
+    fake.calls.clear()
+    (done,) = call([{"name": "anuma"}], pinning="cache", **options).updates
+    assert (done.changed, done.restart_required) == (True, False)
+    second = (4, 5, 6, 7, 20, 21, 22, 23)
+    assert [one for one in fake.calls if one[0] == "pin"] == [
+        ("pin", "anuma", "vcpu_pins", vcpu, second) for vcpu in range(4)
+    ]
+    fake.live["anuma"] = fake.persistent["anuma"]
+    call([{"name": "db"}], state="absent")
+    assert not call([{"name": "anuma"}], pinning="cache", **options).updates[0].changed
+
+
 def test_memory_moves_live(fake: FakeHypervisor, call: Call) -> None:
     """Where libvirt can, no restart is asked for; in check mode it is only said."""
     fake.persistent = {"anuma": _xml("anuma", vcpus=8)}

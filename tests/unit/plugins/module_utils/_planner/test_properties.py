@@ -291,7 +291,8 @@ def test_pins(
             if policy.reserves_isolated:
                 opened -= isolated
             assert set(pins) <= opened
-            if policy.pinning == "node":
+            if policy.pinning in ("node", "cache"):
+                # None of these hosts lists its caches.
                 assert set(pins) == opened - isolated
             elif policy.pinning == "cpu":
                 assert len(pins) == 1

@@ -216,6 +216,8 @@ def test_nothing_needs_attention() -> None:
 def test_caches_and_isolated_cpus() -> None:
     """Drawn where the facts have them, and the cores are the same."""
     entry = reports.in_effect("two-socket-2n32c", [("a", 4, 4, {})])
+    for node in entry["host"]["nodes"]:
+        node["cache_domains"] = []
     bare = reading.read(report({"a": entry}))
     for node in entry["host"]["nodes"]:
         cores = node["cores"]

@@ -1,0 +1,298 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which cache domain each guest core is pinned to where domains are shared (``pinning: cache``).
+
+A cell goes to the fewest domains of its node that hold its cores, those with most room. Whoever is
+pinned to whole domains already stays, so that adding a guest moves nobody.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from .._cpuset import format_cpuset
+from .._model.guest import Guest
+from .._model.host import Host, Node
+from .._model.layout import Cell, Ids, Layout, Topology
+from .._policy import Policy
+from .apportion import apportion
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A cache domain of a host node.
+
+    Attributes:
+        all: its pCPUs.
+        cpus: those that vCPUs may share.
+        cores: the host cores that these are on.
+    """
+
+    all: Ids
+    cpus: Ids
+    cores: int
+
+
+@dataclass(frozen=True)
+class CacheCell:
+    """A cell that is to be pinned by cache domains.
+
+    Attributes:
+        cores: the vCPUs of each guest core.
+        together: how many cores in a row are one guest die, which one domain has to hold.
+        domains: of its host node; empty where the host lists none.
+        cpus: what its vCPUs are pinned to in that case.
+        overcommit: guest cores for each host core.
+    """
+
+    cores: tuple[Ids, ...]
+    together: int
+    domains: tuple[Domain, ...]
+    cpus: Ids
+    overcommit: Fraction
+
+
+class CacheLoad:
+    """How many guest cores are on each cache domain of a host, by the definitions of its guests.
+
+    Those that are held to one domain leave less room there. Those that may run elsewhere too, such
+    as on all of a node, give way: they only tell which of two domains with as much room is emptier.
+
+    Args:
+        host: the host.
+        cores_by_pins: what guests have that are not planned, see `add_pins`.
+    """
+
+    def __init__(self, host: Host, cores_by_pins: Mapping[Ids, Fraction]) -> None:
+        self._everywhere = tuple(cpu for node in host.nodes for cpu in node.cpus)
+        self._domains = {
+            cpu: domain for node in host.nodes for domain in node.cache_domains for cpu in domain
+        }
+        self._cores: dict[Ids, Fraction] = {}
+        self._held: dict[Ids, Fraction] = {}
+        for pins, cores in sorted(cores_by_pins.items()):
+            self.add(pins, cores)
+
+    def add(self, pins: Ids, cores: Fraction) -> None:
+        """Add guest cores that may run on some pCPUs, on any where there are none."""
+        cpus = pins or self._everywhere
+        counts = Counter(self._domains[cpu] for cpu in cpus if cpu in self._domains)
+        for domain, count in counts.items():
+            self._cores[domain] = self.on(domain) + cores * Fraction(count, len(cpus))
+            if count == len(cpus):
+                self._held[domain] = self.held(domain) + cores
+
+    def on(self, domain: Ids) -> Fraction:
+        """Return how many guest cores are on a domain, each as far as it may run there."""
+        return self._cores.get(domain, Fraction(0))
+
+    def held(self, domain: Ids) -> Fraction:
+        """Return how many guest cores may run on this domain alone."""
+        return self._held.get(domain, Fraction(0))
+
+
+def add_pins(cores_by_pins: dict[Ids, Fraction], pins: Iterable[Ids], threads: int) -> None:
+    """Add a guest to what guests have: guest cores by the pCPUs that they are pinned to.
+
+    Args:
+        cores_by_pins: takes it.
+        pins: the pCPUs of each of its vCPUs, () where it may run anywhere.
+        threads: of its cores.
+    """
+    for cpus, vcpus in Counter(pins).items():
+        cores_by_pins[cpus] = cores_by_pins.get(cpus, Fraction(0)) + Fraction(vcpus, threads)
+
+
+def node_domains(node: Node, shared: Ids) -> tuple[Domain, ...]:
+    """Return the cache domains of a node that have pCPUs which vCPUs may share."""
+    open_cpus = frozenset(shared)
+    core_of = {cpu: core for core in node.cores for cpu in core}
+    found = []
+    for domain in node.cache_domains:
+        cpus = tuple(cpu for cpu in domain if cpu in open_cpus)
+        if cpus:
+            found.append(Domain(domain, cpus, len({core_of[cpu] for cpu in cpus})))
+    return tuple(found)
+
+
+def cache_cells(
+    cells: Sequence[Cell],
+    backing: Sequence[Node | None],
+    shared: Mapping[int, Ids],
+    topology: Topology | None,
+    policy: Policy,
+) -> tuple[CacheCell, ...]:
+    """Return the cells of a guest that are to be pinned by cache domains.
+
+    Args:
+        cells: of the guest, or one for all of a guest without.
+        backing: the host node of each.
+        shared: by host node, the pCPUs that vCPUs may share there.
+        topology: what its kernel sees.
+        policy: of the guest.
+    """
+    # With round_robin the threads of a guest core, and the cores of a die, are in different cells.
+    if topology is None or policy.distribution == "round_robin":
+        topology = Topology(1, 1, 1, 1)
+    width = topology.threads
+    return tuple(
+        CacheCell(
+            tuple(cell.vcpus[start : start + width] for start in range(0, len(cell.vcpus), width)),
+            topology.cores * topology.clusters if topology.dies > 1 else 1,
+            node_domains(node, shared[node.id]),
+            shared[node.id],
+            policy.cpu_overcommit,
+        )
+        for cell, node in zip(cells, backing)
+        if node is not None
+    )
+
+
+def without_caches(backing: Sequence[Node | None], shared: Mapping[int, Ids]) -> list[str]:
+    """Say which of a guest's host nodes have no cache domain to pin to."""
+    nodes = {node.id: node for node in backing if node is not None}
+    found = sorted(one for one, node in nodes.items() if not node_domains(node, shared[one]))
+    if not found:
+        return []
+    which = f"node{'s' if len(found) > 1 else ''} {format_cpuset(found)}"
+    return [
+        f"libvirt's capabilities list no L3 cache of host {which}, so its vCPUs there are pinned "
+        "as with pinning 'node'; set that, or give cache_domains in host."
+    ]
+
+
+def pin_by_cache(
+    guests: Mapping[int, tuple[Guest, tuple[CacheCell, ...]]], load: CacheLoad
+) -> dict[int, tuple[Ids, ...]]:
+    """Return the pins of the vCPUs of each guest.
+
+    The answer does not depend on the order of the guests: those that sit well stay, then the
+    others are pinned by size and name.
+
+    Args:
+        guests: with their cells, by index.
+        load: what all other guests put on the domains; takes what these do.
+    """
+    pins: dict[int, dict[int, Ids]] = {index: {} for index in guests}
+    waiting: list[tuple[int, CacheCell]] = []
+    order = sorted(
+        guests, key=lambda one: (-guests[one][0].vcpus, guests[one][0].name, guests[one][0].uuid)
+    )
+    for index in order:
+        guest, cells = guests[index]
+        now = dict(guest.vcpu_pins)
+        for cell in cells:
+            kept = _kept(cell, now)
+            if kept is None:
+                waiting.append((index, cell))
+            else:
+                _give(pins[index], cell, kept, load)
+    for index, cell in waiting:
+        _give(pins[index], cell, _chosen(cell, load), load)
+    return {
+        index: tuple(pins[index].get(vcpu, ()) for vcpu in range(guest.vcpus))
+        for index, (guest, _cells) in guests.items()
+    }
+
+
+def _give(pins: dict[int, Ids], cell: CacheCell, counts: Sequence[int], load: CacheLoad) -> None:
+    """Pin so many of the cores of a cell to each of its domains, in order."""
+    cores = iter(cell.cores)
+    for domain, count in zip(cell.domains, counts):
+        load.add(domain.all, Fraction(count))
+        for _core in range(count):
+            pins.update(dict.fromkeys(next(cores), domain.cpus))
+    for core in cores:
+        pins.update(dict.fromkeys(core, cell.cpus))
+
+
+def _kept(cell: CacheCell, now: Mapping[int, Ids]) -> list[int] | None:
+    """Return how many cores each domain has where a cell sits well, None where it does not.
+
+    It does where its guest cores are on whole domains, in their order, and none has more of them
+    than it holds. How full the domains are is of no matter: who is there stays.
+    """
+    numbers = {domain.cpus: number for number, domain in enumerate(cell.domains)}
+    counts = [0] * len(cell.domains)
+    last = 0
+    for core in cell.cores:
+        cpus = {now.get(vcpu, ()) for vcpu in core}
+        number = numbers.get(cpus.pop(), -1)
+        if cpus or number < last:
+            return None
+        counts[number] += 1
+        last = number
+    together = _together(cell)
+    limits = [_held(domain, cell.overcommit) // together * together for domain in cell.domains]
+    fits = all(count <= limit for count, limit in zip(counts, limits))
+    return counts if fits and not any(count % together for count in counts) else None
+
+
+def _chosen(cell: CacheCell, load: CacheLoad) -> list[int]:
+    """Return how many cores of a cell each domain gets."""
+    held = [_held(domain, cell.overcommit) for domain in cell.domains]
+    if not held:
+        return []
+    if sum(held) < len(cell.cores):
+        # More than the node holds: no choice is left, and all domains share it as they can.
+        return apportion(len(cell.cores), held)
+    together = _together(cell)
+    wanted = len(cell.cores) // together
+    loads = [load.on(domain.all) for domain in cell.domains]
+    room = [
+        max(0, int(domain.cores * cell.overcommit - load.held(domain.all))) // together
+        for domain in cell.domains
+    ]
+    limits = room if sum(room) >= wanted else [one // together for one in held]
+    numbers = range(len(limits))
+    by_room = sorted(
+        numbers, key=lambda one: (-limits[one], loads[one] / cell.domains[one].cores, one)
+    )
+    fewest = next(
+        count for count in numbers if sum(limits[one] for one in by_room[: count + 1]) >= wanted
+    )
+    counts = [0] * len(limits)
+    for _block in range(wanted):
+        best = min(
+            (one for one in by_room[: fewest + 1] if counts[one] < limits[one]),
+            key=lambda one: (
+                (loads[one] + (counts[one] + 1) * together) / cell.domains[one].cores,
+                one,
+            ),
+        )
+        counts[best] += 1
+    return [count * together for count in counts]
+
+
+def _held(domain: Domain, overcommit: Fraction) -> int:
+    """Return how many guest cores a domain without any holds; one at least."""
+    return max(1, int(domain.cores * overcommit))
+
+
+def _together(cell: CacheCell) -> int:
+    """Return how many cores go to one domain together: those of a die, where domains hold one."""
+    together = cell.together
+    blocks = sum(_held(domain, cell.overcommit) // together for domain in cell.domains)
+    return 1 if len(cell.cores) % together or blocks * together < len(cell.cores) else together
+
+
+def planned_pins(guest: Guest, layout: Layout | None) -> Iterator[tuple[Ids, Fraction]]:
+    """Yield guest cores of a guest with the pCPUs that they are pinned to.
+
+    Args:
+        guest: the guest.
+        layout: as it will be; None for one that stays as it is.
+    """
+    threads = guest.own_threads
+    now = dict(guest.vcpu_pins)
+    pins = [now.get(vcpu, ()) for vcpu in range(guest.vcpus)]
+    if layout is not None:
+        topology = None if layout.leaves_cells else layout.topology
+        threads = threads if topology is None else topology.threads
+        pins = list(layout.vcpu_pins) or [()] * guest.vcpus
+    cores: dict[Ids, Fraction] = {}
+    add_pins(cores, pins, threads)
+    yield from cores.items()
