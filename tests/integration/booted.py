@@ -38,6 +38,7 @@ def boot(
     """
     libvirt.clear()
     console = folder / "console.log"
+    console.unlink(missing_ok=True)
     definition = guestboot.domain_xml("guest", vcpus, MEMORY_MIB, console)
     libvirt.define(definition.replace("<model>kvm64<", f"<model>{model}<"))
     asked = {"uri": libvirt.uri, "guests": [{"name": "guest"}], **options}

@@ -72,7 +72,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirt]:
         (
             12,
             {"nodes": "4-5", "split": "proportional"},
-            (3, 1, 2, 2),
+            (1, 3, 2, 2),
             ["0-7", "8-11"],
             ["0-3", "4-7", "8-11"],
         ),

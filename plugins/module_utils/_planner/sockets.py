@@ -14,13 +14,15 @@ from .._model.layout import Ids, Topology
 from .._policy import CELLS, Policy
 
 #: CPU models of QEMU whose guests were seen to take several cells in one socket: booted by QEMU 7.2
-#: with Linux 6.1, with one die and with a die for each cell. Linux takes such a socket for sub-NUMA
-#: clustering on processors of Intel's family 6 (match_llc and intel_cod_cpu,
-#: arch/x86/kernel/smpboot.c, since 5.13). It complains of siblings that share a cache and no node
-#: with qemu64, kvm64, max and EPYC, and on Intel's Xeon E5 v3 and v4, whose clusters differ.
+#: with Linux 6.1, with one die and with a die for each cell; the last two by their model number
+#: alone. Linux takes such a socket for sub-NUMA clustering on processors of Intel's family 6
+#: (match_llc and intel_cod_cpu, arch/x86/kernel/smpboot.c, since 5.13). It complains of siblings
+#: that share a cache and no node with qemu64, kvm64, max and EPYC, and on Intel's Xeon E5 v3 and v4
+#: (seen with model=63), whose clusters differ.
 _SEEN_CLEAN = (
-    *("Conroe", "Penryn", "Nehalem", "Westmere", "SandyBridge", "Haswell", "Broadwell"),
-    *("Skylake-Server", "Cascadelake-Server", "Icelake-Server"),
+    *("Conroe", "Penryn", "Nehalem", "Westmere", "SandyBridge", "IvyBridge", "Haswell"),
+    *("Broadwell", "Skylake-Server", "Cascadelake-Server", "Cooperlake", "Icelake-Server"),
+    *("SapphireRapids", "GraniteRapids"),
 )
 #: Where a guest has the host's own processor, these may be those Xeons. QEMU's models are not.
 _SEEN_TO_COMPLAIN = ("Haswell", "Broadwell")

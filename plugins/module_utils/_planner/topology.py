@@ -113,9 +113,10 @@ def _with_low_ids(
 ) -> Topology:
     """Return a topology of such sockets and dies, of smaller sockets where an xAPIC asks for it."""
     first = _of(plain, per_socket, per_die)
-    if not is_x86(arch) or guest.vcpus > MOST_XAPIC_VCPUS or isinstance(policy.sockets, int):
+    fits = not is_x86(arch) or guest.vcpus > MOST_XAPIC_VCPUS
+    if fits or isinstance(policy.sockets, int) or highest_apic_id(first) <= HIGHEST_XAPIC_ID:
         return first
-    if highest_apic_id(first) > HIGHEST_XAPIC_ID and per_die == per_socket:
+    if per_die == per_socket:
         return plain
     for size in range(per_socket, 0, -per_die):
         smaller = _of(plain, size, per_die)

@@ -250,6 +250,22 @@ def test_sockets_of_the_host(
     assert _topology(planned(guest(16, **keys), host, sockets="cells"))[0] == 4
 
 
+def test_dies_in_the_hosts_sockets(guest: GuestOf) -> None:
+    """A socket holds the dies of all its cells, of equal and of unequal ones."""
+    model = guest(8, kind="kvm", cpu_model="Skylake-Server")
+    asked = {"dies": "host", "pinning": "core"}
+    layout = planned(model, _host(*[[2, 2]] * 4, per_socket=2, **INTEL), **asked)
+    assert _topology(layout) == (2, 2, 2, 1)
+    layout = planned(model, _host(*[[2, 2]] * 2, per_socket=2, **INTEL), **asked)
+    assert _topology(layout) == (1, 4, 2, 1)
+    unequal = _host([2] * 4, [2, 2], per_socket=2, threads=2, **INTEL)
+    layout = planned(replace(model, vcpus=12), unequal, split="proportional", **asked)
+    assert _topology(layout) == (1, 3, 2, 2)
+    # Where no die fits, a die is not said to span cells.
+    layout = planned(replace(model, vcpus=6), _host([2, 2], [2, 2], per_socket=2, **INTEL), **asked)
+    assert _topology(layout) == (2, 1, 3, 1)
+
+
 @pytest.mark.parametrize(
     ("vcpus", "options", "sockets"),
     [
