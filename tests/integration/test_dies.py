@@ -70,11 +70,11 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirt]:
         ),
         # Four domains beside two, and cells in proportion: one is twice as large.
         (
-            12,
-            {"nodes": "4-5", "split": "proportional"},
-            (1, 3, 2, 2),
-            ["0-7", "8-11"],
-            ["0-3", "4-7", "8-11"],
+            6,
+            {"nodes": "4-5", "split": "proportional", "threads": 1},
+            (1, 3, 2, 1),
+            ["0-3", "4-5"],
+            ["0-1", "2-3", "4-5"],
         ),
     ],
     ids=["one domain", "two domains", "four domains, unequal cells"],
@@ -92,7 +92,8 @@ def test_dies_are_what_shares_a_cache(
     """L3 caches, dies, sockets and SMT siblings inside are those planned; no complaint."""
     asked = {**_DIES, "sockets": "auto", **options}
     report, layout = boot(caches, call, tmp_path, vcpus, asked, _MODEL)
-    assert tuple(layout["topology"].values()) == topology
+    parts = ("sockets", "dies", "cores", "threads")
+    assert tuple(layout["topology"][part] for part in parts) == topology
     assert layout["warnings"] == []
     assert [cell["vcpus"] for cell in layout["cells"]] == cells
     assert [node.cpus for node in report.nodes.values()] == cells
