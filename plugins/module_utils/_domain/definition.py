@@ -13,7 +13,7 @@ from .._model.domain import ManagedState
 from .._model.guest import Guest, HugepageUse, Partition
 from .._model.layout import Layout
 from .._policy import MAX_VCPUS, Policy
-from .record import find_record
+from .record import find_record, recorded_policy
 from .state import own_state, read_state, wanted_state
 from .units import integer, kib, memory_kib
 from .validate import cell_references, conflicts, vcpu_references
@@ -216,8 +216,11 @@ def _attribute(root: Element, path: str, name: str) -> str:
 
 
 def _partition(definition: Definition) -> Partition | None:
-    state = definition.state
-    if definition.record is None or state.topology is None or not state.cells:
+    state, record = definition.state, definition.record
+    if record is None or state.topology is None or not state.cells:
+        return None
+    # Sockets of the other distributions are not about cells.
+    if "distribution" in recorded_policy(record):
         return None
     return Partition(tuple(cell.vcpus for cell in state.cells), state.topology)
 

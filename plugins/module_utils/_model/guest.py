@@ -52,7 +52,7 @@ class VcpuReference:
 
 @dataclass(frozen=True)
 class Partition:
-    """What the last partition of a guest gave it, by its definition.
+    """What the last partition of a guest gave it, by its definition, with contiguous vCPUs.
 
     Attributes:
         cells: the vCPUs of each cell.
@@ -95,7 +95,7 @@ class Guest:
         cell_count: cells that it has now, 0 for a guest without.
         memory_access: how its cells share their memory, see `Cell` in layout.
         discard: whether its cells' memory is discarded, see `Cell` in layout.
-        partition: what its last partition gave it, None for a guest without cells of ours.
+        partition: what its last partition gave it, None for a guest without such cells of ours.
         own_topology: the CPU topology that it has without a partition, None for none.
         own_cells: cells that it has without a partition.
         cell_references: what in its definition names cells by their ids.

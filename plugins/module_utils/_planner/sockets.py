@@ -122,7 +122,9 @@ def shares_sockets(guest: Guest, host: Host, policy: Policy) -> bool:
     return guest.cpu_model.startswith(_SEEN_CLEAN)
 
 
-def licence_warnings(guest: Guest, topology: Topology, cells: Sequence[Ids]) -> Iterator[str]:
+def licence_warnings(
+    guest: Guest, policy: Policy, topology: Topology, cells: Sequence[Ids]
+) -> Iterator[str]:
     """Yield which sockets a Windows client leaves idle, by what libosinfo's metadata says it is."""
     head, sign, tail = guest.os_id.partition(_CLIENT_IDS)
     name = _CLIENTS.get(tail) if sign and not head else None
@@ -130,7 +132,9 @@ def licence_warnings(guest: Guest, topology: Topology, cells: Sequence[Ids]) -> 
         return
     possible = possible_sockets([len(vcpus) // topology.threads for vcpus in cells])
     remedy = (
-        f"set sockets to {MOST_CLIENT_SOCKETS}"
+        f"set distribution to 'contiguous' and sockets to {MOST_CLIENT_SOCKETS}"
+        if policy.distribution != "contiguous"
+        else f"set sockets to {MOST_CLIENT_SOCKETS}"
         if MOST_CLIENT_SOCKETS in possible
         else f"set sockets to {MOST_CLIENT_SOCKETS}, and nodes or cells so that its cores divide "
         "over them"

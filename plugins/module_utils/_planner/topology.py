@@ -67,7 +67,7 @@ def cpu_topology(
     else:
         mirrored = _mirrored(guest, arch, host, policy, backing, cells, plain, warnings)
     warnings.extend(die_warnings(guest, host, policy, mirrored.topology))
-    warnings.extend(licence_warnings(guest, mirrored.topology, cells))
+    warnings.extend(licence_warnings(guest, policy, mirrored.topology, cells))
     return mirrored
 
 

@@ -457,3 +457,5 @@ def test_what_decides_about_dies_and_sockets(host: HostOf) -> None:
     assert again.partition is not None
     assert again.partition.cells == (tuple(range(8)), tuple(range(8, 16)))
     assert again.partition.topology.sockets == 2
+    spread = _edit(text, host("rfc-8n240c"), nodes="0", distribution="interleave")
+    assert read_guest(read_definition(spread), 2048).partition is None

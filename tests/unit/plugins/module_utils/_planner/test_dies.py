@@ -337,6 +337,8 @@ def test_windows_clients_use_two_sockets(guest: GuestOf, os_id: str, name: str) 
     assert all("it has 4: " in one and "set sockets to 2." in one for one in warnings)
     assert planned(client, host, sockets=2).warnings == ()
     assert planned(client, host, nodes="0-1").warnings == ()
+    (*_others, last) = planned(client, host, distribution="interleave").warnings or ("",)
+    assert last.endswith("set distribution to 'contiguous' and sockets to 2.") is bool(name)
     odd = planned(replace(client, vcpus=15), host, nodes="0-2").warnings
     assert all("set sockets to 2, and nodes or cells so that" in one for one in odd)
 
