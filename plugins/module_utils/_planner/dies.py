@@ -129,7 +129,9 @@ def no_dies_warning(
 def domain_cores(
     node: Node, policy: Policy, threads: int, *, all_threads: bool = False
 ) -> list[int]:
-    """Return how many guest cores each cache domain of a node can hold, of a node without guests.
+    """Return how many guest cores each cache domain of a node holds, on a host without guests.
+
+    Where pins are shared a host core counts for as many as ``cpu_overcommit`` allows.
 
     Args:
         node: the node.
@@ -139,13 +141,15 @@ def domain_cores(
             where a node has fewer cores than they are.
     """
     reserved = frozenset(policy.reserved_cpus)
-    width = threads if policy.pinning in EXCLUSIVE else 1
+    is_exclusive = policy.pinning in EXCLUSIVE
+    width = threads if is_exclusive else 1
     found = []
     for domain in node.cache_domains:
         inside = frozenset(domain)
         opened = [len(open_threads(core, reserved)) for core in node.cores if core[0] in inside]
         held = [count // width for count in opened]
-        found.append(sum(held if all_threads else map(bool, held)))
+        cores = sum(held if all_threads else map(bool, held))
+        found.append(cores if is_exclusive else int(cores * policy.cpu_overcommit))
     return found
 
 
@@ -184,8 +188,6 @@ def _loads(sizes: Sequence[int], backing: Sequence[Node | None]) -> list[tuple[N
 def _holds(node: Node, cells: Sequence[int], per_die: int, policy: Policy, threads: int) -> bool:
     wanted = sum(cells)
     domains = domain_cores(node, policy, threads)
-    if wanted > sum(domains):
-        if policy.pinning not in EXCLUSIVE:
-            return max(domains, default=0) >= per_die
-        domains = domain_cores(node, policy, threads, all_threads=policy.pinning == "cpu")
+    if wanted > sum(domains) and policy.pinning == "cpu":
+        domains = domain_cores(node, policy, threads, all_threads=True)
     return sum(domain // per_die for domain in domains) * per_die >= wanted

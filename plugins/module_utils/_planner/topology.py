@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 
 from .._errors import LayoutError
@@ -13,6 +13,7 @@ from .._model.guest import Guest
 from .._model.host import Host, Node
 from .._model.layout import Ids, Topology
 from .._policy import AUTO, Policy
+from .cores import EXCLUSIVE
 from .dies import check_dies, check_support, die_cores, die_warnings, no_dies_warning
 from .distribution import HIGHEST_XAPIC_ID, MOST_XAPIC_VCPUS, highest_apic_id, is_x86
 from .sockets import licence_warnings, socket_cores
@@ -94,9 +95,14 @@ def _mirrored(
     per_socket = socket_cores(guest, host, policy, backing, cells, plain)
     if policy.dies == "none":
         return Mirrored(_with_low_ids(plain, guest, arch, policy, per_socket, per_socket))
-    per_die = die_cores(sizes, gcd(per_socket, *sizes), backing, policy, threads)
+    pinnable = policy
+    if policy.pinning not in EXCLUSIVE:
+        # Nothing is shared on an isolated pCPU.
+        closed = {*policy.reserved_cpus, *(host.isolated_cpus or ())}
+        pinnable = replace(policy, reserved_cpus=tuple(sorted(closed)))
+    per_die = die_cores(sizes, gcd(per_socket, *sizes), backing, pinnable, threads)
     if not per_die:
-        warnings.append(no_dies_warning(sizes, backing, policy, threads))
+        warnings.append(no_dies_warning(sizes, backing, pinnable, threads))
         lists_caches = all(node is not None and node.cache_domains for node in backing)
         if lists_caches and not isinstance(policy.sockets, int):
             # One die for several cells would tell the guest of a cache that spans nodes.
