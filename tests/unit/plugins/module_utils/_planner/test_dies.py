@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -13,12 +14,16 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutErr
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, Node
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout, Topology
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.dies import die_cores
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.distribution import (
     HIGHEST_XAPIC_ID,
     highest_apic_id,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
+    Policy,
+    policy_from_options,
+)
 from planning import GuestOf, HostOf, planned, refusal
 
 INTEL = {"cpu_vendor": "Intel", "cpu_model": "Skylake-Server-IBRS"}
@@ -144,6 +149,20 @@ def test_fragments_are_refused_with_the_figures(guest: GuestOf) -> None:
     assert "dies 'host' needs 1 die of 4 cores for cell 0" in said
     assert "host node 0, whose domains have 3, 3 left" in said
     assert isinstance(_call(_host([4, 4]), guest(3, name="a"), *sitting)["a"], Layout)
+
+
+def test_shared_domains_hold_what_overcommit_allows() -> None:
+    """Where pins are shared, guest cores for each host core; where not, one."""
+    (node,) = _host([4, 4]).nodes
+    shared = Policy(pinning="cache", cpu_overcommit=Fraction(2))
+    assert die_cores([16], 16, [node], shared, 1) == 8
+    assert die_cores([8], 8, [node], shared, 1) == 8
+    once = replace(shared, cpu_overcommit=Fraction(1))
+    assert die_cores([16], 16, [node], once, 1) == 0
+    assert die_cores([8], 8, [node], once, 1) == 4
+    alone = replace(shared, pinning="core")
+    assert die_cores([16], 16, [node], alone, 1) == 0
+    assert die_cores([8], 8, [node], alone, 1) == 4
 
 
 def test_threads_and_kinds(guest: GuestOf) -> None:
