@@ -125,6 +125,31 @@ options:
       - V(auto) takes the host's SMT width, or one thread where whole cores cannot fill every cell.
     type: str
     default: auto
+  dies:
+    description:
+      - V(host) gives the guest dies that mirror the host's cache domains, so that its kernel knows
+        which of its cores share an L3 cache. All cores of a die are pinned within one cache domain,
+        and no die straddles cells. It needs O(pinning=core) or another that keeps to cache domains,
+        and an x86 guest.
+      - Dies are of one size, as large as cells and domains allow. Where no size of several cores
+        does, sockets have one die each, and a warning has the figures.
+    type: str
+    choices: [none, host]
+    default: none
+    version_added: 1.1.0
+  sockets:
+    description:
+      - Sockets of the guest, V(auto), V(cells) or a number. No socket straddles cells, though it
+        may hold several.
+      - V(auto) is one for each host socket that the guest's nodes are on, where its cells divide
+        evenly over them and a guest's kernel was seen to take it without complaint (Intel's
+        processors), otherwise V(cells). A guest that has been partitioned keeps its sockets for as
+        long as its cells stay.
+      - V(cells) is one for each cell where cells are of equal size, otherwise as many of equal size
+        as fill each cell.
+    type: str
+    default: auto
+    version_added: 1.1.0
   pinning:
     description:
       - What each vCPU is pinned to.

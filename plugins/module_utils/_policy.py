@@ -42,12 +42,15 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "remainder": ("spread", "fail"),
     "placement": ("pack", "spread"),
     "device_locality": ("prefer", "require", "ignore"),
+    "dies": ("none", "host"),
 }
 #: What ``nodes`` is, checked: one of the words, or node ids, ascending.
 Nodes = Union[str, tuple[int, ...]]
 #: A distance matrix, row by row.
 Matrix = tuple[tuple[int, ...], ...]
 ALL, AUTO = "all", "auto"
+#: A socket for each cell that is as large as the others, or for each part that they have in common.
+CELLS = "cells"
 #: Among ``reserved_cpus``: those that the host's kernel isolates.
 ISOLATED = "isolated"
 _RESERVED_FORM = "a cpuset such as '0-1,8', 'isolated', or both with a comma"
@@ -62,6 +65,7 @@ DEFAULTS: Mapping[str, str | None] = {
     "reserved_memory_mib": "1024",
     "cells": None,
     "threads": "auto",
+    "sockets": AUTO,
     "granule_kib": None,
     "distances": "host",
     "migration_group": None,
@@ -92,6 +96,8 @@ class Policy:
         vcpus: vCPUs that the guest is to have, None for those that it has.
         memory_kib: memory that its cells are to share in KiB, None for what they have.
         threads: threads per guest core, None for the host's where whole cores fit.
+        dies: whether the guest's dies mirror the cache domains that back its cells.
+        sockets: ``auto`` for those of the host, ``cells`` for one a cell, or how many.
         pinning: what a vCPU is pinned to.
         memory_mode: mode of the memory binding, ``none`` for no binding.
         granule_kib: smallest unit that memory is split in, in KiB; None for the smallest there is.
@@ -119,6 +125,8 @@ class Policy:
     vcpus: int | None = None
     memory_kib: int | None = None
     threads: int | None = None
+    dies: str = "none"
+    sockets: str | int = AUTO
     pinning: str = "node"
     memory_mode: str = "strict"
     granule_kib: int | None = None
@@ -163,6 +171,7 @@ def policy_from_options(options: Mapping[str, Any]) -> Policy:
         reserved_memory_mib=_mebibytes(given.get("reserved_memory_mib", 1024)),
         cells=None if "cells" not in given else _count("cells", given["cells"], MAX_CELLS),
         threads=_threads(given.get("threads", "auto")),
+        sockets=_sockets(given.get("sockets", AUTO)),
         granule_kib=None
         if "granule_kib" not in given
         else _count("granule_kib", given["granule_kib"], MAX_GRANULE_KIB),
@@ -187,6 +196,7 @@ def policy_to_record(policy: Policy) -> dict[str, str]:
         "reserved_memory_mib": str(policy.reserved_memory_mib),
         "cells": None if policy.cells is None else str(policy.cells),
         "threads": "auto" if policy.threads is None else str(policy.threads),
+        "sockets": str(policy.sockets),
         "granule_kib": None if policy.granule_kib is None else str(policy.granule_kib),
         "distances": policy.distances
         if isinstance(policy.distances, str)
@@ -262,6 +272,12 @@ def _mebibytes(value: object) -> int:
 
 def _threads(value: object) -> int | None:
     return None if value == "auto" else _count("threads", value, 1024, "'auto' or ")
+
+
+def _sockets(value: object) -> str | int:
+    if value in (AUTO, CELLS):
+        return str(value)
+    return _count("sockets", value, MAX_VCPUS, "'auto', 'cells' or ")
 
 
 def matrix_text(matrix: Matrix) -> str:

@@ -126,6 +126,10 @@ ansible_facts:
           description: Vendor of the host's CPUs, as libvirt names it. Empty where unknown.
           type: str
           sample: Intel
+        cpu_model:
+          description: Model of the host's CPUs, as libvirt names it. Empty where unknown.
+          type: str
+          sample: Skylake-Server-IBRS
         hugepage_default_kib:
           description: Size in KiB of the hugepages of a guest that names no size.
           type: int

@@ -96,6 +96,12 @@ options:
       threads:
         description: Overrides O(threads).
         type: str
+      dies:
+        description: Overrides O(dies).
+        type: str
+      sockets:
+        description: Overrides O(sockets).
+        type: str
       pinning:
         description: Overrides O(pinning).
         type: str

@@ -12,6 +12,7 @@ from typing import Any
 import bootstate
 import guestboot
 import pytest
+from booted import boot
 from conftest import Libvirt, Run
 from guests import anuma
 
@@ -51,7 +52,7 @@ def test_a_clean_guest(
 ) -> None:
     """Nodes, CPUs, distances, memory and SMT siblings as planned, and no complaint in the log."""
     libvirt = lab(host, shim=True)
-    report, layout = _boot(libvirt, call, tmp_path, vcpus, options)
+    report, layout = boot(libvirt, call, tmp_path, vcpus, options)
     assert len(report.nodes) == len(layout["cells"])
     for cell in layout["cells"]:
         node = report.nodes[cell["id"]]
@@ -71,7 +72,7 @@ def test_round_robin_with_threads_is_complained_about(
     """The RFC's own layout: the guest's kernel says so, and the module did before."""
     libvirt = lab("rfc-8n240c", shim=True)
     options = {"distribution": "round_robin", "memory_mode": "none"}
-    report, layout = _boot(libvirt, call, tmp_path, 16, options)
+    report, layout = boot(libvirt, call, tmp_path, 16, options)
     assert [cell["vcpus"] for cell in layout["cells"]][:2] == ["0,8", "1,9"]
     assert any("smt-sibling" in line for line in report.complaints)
     assert any("not on the same node" in line for line in layout["warnings"])
@@ -119,25 +120,3 @@ def test_evidence_of_a_guest_that_does_not_come_up(
     assert text.count("-name guest=guest") == 2
     assert re.search(r"^load: \d", text, re.MULTILINE)
     libvirt.clear()
-
-
-def _boot(
-    libvirt: Libvirt, call: Call, tmp_path: Path, vcpus: int, options: dict[str, Any]
-) -> tuple[guestboot.GuestReport, dict[str, Any]]:
-    libvirt.clear()
-    console = tmp_path / "console.log"
-    libvirt.define(guestboot.domain_xml("guest", vcpus, 1024, console))
-    run = call("vnuma_partition", {"uri": libvirt.uri, "guests": [{"name": "guest"}], **options})
-    assert not run.failed, run.msg
-    (guest,) = run.result["guests"]
-    libvirt.virsh("start", "guest")
-    try:
-        guestboot.wait_for_boots(console, 1)
-        again = call(
-            "vnuma_partition", {"uri": libvirt.uri, "guests": [{"name": "guest"}], **options}
-        )
-        assert not again.result["changed"]
-        assert again.result["restart_required"] == []
-    finally:
-        libvirt.clear()
-    return guestboot.read_report(console), {**guest["layout"], "warnings": guest["warnings"]}

@@ -54,6 +54,9 @@ fi
 echo
 echo "VNUMA-BEGIN"
 du -sm /fill/* > /filled 2> /dev/null
+# A guest without an L3 cache has none of these.
+set -- /sys/devices/system/cpu/cpu[0-9]*/cache/index3/shared_cpu_list
+[ -e "$1" ] || set --
 # One process for all of it: each takes half a second where virtualization itself is emulated.
 awk '
     FILENAME == "/filled" { sub(".*/", "", $2); filled[$2] = $1; next }
@@ -63,20 +66,25 @@ awk '
     FILENAME ~ /meminfo$/ && /MemTotal/ { memory[id] = $4 }
     FILENAME ~ /siblings_list$/ { siblings[id] = $1 }
     FILENAME ~ /package_id$/ { package[id] = $1 }
+    FILENAME ~ /die_id$/ { die[id] = $1 }
+    FILENAME ~ /shared_cpu_list$/ { l3[id] = $1 }
     END {
         for (id in distances)
             print "VNUMA node=" id " cpus=" cpus[id] " distances=" distances[id] \
                 " memory_kib=" memory[id] " filled_mib=" filled[id]
         for (id in siblings)
-            print "VNUMA cpu=" id " siblings=" siblings[id] " package=" package[id]
+            print "VNUMA cpu=" id " siblings=" siblings[id] " package=" package[id] \
+                " die=" die[id] " l3=" l3[id]
     }
 ' /filled /sys/devices/system/node/node[0-9]*/cpulist \
     /sys/devices/system/node/node[0-9]*/distance /sys/devices/system/node/node[0-9]*/meminfo \
     /sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list \
-    /sys/devices/system/cpu/cpu[0-9]*/topology/physical_package_id
+    /sys/devices/system/cpu/cpu[0-9]*/topology/physical_package_id \
+    /sys/devices/system/cpu/cpu[0-9]*/topology/die_id \
+    "$@"
 dmesg > /tmp.log
 echo "VNUMA lines=$(wc -l < /tmp.log)"
-grep "not on the same node" /tmp.log | sed 's/^/VNUMA-COMPLAINT /'
+grep -E "not on the same node|topology borken" /tmp.log | sed 's/^/VNUMA-COMPLAINT /'
 if grep -q vnuma.lscpu /proc/cmdline; then
     /usr/bin/lscpu | sed 's/^/VNUMA-LSCPU /'
 fi

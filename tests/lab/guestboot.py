@@ -103,7 +103,10 @@ class GuestReport:
         nodes: by id.
         siblings: SMT siblings of each CPU, as a list such as ``0-1``.
         packages: socket of each CPU.
-        complaints: lines of the kernel's log about siblings on different nodes.
+        dies: die of each CPU, within its socket.
+        l3: CPUs that share an L3 cache with each CPU, as a list such as ``0-1``; '' without one.
+        complaints: lines of the kernel's log about siblings on different nodes, or about groups of
+            CPUs that do not nest (topology_sane and build_sched_domain in Linux).
         log_lines: length of the kernel's log: without one, no complaint means nothing.
         lscpu: what lscpu printed, by line; empty where it was not asked for.
     """
@@ -111,6 +114,8 @@ class GuestReport:
     nodes: dict[int, GuestNode]
     siblings: dict[int, str]
     packages: dict[int, int]
+    dies: dict[int, int]
+    l3: dict[int, str]
     complaints: tuple[str, ...]
     log_lines: int
     lscpu: tuple[str, ...] = ()
@@ -213,7 +218,7 @@ def read_report(console: Path) -> GuestReport:
     """Return what a guest said the last time it came up."""
     text = _read(console)
     last = text[text.rindex("VNUMA-BEGIN") :]
-    nodes, siblings, packages = {}, {}, {}
+    nodes, siblings, packages, dies, l3 = {}, {}, {}, {}, {}
     for line in re.findall(r"^VNUMA (.*)$", last, re.MULTILINE):
         words = dict(word.split("=", 1) for word in line.split())
         if "node" in words:
@@ -226,10 +231,14 @@ def read_report(console: Path) -> GuestReport:
         elif "cpu" in words:
             siblings[int(words["cpu"])] = words["siblings"]
             packages[int(words["cpu"])] = int(words["package"])
+            dies[int(words["cpu"])] = int(words["die"])
+            l3[int(words["cpu"])] = words["l3"]
     return GuestReport(
         nodes=dict(sorted(nodes.items())),
         siblings=dict(sorted(siblings.items())),
         packages=dict(sorted(packages.items())),
+        dies=dict(sorted(dies.items())),
+        l3=dict(sorted(l3.items())),
         complaints=tuple(re.findall(r"^VNUMA-COMPLAINT (.*)$", last, re.MULTILINE)),
         log_lines=int(re.findall(r"^VNUMA lines=(\d+)", last, re.MULTILINE)[-1]),
         lscpu=tuple(re.findall(r"^VNUMA-LSCPU (.*)$", last, re.MULTILINE)),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -34,10 +35,11 @@ def kernel() -> Path:
 def initramfs(image: Path) -> Path:
     """Build the guest's file system for a kernel, and return it."""
     version = image.name.removeprefix("vmlinuz-")
-    out = lab_root() / f"guest-{version}.cpio"
     init = _HERE / "guest_init.sh"
-    sources = (init, Path(__file__))
-    if out.exists() and out.stat().st_mtime > max(path.stat().st_mtime for path in sources):
+    # Several checkouts may share the folder: each has a file system of its own making.
+    sources = hashlib.sha256(init.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:12]
+    out = lab_root() / f"guest-{version}-{sources}.cpio"
+    if out.exists():
         return out
     folder = lab_root() / f"guest-{version}.{os.getpid()}"
     for name in ("bin", "modules", "proc", "sys", "dev", "etc", "fill"):

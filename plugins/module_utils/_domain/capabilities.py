@@ -60,6 +60,7 @@ def parse_capabilities(text: str) -> Host:
         nodes=nodes,
         arch=arch,
         cpu_vendor=host.findtext("cpu/vendor") or "",
+        cpu_model=host.findtext("cpu/model") or "",
         # The usual size, unless this host cannot have it: then the smallest it has.
         hugepage_default_kib=usual if usual in sizes or len(sizes) < 2 else sizes[1],
     )

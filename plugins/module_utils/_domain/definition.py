@@ -10,10 +10,10 @@ from functools import cached_property
 from .._cpuset import parse_cpuset
 from .._errors import DomainError, VnumaError
 from .._model.domain import ManagedState
-from .._model.guest import Guest, HugepageUse
+from .._model.guest import Guest, HugepageUse, Partition
 from .._model.layout import Layout
 from .._policy import MAX_VCPUS, Policy
-from .record import find_record
+from .record import find_record, recorded_policy
 from .state import own_state, read_state, wanted_state
 from .units import integer, kib, memory_kib
 from .validate import cell_references, conflicts, vcpu_references
@@ -24,6 +24,8 @@ _ONCE = (
     *("vcpu", "vcpus", "memory", "memoryBacking", "cputune", "numatune", "cpu", "metadata"),
     *("iothreads", "iothreadids", "devices"),
 )
+#: Where virt-manager, virt-install and others say what a guest runs.
+_LIBOSINFO = "{http://libosinfo.org/xmlns/libvirt/domain/1.0}"
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,10 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
             feature.get("name") == "topoext" and feature.get("policy") not in ("disable", "forbid")
             for feature in elements(cpu, "feature")
         ),
+        cache_mode=_attribute(root, "cpu/cache", "mode"),
+        machine=_attribute(root, "os/type", "machine"),
+        os_id=_attribute(root, f"metadata/{_LIBOSINFO}libosinfo/{_LIBOSINFO}os", "id"),
+        partition=_partition(definition),
         has_acpi=root.find("features/acpi") is not None,
         online_vcpus=count.online,
         cell_count=len(state.cells),
@@ -201,6 +207,22 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
         vcpu_references=vcpu_references(root),
         conflicts=conflicts(root, state),
     )
+
+
+def _attribute(root: Element, path: str, name: str) -> str:
+    """Return an attribute of an element, '' where the definition does not have it."""
+    element = root.find(path)
+    return "" if element is None else str(element.get(name, ""))
+
+
+def _partition(definition: Definition) -> Partition | None:
+    state, record = definition.state, definition.record
+    if record is None or state.topology is None or not state.cells:
+        return None
+    # Sockets of the other distributions are not about cells.
+    if "distribution" in recorded_policy(record):
+        return None
+    return Partition(tuple(cell.vcpus for cell in state.cells), state.topology)
 
 
 def _most_kib(root: Element) -> int | None:

@@ -51,6 +51,19 @@ class VcpuReference:
 
 
 @dataclass(frozen=True)
+class Partition:
+    """What the last partition of a guest gave it, by its definition, with contiguous vCPUs.
+
+    Attributes:
+        cells: the vCPUs of each cell.
+        topology: its CPU topology.
+    """
+
+    cells: tuple[Ids, ...]
+    topology: Topology
+
+
+@dataclass(frozen=True)
 class Guest:
     """What a guest has been given.
 
@@ -74,11 +87,15 @@ class Guest:
         cpu_mode: its CPU mode, '' where the definition does not say.
         cpu_model: its CPU model, '' where the definition does not say.
         has_topoext: whether its CPU asks for AMD's ``topoext`` feature.
+        cache_mode: mode of its CPU's ``<cache>``, '' where the definition does not say.
+        machine: its machine type, such as ``pc-q35-7.2``, '' where the definition does not say.
+        os_id: what its metadata for libosinfo says that it runs, '' where there is none.
         has_acpi: whether its firmware tells its kernel by ACPI what there is.
         online_vcpus: vCPUs present at boot; None for all of them.
         cell_count: cells that it has now, 0 for a guest without.
         memory_access: how its cells share their memory, see `Cell` in layout.
         discard: whether its cells' memory is discarded, see `Cell` in layout.
+        partition: what its last partition gave it, None for a guest without such cells of ours.
         own_topology: the CPU topology that it has without a partition, None for none.
         own_cells: cells that it has without a partition.
         cell_references: what in its definition names cells by their ids.
@@ -103,11 +120,15 @@ class Guest:
     cpu_mode: str = ""
     cpu_model: str = ""
     has_topoext: bool = False
+    cache_mode: str = ""
+    machine: str = ""
+    os_id: str = ""
     has_acpi: bool = True
     online_vcpus: tuple[int, ...] | None = None
     cell_count: int = 0
     memory_access: str | None = None
     discard: str | None = None
+    partition: Partition | None = None
     own_topology: Topology | None = None
     own_cells: tuple[Cell, ...] = ()
     cell_references: tuple[CellReference, ...] = ()

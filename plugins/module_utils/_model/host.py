@@ -90,6 +90,7 @@ class Host:
         hypervisor_version: version of QEMU, '' where unknown.
         hugepage_default_kib: page size meant by ``<hugepages/>`` without a size.
         cpu_vendor: vendor as libvirt names it, ``AMD`` or ``Intel``, '' where unknown.
+        cpu_model: model as libvirt names it, such as ``Skylake-Server-IBRS``, '' where unknown.
         isolated_cpus: pCPUs that the kernel's scheduler balances nothing onto (``isolcpus=``), None
             where unknown.
         cpu_kinds: pCPUs of a hybrid processor by kind, the fastest kind first; empty where they are
@@ -102,6 +103,7 @@ class Host:
     hypervisor_version: str = ""
     hugepage_default_kib: int = FALLBACK_HUGEPAGE_KIB
     cpu_vendor: str = ""
+    cpu_model: str = ""
     isolated_cpus: tuple[int, ...] | None = None
     cpu_kinds: tuple[tuple[int, ...], ...] = ()
     _by_id: Mapping[int, Node] = field(init=False, repr=False, compare=False, hash=False)
@@ -170,6 +172,7 @@ def host_to_facts(host: Host) -> dict[str, Any]:
         "threads_per_core": host.threads_per_core,
         "arch": host.arch,
         "cpu_vendor": host.cpu_vendor,
+        "cpu_model": host.cpu_model,
         "hugepage_default_kib": host.hugepage_default_kib,
         "isolated_cpus": None if host.isolated_cpus is None else format_cpuset(host.isolated_cpus),
         "cpu_kinds": [format_cpuset(cpus) for cpus in host.cpu_kinds],
@@ -203,6 +206,7 @@ def host_from_facts(facts: object) -> Host:
         nodes=tuple(nodes),
         arch=arch,
         cpu_vendor=str(facts.get("cpu_vendor") or ""),
+        cpu_model=str(facts.get("cpu_model") or ""),
         isolated_cpus=None if isolated is None else _cpus(isolated, "host.isolated_cpus"),
         cpu_kinds=tuple(
             _cpus(cpus, "host.cpu_kinds")

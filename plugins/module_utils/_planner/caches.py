@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from .._model.host import Host, Node
 from .._model.layout import Ids
@@ -70,6 +70,46 @@ class Chooser:
                 chosen += self._in_domains(layer, part, [*kept, *chosen])
         return chosen
 
+    def domains(self, seats: Collection[Seat]) -> set[int]:
+        """Return the cache domains that some seats are in, by number; -1 for none that is known."""
+        return {self._domain(seat) for seat in seats}
+
+    def choose_dies(
+        self, layers: Sequence[Sequence[Seat]], size: int, count: int, kept: Collection[Seat]
+    ) -> list[Seat]:
+        """Return free seats for dies, each within one cache domain; none where they do not fit.
+
+        Args:
+            layers: free seats, the layer to take from first being first.
+            size: guest cores of a die.
+            count: how many dies are wanted.
+            kept: seats that the cell has already.
+        """
+        inside = self.domains(kept)
+        for depth in range(1, len(layers) + 1):
+            seats = [seat for layer in layers[:depth] for seat in layer]
+            for kinds in (*({kind} for kind in sorted(self.kinds(seats))), self.kinds(seats)):
+                found = self._dies([seat for seat in seats if self._kind(seat) in kinds], size)
+                if self.kinds(kept) <= kinds and sum(map(len, found.values())) >= count:
+                    return _take_dies(found, count, inside)
+        return []
+
+    def _dies(self, seats: Sequence[Seat], size: int) -> dict[int, list[list[Seat]]]:
+        """Return the dies of so many seats that each cache domain has room for."""
+        groups: dict[int, list[Seat]] = {}
+        for seat in seats:
+            groups.setdefault(self._domain(seat), []).append(seat)
+        return {
+            domain: [group[first : first + size] for first in range(0, len(group) - size + 1, size)]
+            for domain, group in groups.items()
+            if domain >= 0 and len(group) >= size
+        }
+
+    def room_for_dies(self, layers: Sequence[Sequence[Seat]]) -> list[int]:
+        """Return how many free seats each cache domain has, by its number."""
+        free = [self._domain(seat) for layer in layers for seat in layer]
+        return [free.count(domain) for domain in sorted({*self._domains.values()})]
+
     def _in_domains(
         self, seats: Sequence[Seat], count: int, beside: Collection[Seat]
     ) -> list[Seat]:
@@ -99,8 +139,18 @@ class Chooser:
         return self._domains.get(seat[0], -1)
 
 
+def _take_dies(found: dict[int, list[list[Seat]]], count: int, inside: set[int]) -> list[Seat]:
+    """Take so many dies: where the cell is already, then from the tightest domain for the rest."""
+    chosen: list[list[Seat]] = []
+    while len(chosen) < count:
+        left = count - len(chosen)
+        domain = min(found, key=_order(found, inside, left))
+        chosen += found.pop(domain)[:left]
+    return [seat for die in chosen for seat in die]
+
+
 def _order(
-    groups: dict[int, list[Seat]], inside: set[int], left: int
+    groups: Mapping[int, Sequence[object]], inside: set[int], left: int
 ) -> Callable[[int], tuple[bool, bool, int, int]]:
     def order(domain: int) -> tuple[bool, bool, int, int]:
         free = len(groups[domain])

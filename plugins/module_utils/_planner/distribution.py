@@ -16,6 +16,7 @@ from .._model.layout import Ids, Topology
 from .._policy import Policy
 from .apportion import apportion, divides, node_weights
 from .cores import usable_cores
+from .sockets import nests
 
 #: Highest id of an xAPIC; 255 is everyone. QEMU refuses what goes beyond ("current -smp
 #: configuration requires kernel irqchip and X2APIC API support", hw/i386/x86.c), unless KVM has
@@ -32,13 +33,13 @@ def is_x86(arch: str) -> bool:
 def highest_apic_id(topology: Topology) -> int:
     """Return the APIC id of the last vCPU of a PC.
 
-    Threads and cores each take as many bits as their highest number needs
+    Threads, cores and dies each take as many bits as their highest number needs
     (include/hw/i386/topology.h in QEMU), so that 33 cores take the room of 64.
     """
-    thread_bits = (topology.threads - 1).bit_length()
-    core_bits = (topology.cores - 1).bit_length()
-    last_core = (topology.sockets - 1 << core_bits) + topology.cores - 1
-    return (last_core << thread_bits) + topology.threads - 1
+    last = 0
+    for count in (topology.sockets, topology.dies, topology.cores, topology.threads):
+        last = (last << (count - 1).bit_length()) + count - 1
+    return last
 
 
 def assign_vcpus(
@@ -104,6 +105,11 @@ def _assign_contiguous(
     if threads is None:
         whole = vcpus % host_threads == 0 and vcpus // host_threads >= count
         threads = host_threads if whole else 1
+        sockets = policy.sockets
+        if threads > 1 and isinstance(sockets, int):
+            # Seen from the sockets that are asked for, whole cores may not fit either.
+            weights = _weights(backing, policy, threads)
+            threads = threads if _has_sockets(sockets, vcpus // threads, weights) else 1
     if vcpus % threads:
         raise LayoutError(
             f"{vcpus} vCPUs are not a multiple of threads {threads}; change either, or set threads "
@@ -130,6 +136,11 @@ def _assign_contiguous(
     return assigned, Topology(
         sockets=cores // per_socket, dies=1, cores=per_socket, threads=threads
     )
+
+
+def _has_sockets(sockets: int, cores: int, weights: Sequence[int]) -> bool:
+    """Tell whether cells of these weights can have so many sockets."""
+    return cores % sockets == 0 and nests(apportion(cores, weights), cores // sockets)
 
 
 def _weights(backing: Sequence[Node | None], policy: Policy, threads: int) -> list[int]:

@@ -194,7 +194,7 @@ def topology_warnings(
         )
     if not is_x86(arch or "x86_64"):
         return
-    if topology.threads > 1 and _hides_threads(guest, host, policy):
+    if topology.threads > 1 and lacks_topoext(guest, host, policy):
         yield (
             f"it does not see its threads {topology.threads} on this {host.cpu_vendor} host; add "
             "<feature policy='require' name='topoext'/> to its <cpu>, or set threads to 1."
@@ -282,8 +282,8 @@ def _cells_text(ids: set[int]) -> str:
     return f"cell{'s' if len(ids) > 1 else ''} {format_cpuset(ids)}"
 
 
-def _hides_threads(guest: Guest, host: Host, policy: Policy) -> bool:
-    """Tell whether QEMU hides the threads of a guest on this host.
+def lacks_topoext(guest: Guest, host: Host, policy: Policy) -> bool:
+    """Tell whether QEMU hides threads, and what shares which cache, from a guest on this host.
 
     An AMD CPU without ``topoext`` has no threads: its guest takes them for cores, and QEMU warns
     of it ("This family of AMD CPU doesn't support hyperthreading"). Since QEMU 3.1 the feature is

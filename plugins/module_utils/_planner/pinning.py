@@ -24,11 +24,13 @@ class CoreDemand:
         cell: id of its cell.
         node: the host node that backs the cell.
         vcpus: its threads, ascending.
+        die: number of the guest's die that is to be within one cache domain, None for no such die.
     """
 
     cell: int
     node: Node
     vcpus: tuple[int, ...]
+    die: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,15 @@ def exclusive_cpus(host: Host, pins: Iterable[tuple[int, ...]]) -> frozenset[int
         if cpus and (len(cpus) == 1 or set(cpus).issubset(host.core(cpus[0]))):
             taken.update(cpus)
     return frozenset(taken)
+
+
+def _by_die(demands: Sequence[CoreDemand]) -> list[list[CoreDemand]]:
+    """Return guest cores by their dies; none for cores that are in no die."""
+    dies: dict[int, list[CoreDemand]] = {}
+    for demand in demands:
+        if demand.die is not None:
+            dies.setdefault(demand.die, []).append(demand)
+    return list(dies.values())
 
 
 class CpuAllocator:
@@ -108,6 +119,8 @@ class CpuAllocator:
                 self._in_use.update(cpus)
                 self._holders.update(dict.fromkeys(cpus, owner))
                 kept[demand.vcpus] = cpus
+        for waiting in _by_die(demands):
+            self._leave_broken(owner, waiting)
 
     def allocate(self, owner: int, demands: Sequence[CoreDemand], policy: Policy) -> Pins:
         """Give every guest core of one guest its pCPUs, or take none for it.
@@ -129,11 +142,18 @@ class CpuAllocator:
                 raise LayoutError(missing)
             for cell, waiting in cells.items():
                 node, width = waiting[0].node, len(waiting[0].vcpus)
-                chosen = self._chooser(node).choose(
-                    self._free_seats(node, width, policy),
-                    len(waiting),
-                    [kept[one.vcpus] for one in demands if one.cell == cell and one.vcpus in kept],
-                )
+                beside = [
+                    kept[one.vcpus] for one in demands if one.cell == cell and one.vcpus in kept
+                ]
+                free = self._free_seats(node, width, policy)
+                dies = _by_die(waiting)
+                if dies:
+                    chosen = self._chooser(node).choose_dies(free, len(dies[0]), len(dies), beside)
+                else:
+                    chosen = self._chooser(node).choose(free, len(waiting), beside)
+                if len(chosen) < len(waiting):
+                    self._in_use.difference_update(given)
+                    raise LayoutError(self._no_die(dies, free, policy))
                 for demand, cpus in zip(waiting, chosen):
                     seats[demand.vcpus] = cpus
                     self._in_use.update(cpus)
@@ -147,6 +167,33 @@ class CpuAllocator:
         return Pins(
             tuple(pins[vcpu] for vcpu in sorted(pins)),
             (*self._mixed_kinds(demands, seats), *self._mixed_isolation(seats)),
+        )
+
+    def _leave_broken(self, owner: int, die: Sequence[CoreDemand]) -> None:
+        """Let a guest leave what it has of a die that is not whole, or in several cache domains."""
+        kept = self._kept[owner]
+        seats = {one.vcpus: kept[one.vcpus] for one in die if one.vcpus in kept}
+        domains = self._chooser(die[0].node).domains(seats.values())
+        if seats and (len(seats) < len(die) or len(domains) > 1 or -1 in domains):
+            for vcpus, cpus in seats.items():
+                del kept[vcpus]
+                self._in_use.difference_update(cpus)
+                for cpu in cpus:
+                    del self._holders[cpu]
+
+    def _no_die(
+        self, dies: Sequence[Sequence[CoreDemand]], free: Sequence[Sequence[Seat]], policy: Policy
+    ) -> str:
+        """Return which cache domains of a node have too few free cores together."""
+        node, size = dies[0][0].node, len(dies[0])
+        room = self._chooser(node).room_for_dies(free)
+        held = self._in_use.union(policy.reserved_cpus).intersection(node.cpus)
+        return (
+            f"dies 'host' needs {len(dies)} die{'s' if len(dies) > 1 else ''} of {size} "
+            f"core{'s' if size > 1 else ''} for cell {dies[0][0].cell}, each in one cache domain "
+            f"of host node {node.id}, whose domains have {', '.join(map(str, room))} left (pCPUs "
+            f"reserved or used by guests: {show_cpuset(held)}); use other nodes, or set dies to "
+            "'none'."
         )
 
     def hold(self, owner: int, owned: frozenset[int]) -> bool:

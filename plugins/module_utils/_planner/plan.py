@@ -44,6 +44,7 @@ from .nodes import cell_count, chosen_nodes, leaves_cells
 from .pinning import CoreDemand, CpuAllocator, exclusive_cpus
 from .shape import backing_nodes
 from .sizing import check_own_size, memory_size, resized_topology, vcpu_count
+from .topology import cpu_topology
 
 
 @dataclass(frozen=True)
@@ -393,7 +394,9 @@ def _draft_with_cells(
     ]
     bound = [None if node is None else memory_node(host, node) for node in backing]
     warnings.extend(_bound_elsewhere(backing, bound))
-    assigned, topology = assign_vcpus(guest, arch, backing, policy, warnings)
+    assigned, plain = assign_vcpus(guest, arch, backing, policy, warnings)
+    mirrored = cpu_topology(guest, arch, host, policy, backing, assigned, plain, warnings)
+    topology = mirrored.topology
     memory = split_memory(guest, arch, bound, policy)
     check_definition(guest, count)
     check_split_cores(guest, topology.threads)
@@ -447,7 +450,8 @@ def _draft_with_cells(
         return _Draft(layout, (), used, cache_cells(cells, backing, shared, topology, policy))
     if policy.pinning not in EXCLUSIVE:
         return _Draft(layout, ())
-    return _Draft(layout, _demands(cells, backing, topology.threads, policy), used)
+    demands = _demands(cells, backing, topology.threads, policy, mirrored.die_vcpus)
+    return _Draft(layout, demands, used)
 
 
 def _ids(nodes: Sequence[Node | None]) -> tuple[int | None, ...]:
@@ -493,13 +497,22 @@ def _pinnable(
 
 
 def _demands(
-    cells: Sequence[Cell], backing: Sequence[Node | None], threads: int, policy: Policy
+    cells: Sequence[Cell],
+    backing: Sequence[Node | None],
+    threads: int,
+    policy: Policy,
+    die_vcpus: int,
 ) -> tuple[CoreDemand, ...]:
     """Return the guest cores that want pCPUs of their own."""
     # With round_robin the threads of a guest core sit in different cells: no host core holds them.
     width = 1 if policy.distribution == "round_robin" else threads
     return tuple(
-        CoreDemand(cell.id, node, cell.vcpus[start : start + width])
+        CoreDemand(
+            cell.id,
+            node,
+            cell.vcpus[start : start + width],
+            cell.vcpus[start] // die_vcpus if die_vcpus else None,
+        )
         for cell, node in zip(cells, backing)
         if node is not None
         for start in range(0, len(cell.vcpus), width)

@@ -439,3 +439,23 @@ def test_hugepages_of_cells(host: HostOf, pages: str, options: dict[str, Any], f
     with pytest.raises(VnumaError) as raised:
         _edit(text, host("rfc-8n240c"), **options)
     assert str(raised.value).startswith("guest anuma: its hugepages name cells '")
+
+
+def test_what_decides_about_dies_and_sockets(host: HostOf) -> None:
+    """The cache mode, the machine type, libosinfo's id, and what an earlier partition gave."""
+    plain = read_guest(read_definition(_domain()), 2048)
+    assert (plain.cache_mode, plain.machine, plain.os_id, plain.partition) == ("", "", "", None)
+    text = _domain(
+        "<metadata><o:libosinfo xmlns:o='http://libosinfo.org/xmlns/libvirt/domain/1.0'>"
+        "<o:os id='http://microsoft.com/win/11'/></o:libosinfo></metadata>"
+        "<cpu mode='host-passthrough'><cache mode='disable'/></cpu>"
+    ).replace("arch='x86_64'", "arch='x86_64' machine='pc-q35-2.7'")
+    guest = read_guest(read_definition(text), 2048)
+    assert (guest.cache_mode, guest.machine) == ("disable", "pc-q35-2.7")
+    assert guest.os_id == "http://microsoft.com/win/11"
+    again = read_guest(read_definition(_edit(text, host("rfc-8n240c"), nodes="0-1")), 2048)
+    assert again.partition is not None
+    assert again.partition.cells == (tuple(range(8)), tuple(range(8, 16)))
+    assert again.partition.topology.sockets == 2
+    spread = _edit(text, host("rfc-8n240c"), nodes="0", distribution="interleave")
+    assert read_guest(read_definition(spread), 2048).partition is None

@@ -201,6 +201,7 @@ def test_everything_that_is_known_survives(host: Callable[[str], Host]) -> None:
         libvirt_version="9.0.0",
         hypervisor_version="7.2.0",
         cpu_vendor="AMD",
+        cpu_model="EPYC-Rome",
         hugepage_default_kib=1048576,
     )
     facts = json.loads(json.dumps(host_to_facts(whole)))

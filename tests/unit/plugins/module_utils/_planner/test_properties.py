@@ -148,6 +148,10 @@ def policies(draw: st.DrawFn) -> Policy:
     options["remainder"] = draw(st.sampled_from([*["spread"] * 7, "fail"]))
     options["cells"] = draw(st.sampled_from([None, None, None, None, 1, 2, 3, 5, 8]))
     options["threads"] = draw(st.sampled_from(["auto", "auto", "auto", "auto", 1, 2]))
+    options["dies"] = draw(st.sampled_from([*["none"] * 7, "host"]))
+    options["sockets"] = draw(st.sampled_from([*["auto"] * 5, "cells", 1, 2]))
+    if options["distribution"] != "contiguous" and draw(st.integers(0, 5)):
+        options["sockets"] = "auto"
     if options["distribution"] == "interleave" and draw(st.integers(0, 5)):
         options["threads"] = "auto"
     options["emulator_pinning"] = draw(st.sampled_from(["none", "nodes", "0"]))
@@ -194,10 +198,13 @@ def test_vcpus_and_topology(
         assert max(sizes) - min(sizes) <= step
     if policy.distribution == "contiguous":
         assert policy.split != "even" or sizes == sorted(sizes, reverse=True)
-        socket = shape.cores * shape.threads
+        socket = shape.dies * shape.cores * shape.threads
         for first in range(0, guest.vcpus, socket):
             whole = set(range(first, first + socket))
-            assert sum(bool(whole & set(cell.vcpus)) for cell in cells) == 1
+            inside = [set(cell.vcpus) for cell in cells if whole & set(cell.vcpus)]
+            assert len(inside) == 1 or all(cell <= whole for cell in inside)
+            assert len(inside) == 1 or isinstance(policy.sockets, int)
+        assert policy.sockets in ("auto", "cells", shape.sockets)
     if policy.remainder == "fail" and policy.split == "even":
         assert len(set(sizes)) == 1
     eligible = [node.id for node in host.eligible]
