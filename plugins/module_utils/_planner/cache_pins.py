@@ -124,6 +124,7 @@ def cache_cells(
     shared: Mapping[int, Ids],
     topology: Topology | None,
     policy: Policy,
+    die_vcpus: int = 0,
 ) -> tuple[CacheCell, ...]:
     """Return the cells of a guest that are to be pinned by cache domains.
 
@@ -133,15 +134,18 @@ def cache_cells(
         shared: by host node, the pCPUs that vCPUs may share there.
         topology: what its kernel sees.
         policy: of the guest.
+        die_vcpus: vCPUs of each die that stands for a cache domain, 0 for those of its topology.
     """
     # With round_robin the threads of a guest core, and the cores of a die, are in different cells.
     if topology is None or policy.distribution == "round_robin":
         topology = Topology(1, 1, 1, 1)
     width = topology.threads
+    die_cores = topology.cores * topology.clusters if topology.dies > 1 else 1
+    together = die_vcpus // width or die_cores
     return tuple(
         CacheCell(
             tuple(cell.vcpus[start : start + width] for start in range(0, len(cell.vcpus), width)),
-            topology.cores * topology.clusters if topology.dies > 1 else 1,
+            together,
             node_domains(node, shared[node.id]),
             shared[node.id],
             policy.cpu_overcommit,

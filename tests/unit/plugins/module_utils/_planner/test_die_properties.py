@@ -87,7 +87,8 @@ def guests(draw: st.DrawFn, name: str = "anuma") -> Guest:
 def policies(draw: st.DrawFn, **fixed: Any) -> Policy:
     """Options about pins, dies and sockets."""
     options: dict[str, Any] = {
-        "pinning": draw(st.sampled_from(["core", "cpu"])),
+        "pinning": draw(st.sampled_from(["core", "cpu", "cache"])),
+        "cpu_overcommit": draw(st.sampled_from([1, 1, 2])),
         "threads": draw(st.sampled_from(["auto", "auto", "auto", 1])),
         "cells": draw(st.sampled_from([None, None, 1, 2, 3, 4])),
         "split": draw(st.sampled_from(["even", "even", "even", "proportional"])),
@@ -170,7 +171,7 @@ def test_who_has_sockets_keeps_them(host: Host, guest: Guest, policy: Policy) ->
 
 
 @EXAMPLES
-@given(hosts(), guests(), policies(), st.sampled_from(["core", "cpu", "node"]))
+@given(hosts(), guests(), policies(), st.sampled_from(["core", "cpu", "cache", "node"]))
 def test_a_host_without_caches_is_as_before(
     host: Host, guest: Guest, policy: Policy, pinning: str
 ) -> None:
