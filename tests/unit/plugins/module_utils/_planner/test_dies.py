@@ -124,6 +124,13 @@ def _seated(guest: Guest, cpus: Sequence[int]) -> Guest:
     return replace(guest, vcpu_pins=tuple((vcpu, (cpu,)) for vcpu, cpu in enumerate(cpus)))
 
 
+def test_a_socket_of_one_die_is_within_one_shared_domain(guest: GuestOf) -> None:
+    """Of domains of six and four cores the load alone would give it five and three."""
+    layout = planned(guest(8), _host([6, 4]), dies="host", pinning="cache", sockets=2)
+    assert _topology(layout) == (2, 1, 4, 1)
+    assert layout.vcpu_pins == (tuple(range(6)),) * 4 + (tuple(range(6, 10)),) * 4
+
+
 def test_who_sits_in_one_domain_stays(guest: GuestOf) -> None:
     """A newcomer whose name comes first moves nobody."""
     old = _seated(guest(4, name="z"), [4, 5, 6, 7])
