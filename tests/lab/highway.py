@@ -55,7 +55,8 @@ class Highway(Fleet):
         folder = self.folder.with_name(f"{self.folder.name}-specs")
         folder.mkdir(parents=True, exist_ok=True)
         specs = {}
-        for name in names:
+        # In the order in which the fleet lists them, and gives them addresses.
+        for name in sorted(names):
             spec = {"name": name, "about": "a host to migrate to", "threads": 1, **SPECS[name]}
             specs[name] = folder / f"{name}.json"
             specs[name].write_text(json.dumps(spec))
@@ -78,7 +79,12 @@ class Highway(Fleet):
     def variables(self, name: str) -> dict[str, Any]:
         """Return the variables by which Ansible reaches a host."""
         shared: dict[str, Any] = json.loads(self.inventory.read_text())["kvm_hosts"]["vars"]
-        return {**shared, "ansible_host": name}
+        # Of this fleet alone: another may have had a host of that name a moment ago.
+        return {
+            **shared,
+            "ansible_host": name,
+            "ansible_control_path": f"{self.folder}/control-{name}",
+        }
 
     @contextmanager
     def cut(self, name: str) -> Iterator[None]:
