@@ -17,7 +17,12 @@ from fleet import Fleet
 SPECS: Mapping[str, Mapping[str, Any]] = {
     "east": {
         "nodes": [
-            {"id": node, "cpus": f"{4 * node}-{4 * node + 3}", "memory_kib": 8 << 20}
+            {
+                "id": node,
+                "cpus": f"{4 * node}-{4 * node + 3}",
+                "memory_kib": 8 << 20,
+                "hugepages": {"2048": [32, 32]},
+            }
             for node in range(8)
         ],
         "distances": [
@@ -27,8 +32,8 @@ SPECS: Mapping[str, Mapping[str, Any]] = {
     },
     "west": {
         "nodes": [
-            {"id": 0, "cpus": "0-15", "memory_kib": 32 << 20, "hugepages": {"2048": [64, 64]}},
-            {"id": 8, "cpus": "64-79", "memory_kib": 32 << 20, "hugepages": {"2048": [64, 64]}},
+            {"id": 0, "cpus": "0-15", "memory_kib": 32 << 20, "hugepages": {"2048": [32, 32]}},
+            {"id": 8, "cpus": "64-79", "memory_kib": 32 << 20, "hugepages": {"2048": [32, 32]}},
         ],
         "distances": [[10, 40], [40, 10]],
     },

@@ -42,7 +42,7 @@ def reasons_to_stay(
         reasons.append("it is transient, and would be lost where it is undefined; define it.")
     blocker = source.migration_blocker(domain)
     if blocker is not None:
-        reasons.append(f"{blocker}; wait until that is over.")
+        reasons.append(f"{blocker}, so that it cannot migrate now; wait until that is over.")
     if needs_restart(traveller.live, traveller.persistent):
         reasons.append(
             "it runs with another layout than it is defined with; restart it with vnuma_restart."

@@ -59,22 +59,27 @@ class Journey:
 
 
 def carry_out(
-    source: Source, journey: Journey, transfer: Transfer, say: Callable[[str], None]
+    source: Source,
+    journey: Journey,
+    destination: Destination,
+    arrival: Arrival,
+    transfer: Transfer,
+    say: Callable[[str], None],
 ) -> None:
     """Migrate a guest, and verify it where it is then.
 
     Args:
         source: where it runs.
-        journey: the guest, with its destination; what happened is noted in it.
+        journey: the guest; what happened is noted in it.
+        destination: where it goes.
+        arrival: what it is to be there.
         transfer: how.
         say: takes a line about how far it is.
 
     Raises:
         HypervisorError: when it was not migrated, or is not what it was to be.
     """
-    traveller, destination, arrival = journey.traveller, journey.destination, journey.arrival
-    if destination is None or arrival is None:
-        raise HypervisorError("it has no target to migrate to.")
+    traveller = journey.traveller
     domain, began = traveller.domain, time.monotonic()
     had_agent = source.agent_answers(domain)
     migration = Migration(source.full_uri, domain)

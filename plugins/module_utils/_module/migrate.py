@@ -195,16 +195,16 @@ def _go(
     journey: Journey,
 ) -> VnumaError | None:
     """Let one guest go; return the error where that failed."""
-    domain, destination = journey.traveller.domain, journey.destination
+    domain, destination, arrival = journey.traveller.domain, journey.destination, journey.arrival
+    if destination is None or arrival is None:
+        return None
     try:
-        if destination is not None and destination.changed(
-            {one.traveller.domain.uuid for one in going}
-        ):
+        if destination.changed({one.traveller.domain.uuid for one in going}):
             raise HypervisorError(
                 f"a guest of {destination.name} was defined, changed or removed after this one was "
                 "planned; it was not migrated, run again."
             )
-        carry_out(source, journey, transfer, say)
+        carry_out(source, journey, destination, arrival, transfer, say)
         if transfer.undefine_source:
             state_dir.drop_old(domain.uuid)
     except VnumaError as error:
