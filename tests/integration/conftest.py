@@ -172,7 +172,7 @@ def highway(collections: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     roads = Roads(f"mv{os.getpid() % 100000}", f"10.79.{os.getpid() % 250}", adhoc)
     roads.open(("east", "west", "south"))
     yield roads
-    roads.down()
+    roads.close()
 
 
 @pytest.fixture

@@ -64,9 +64,7 @@ class Roads(Highway):
         facts: dict[str, Any] = self._facts[name]
         return facts
 
-    def partition(
-        self, on: str, *guests: str, group: tuple[str, ...] = (), **options: Any
-    ) -> Run:
+    def partition(self, on: str, *guests: str, group: tuple[str, ...] = (), **options: Any) -> Run:
         """Partition guests of a host."""
         if group:
             options["migration_group"] = {name: self.facts(name) for name in group}
@@ -76,11 +74,11 @@ class Roads(Highway):
         return run
 
     def migrate(
-        self, source: str, target: str, *guests: str, flags: tuple[str, ...] = (), **options: Any
+        self, on: str, to: str, *guests: str, flags: tuple[str, ...] = (), **options: Any
     ) -> Run:
         """Migrate guests from a host to another."""
-        arguments = {"guests": list(guests), "targets": [self.target(target)], **options}
-        return self.call(source, "vnuma_migrate", arguments, *flags)
+        arguments = {"guests": list(guests), "targets": [self.target(to)], **options}
+        return self.call(on, "vnuma_migrate", arguments, *flags)
 
     def clear(self) -> None:
         """End and undefine every guest of every host."""

@@ -11,10 +11,9 @@ from typing import Any
 
 import guestboot
 import pytest
-from conftest import Libvirt
 from guests import PASSWORD
 from lxml import etree
-from roads import Roads, firmware_guest
+from roads import Roads
 
 pytestmark = pytest.mark.slow
 
@@ -27,8 +26,10 @@ EAST_PINS, WEST_PINS = {0: "0-3", 1: "4-7"}, {0: "0-15", 1: "64-79"}
 
 
 def _seen(console: Path) -> list[tuple[float, str]]:
-    """Return what a guest has said of itself: for how long it runs, and all that its kernel sees."""
-    lines = re.findall(r"^VNUMA-SEES ([\d.]+) (.*)$", console.read_text(errors="replace").replace("\r", ""), re.M)
+    """Return what a guest has said: for how long it runs, and all that its kernel sees."""
+    lines = re.findall(
+        r"^VNUMA-SEES ([\d.]+) (.*)$", console.read_text(errors="replace").replace("\r", ""), re.M
+    )
     return [(float(uptime), what) for uptime, what in lines]
 
 
@@ -70,7 +71,7 @@ def _asked_for(roads: Roads, name: str, since: int) -> tuple[set[str], set[str]]
 
 
 def test_there_and_back(roads: Roads, tmp_path: Path) -> None:
-    """A guest of two cells migrates and comes back: its uptime goes on, its kernel sees the same."""
+    """A guest of two cells comes and goes: its uptime goes on, and its kernel sees the same."""
     east, west = roads.libvirts["east"], roads.libvirts["west"]
     console = tmp_path / "console.log"
     xml = guestboot.domain_xml("db1", 2, 224, console, cmdline="vnuma.watch")
@@ -104,7 +105,11 @@ def test_there_and_back(roads: Roads, tmp_path: Path) -> None:
         assert roads.libvirts[source].virsh("list", "--all", "--name").split() == []
         for live in (True, False):
             here = _host_part(there.dump("db1", live=live))
-            assert here == {"pins": pins, "bound": nodes, "memory": ",".join(nodes).replace("0,1", "0-1")}
+            assert here == {
+                "pins": pins,
+                "bound": nodes,
+                "memory": ",".join(nodes).replace("0,1", "0-1"),
+            }
         assert _rest(there.dump("db1")) == _rest(home)
         memory, asked = _asked_for(roads, target, since)
         assert memory >= set(nodes)

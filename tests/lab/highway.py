@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -56,7 +57,6 @@ class Highway(Fleet):
         Raises:
             LabError: when one does not come up.
         """
-        self.down()
         folder = self.folder.with_name(f"{self.folder.name}-specs")
         folder.mkdir(parents=True, exist_ok=True)
         specs = {}
@@ -66,6 +66,11 @@ class Highway(Fleet):
             specs[name] = folder / f"{name}.json"
             specs[name].write_text(json.dumps(spec))
         self.up(specs)
+
+    def close(self) -> None:
+        """End the hosts and remove what belongs to them."""
+        self.down()
+        shutil.rmtree(self.folder.with_name(f"{self.folder.name}-specs"), ignore_errors=True)
 
     def address(self, name: str) -> str:
         """Return the address of a host."""

@@ -41,6 +41,11 @@ UNIT_LATEST = (
 #: Run apart from the other integration tests, side by side with them.
 RESTARTS = ("tests/integration/test_restart.py", "tests/integration/test_role.py")
 HOSTS = ("tests/integration/test_hosts.py",)
+#: Guests that migrate between hosts; apart from `make test`, which would take too long with them.
+MIGRATION = tuple(
+    f"tests/integration/test_{name}.py"
+    for name in ("migrate", "migrate_faults", "migrate_plays", "migrate_refusals")
+)
 #: What needs programs that a machine may lack, and that the other tests do not need.
 PAGE = ("tests/integration/test_page.py",)
 REPORT = ("tests/integration/test_report.py",)
@@ -270,6 +275,12 @@ STEPS = (
         alone=True,
     ),
     Step(
+        "migration",
+        "guests that migrate between hosts, and faults on the way",
+        _pytest(ansible, *MIGRATION),
+        alone=True,
+    ),
+    Step(
         "restarts",
         "guests that run, and faults that happen",
         _pytest(ansible, *RESTARTS),
@@ -280,7 +291,7 @@ STEPS = (
         _pytest(
             ansible,
             "tests/integration",
-            *(f"--ignore={path}" for path in (*RESTARTS, *HOSTS, *PAGE, *REPORT)),
+            *(f"--ignore={path}" for path in (*RESTARTS, *HOSTS, *PAGE, *REPORT, *MIGRATION)),
         ),
     ),
     Step("hosts", "a dozen guests on every made-up host", _pytest(ansible, *HOSTS)),
@@ -391,7 +402,7 @@ def _main(names: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     taken = controller()
     print(f"run: ansible-core {taken.core.version} with {taken.python}", flush=True)
-    tarball = ("integration", "hosts", "restarts", "report", "molecule", "publish")
+    tarball = ("integration", "hosts", "restarts", "migration", "report", "molecule", "publish")
     if any(name.startswith(tarball) for name in wanted):
         trees.install(ansible() / "bin/ansible-galaxy")
     chosen = [steps[name] for name in wanted]

@@ -32,6 +32,34 @@ class End(Hypervisor):
         super().__init__(uri, watch=True)
         self.full_uri = uri
 
+    def find(self, domain: Domain) -> Domain | None:
+        """Return a guest as it is here now, None where it is not.
+
+        A daemon that went away is waited for.
+
+        Raises:
+            HypervisorError: when the daemon does not come back.
+        """
+
+        def ask() -> Domain | None:
+            try:
+                handle = self._connection.raw.lookupByUUIDString(domain.uuid)
+                return Domain(
+                    name=handle.name(),
+                    uuid=domain.uuid,
+                    persistent=bool(handle.isPersistent()),
+                    active=bool(handle.isActive()),
+                )
+            except libvirt.libvirtError as error:
+                # It may go between the two questions.
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+                return None
+
+        with self._connection.errors("find it", domain.name):
+            found: Domain | None = self._connection.with_reconnect(ask)
+            return found
+
 
 class Source(End):
     """The host that guests leave."""

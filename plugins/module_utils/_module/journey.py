@@ -18,7 +18,6 @@ from .._domain.definition import read_definition, secrets
 from .._domain.state import differences
 from .._errors import HypervisorError, VnumaError
 from .._hypervisor.ends import Source
-from .._hypervisor.hypervisor import Hypervisor
 from .._hypervisor.migration import Migration, Progress, Transfer, lost_its_reason
 from .._model.domain import Domain
 from .._size import show_size
@@ -180,11 +179,11 @@ def _check_unchanged(source: Source, traveller: Traveller) -> None:
         )
 
 
-def _has_arrived(hypervisor: Hypervisor, destination: Destination, domain: Domain) -> bool:
+def _has_arrived(source: Source, destination: Destination, domain: Domain) -> bool:
     """Tell whether a guest runs at the target, and no longer at the source."""
     try:
-        here = _find(hypervisor, domain)
-        there = _find(destination.hypervisor, domain)
+        here = source.find(domain)
+        there = destination.hypervisor.find(domain)
     except VnumaError:
         return False
     return (
@@ -196,7 +195,7 @@ def _has_arrived(hypervisor: Hypervisor, destination: Destination, domain: Domai
 
 
 def _not_migrated(
-    hypervisor: Hypervisor,
+    source: Source,
     destination: Destination,
     domain: Domain,
     problem: HypervisorError,
@@ -219,39 +218,34 @@ def _not_migrated(
         why = problem.message.rstrip(".")
     return HypervisorError(
         f"it was not migrated to {destination.name}: {why}. "
-        f"{_whereabouts(hypervisor, destination, domain)}"
+        f"{_whereabouts(source, destination, domain)}"
     )
 
 
-def _whereabouts(hypervisor: Hypervisor, destination: Destination, domain: Domain) -> str:
+def _whereabouts(source: Source, destination: Destination, domain: Domain) -> str:
     """Say where a guest is after a migration that failed."""
     try:
-        here = _find(hypervisor, domain)
-        state = "gone" if here is None else hypervisor.state(here) if here.active else "off"
+        here = source.find(domain)
+        state = "gone" if here is None else source.state(here) if here.active else "off"
     except VnumaError as error:
         return f"Where it is cannot be told: {error.message}"
-    source = f"It is {state} on its source" + (", as before" if state == "running" else "")
+    said = f"It is {state} on its source" + (", as before" if state == "running" else "")
     deadline = time.monotonic() + _CLEARING_S
     known = domain.uuid in destination.domains
     while True:
         try:
-            there = _find(destination.hypervisor, domain)
+            there = destination.hypervisor.find(domain)
         except VnumaError:
-            return f"{source}; {destination.name} cannot be asked, look there when it is back."
+            return f"{said}; {destination.name} cannot be asked, look there when it is back."
         if there is None or (known and not there.active):
-            return f"{source}, and nothing of it is left on {destination.name}."
+            return f"{said}, and nothing of it is left on {destination.name}."
         if time.monotonic() > deadline:
             is_now = destination.hypervisor.state(there)
             return (
-                f"{source}, and also defined on {destination.name}, where it is {is_now}; check "
+                f"{said}, and also defined on {destination.name}, where it is {is_now}; check "
                 "both, and undefine it where it is not to be."
             )
         time.sleep(1.0)
-
-
-def _find(hypervisor: Hypervisor, domain: Domain) -> Domain | None:
-    """Return a guest as a host lists it now, None where it has none."""
-    return next((one for one in hypervisor.domains() if one.uuid == domain.uuid), None)
 
 
 def _verify(journey: Journey, destination: Destination, arrival: Arrival, had_agent: bool) -> None:
@@ -261,7 +255,7 @@ def _verify(journey: Journey, destination: Destination, arrival: Arrival, had_ag
         HypervisorError: when it is another; the guest stays there.
     """
     target, domain = destination.hypervisor, journey.traveller.domain
-    there = _find(target, domain)
+    there = target.find(domain)
     if there is None or not there.active or not there.persistent:
         raise HypervisorError(
             f"it left for {destination.name} and does not run there as a persistent guest; look "
@@ -293,7 +287,7 @@ def _verify(journey: Journey, destination: Destination, arrival: Arrival, had_ag
         )
 
 
-def _check_source(hypervisor: Hypervisor, domain: Domain, transfer: Transfer) -> None:
+def _check_source(source: Source, domain: Domain, transfer: Transfer) -> None:
     """Make sure that a guest which has arrived is not on its source too.
 
     Raises:
@@ -301,7 +295,7 @@ def _check_source(hypervisor: Hypervisor, domain: Domain, transfer: Transfer) ->
     """
     here = None
     with suppress(VnumaError):
-        here = _find(hypervisor, domain)
+        here = source.find(domain)
     if here is not None and (here.active or transfer.undefine_source):
         raise HypervisorError(
             "it runs on its target, and its source still has it; check both hosts, and undefine "
