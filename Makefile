@@ -25,6 +25,10 @@ test: ## Lint, types, sanity, unit and integration tests (under 30 minutes)
 test-kvm: bootstrap ## Real placement on emulated 8-node and 4-node KVM hosts, and its evidence
 	@$(RUN) molecule-kvm
 
+.PHONY: test-migration
+test-migration: bootstrap ## Guests that migrate live between unlike hosts, and faults on the way
+	@$(RUN) migration molecule-kvm-migration
+
 .PHONY: test-daemons
 test-daemons: bootstrap ## Partition four guests on each of 300 libvirt daemons that have just started
 	@$(PYTHON) tests/lab/freshdaemons.py

@@ -17,7 +17,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,6 +28,9 @@ import door
 import root
 from adhoc import SYSTEM_PYTHON, Adhoc, Run
 from fakehost import FakeHost, lab_root
+
+if TYPE_CHECKING:
+    from roads import Roads
 
 HOSTS = PROJECT / "tests" / "hosts"
 #: One of the managed host that has none.
@@ -156,6 +159,28 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Libv
     for libvirt in started.values():
         libvirt.host.stop()
         shutil.rmtree(libvirt.host.root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def highway(collections: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roads]:
+    """Three unlike hosts that reach one another by ssh, and migrate guests."""
+    from roads import Roads
+
+    adhoc = Adhoc(
+        Path(sys.executable).parent / "ansible", collections, tmp_path_factory.mktemp("roads")
+    )
+    roads = Roads(f"mv{os.getpid() % 100000}", f"10.79.{os.getpid() % 250}", adhoc)
+    roads.open(("east", "west", "south"))
+    yield roads
+    roads.close()
+
+
+@pytest.fixture
+def roads(highway: Roads) -> Iterator[Roads]:
+    """The same, without guests."""
+    highway.clear()
+    yield highway
+    highway.clear()
 
 
 @pytest.fixture

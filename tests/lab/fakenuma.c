@@ -15,6 +15,7 @@
  * /var/log/libvirt/fakenuma.log as a line of JSON: the proof of what was asked for.
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
@@ -166,6 +167,21 @@ int sched_setaffinity(pid_t thread, size_t size, const cpu_set_t *set)
         request->wanted.bits[i] = wanted.bits[i] & online.bits[i];
     pthread_mutex_unlock(&requests_lock);
     return 0;
+}
+
+/* How QEMU places the threads that fill hugepages (thread-context, 7.2): by another way to the kernel. */
+int pthread_setaffinity_np(pthread_t thread, size_t size, const cpu_set_t *set)
+{
+    int (*real)(pthread_t, size_t, const cpu_set_t *);
+    cpu_mask wanted = {{0}}, here = {{0}};
+    size_t ids[CPUS], count = machine_cpus(ids);
+
+    *(void **)&real = dlsym(RTLD_NEXT, "pthread_setaffinity_np");
+    memcpy(&wanted, set, size < sizeof wanted ? size : sizeof wanted);
+    for (size_t i = 0; i < CPUS; i++)
+        if (has(wanted.bits, i))
+            add(here.bits, ids[i % count]);
+    return real(thread, sizeof here, (const cpu_set_t *)&here);
 }
 
 static long get_affinity(pid_t thread, size_t size, void *out)

@@ -8,6 +8,7 @@
 #                      vnuma.agent        holds the agent's channel open, as an agent would
 #                      vnuma.fill=MIB     fills so much memory on each of its nodes
 #                      vnuma.lscpu        says what lscpu prints, too
+#                      vnuma.watch        says every second for how long it runs, and what it sees
 #                      vnuma.fill_per_cpu=MIB  each of its CPUs fills so much, on its own node
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -104,4 +105,16 @@ if ! grep -q vnuma.ignore_acpi /proc/cmdline; then
     acpid -d > /dev/null 2>&1 &
 fi
 echo "VNUMA-READY"
+if grep -q vnuma.watch /proc/cmdline; then
+    while :; do
+        read -r uptime _idle < /proc/uptime
+        seen=$(cat /sys/devices/system/node/online /sys/devices/system/node/node*/cpulist \
+            /sys/devices/system/node/node*/distance \
+            /sys/devices/system/cpu/cpu*/topology/thread_siblings_list \
+            /sys/devices/system/cpu/cpu*/topology/physical_package_id | tr '\n' ';')
+        total=$(sed -n 's/.*MemTotal: *//p' /sys/devices/system/node/node*/meminfo | tr '\n' ';')
+        echo "VNUMA-SEES $uptime $seen $total"
+        sleep 1
+    done
+fi
 while :; do sleep 1000; done

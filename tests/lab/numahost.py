@@ -4,7 +4,7 @@
 
     python tests/lab/numahost.py check
     python tests/lab/numahost.py build [--suite NAME]
-    python tests/lab/numahost.py start NAME PORT SPEC.json [--suite NAME]
+    python tests/lab/numahost.py start NAME PORT SPEC.json [--suite NAME] [--lan PORT,ADDRESS]
     python tests/lab/numahost.py ssh NAME [COMMAND...] | stop NAME | list
 
 QEMU emulates a processor with AMD's virtualization, so that /dev/kvm, type='kvm', host-passthrough,
@@ -13,6 +13,8 @@ tenth as fast as a real machine, and has no SMT: the emulation cannot show sibli
 
 SPEC is a file in tests/lab/numahosts, in the form of those in tests/hosts, or - for the standard
 input; nodes have as many pCPUs each, in order, and nodes without come last. PORT 0 is any free one.
+Hosts that were given the same UDP port of this machine as their LAN, and addresses in one network of
+256, reach each other at these.
 A host's own folder, below VNUMA_LAB, has spec.json, its console serial.log, and an ssh_config that
 reaches it.
 """
@@ -30,6 +32,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,26 @@ def check() -> None:
     Image().check()
 
 
+@dataclass(frozen=True)
+class Lan:
+    """A network of emulated hosts.
+
+    Attributes:
+        port: UDP port of this machine that carries it, by multicast on the loopback interface.
+        address: the host's own on it.
+    """
+
+    port: int
+    address: str
+
+    def card(self) -> list[str]:
+        """Return the arguments that give QEMU a card on it."""
+        # QEMU's default address is every machine's first card; the init knows this one by its 02.
+        mac = "02:00:" + ":".join(f"{int(part):02x}" for part in self.address.split("."))
+        where = f"mcast=230.0.0.1:{self.port},localaddr=127.0.0.1"
+        return ["-nic", f"socket,model=virtio-net-pci,mac={mac},{where}"]
+
+
 class NumaHost:
     """One emulated host.
 
@@ -85,6 +108,7 @@ class NumaHost:
         spec: what it looks like; None for one that is running already.
         port: where its sshd is reached on this machine; 0 is any free one.
         suite: release of the distribution in it, by default this machine's own.
+        lan: the network that it shares with other emulated hosts, None for none.
     """
 
     def __init__(
@@ -93,11 +117,13 @@ class NumaHost:
         spec: dict[str, Any] | None = None,
         port: int = 0,
         suite: str | None = None,
+        lan: Lan | None = None,
     ) -> None:
         self.name = name
         self.spec = spec
         self.port = port
         self.suite = suite
+        self.lan = lan
         self.folder = lab_root() / "numahosts" / name
 
     @property
@@ -149,11 +175,12 @@ class NumaHost:
                     *("-display", "none", "-serial", f"file:{self.serial}", "-no-reboot"),
                     *("-drive", f"file={image.disk},format=raw,if=virtio,snapshot=on"),
                     *("-nic", f"user,model=virtio-net-pci,hostfwd=tcp:127.0.0.1:{port}-:22"),
+                    *([] if self.lan is None else self.lan.card()),
                     *("-device", "virtio-rng-pci"),
                     *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
                     "-append",
                     f"console=ttyS0 quiet root=/dev/vda rw init=/usr/sbin/numahost-init {_HURRY} "
-                    f"numahost={self.name}",
+                    f"numahost={self.name} lan={self.lan.address if self.lan else ''}",
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -264,6 +291,11 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def _lan(text: str) -> Lan:
+    port, _comma, address = text.partition(",")
+    return Lan(int(port), address)
+
+
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Emulated NUMA KVM hosts.")
@@ -275,6 +307,9 @@ def main() -> int:
     start.add_argument("name")
     start.add_argument("port", type=int)
     start.add_argument("spec", type=argparse.FileType())
+    start.add_argument(
+        "--lan", type=_lan, help="UDP port and its address, such as 31077,10.88.0.11"
+    )
     for command in (build, start):
         command.add_argument("--suite", help="release of the distribution, such as bookworm")
     ssh = commands.add_parser("ssh")
@@ -303,7 +338,8 @@ def _run(options: argparse.Namespace) -> int:
         image.build()
         print(image.folder)
     elif options.command == "start":
-        host = NumaHost(options.name, json.load(options.spec), options.port, options.suite)
+        spec = json.load(options.spec)
+        host = NumaHost(options.name, spec, options.port, options.suite, options.lan)
         host.start()
         print(f"ssh -F {host.ssh_config} {host.name}")
     elif options.command == "ssh":

@@ -4,6 +4,7 @@
 # The first process of an emulated KVM host: what its image needs to be one, and no service manager.
 #
 # Kernel command line: numahost=NAME  the host's name
+#                      lan=ADDRESS    its address on the network that it shares with others
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
 mount_on() {
@@ -24,12 +25,20 @@ mkdir -p /run/sshd /run/libvirt /run/lock
 for module in virtio_net virtio_rng kvm_amd; do
     modprobe "$module"
 done
-hostname "$(sed -n 's/.*numahost=\([^ ]*\).*/\1/p' /proc/cmdline)"
+word() {
+    sed -n "s/.*\<$1=\([^ ]*\).*/\1/p" /proc/cmdline
+}
+hostname "$(word numahost)"
 ip link set lo up
 for path in /sys/class/net/e*; do
     card=${path##*/}
+    case $(cat "$path/address") in
+    # As numahost.py makes the cards of the shared network.
+    02:*) address=$(word lan) ;;
     # QEMU's own network has this address for its one machine.
-    ip addr add 10.0.2.15/24 dev "$card"
+    *) address=10.0.2.15 ;;
+    esac
+    ip addr add "$address/24" dev "$card"
     ip link set "$card" up
 done
 /usr/sbin/sshd

@@ -42,6 +42,11 @@ UNIT_LATEST = (
 #: Run apart from the other integration tests, side by side with them.
 RESTARTS = ("tests/integration/test_restart.py", "tests/integration/test_role.py")
 HOSTS = ("tests/integration/test_hosts.py",)
+#: Guests that migrate between hosts; apart from `make test`, which would take too long with them.
+MIGRATION = tuple(
+    f"tests/integration/test_{name}.py"
+    for name in ("migrate", "migrate_faults", "migrate_plays", "migrate_refusals")
+)
 #: What needs programs that a machine may lack, and that the other tests do not need.
 PAGE = ("tests/integration/test_page.py",)
 REPORT = ("tests/integration/test_report.py",)
@@ -176,20 +181,20 @@ def _molecule(scenario: str) -> Step:
     return Step(f"molecule-{scenario}", what, commands, _molecule_environment)
 
 
-def _molecule_kvm() -> list[list[str]]:
-    able = subprocess.run(
-        ["/usr/bin/python3", "tests/lab/numahost.py", "check"],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=PROJECT,
-    )
-    if able.returncode:
-        raise CannotRunError(able.stderr.strip())
-    return [
-        [str(tools() / "bin/molecule"), "test", "--scenario-name", "kvm"],
-        ["/bin/sh", "-c", "cat build/evidence-kvm/*.txt"],
-    ]
+def _on_emulated_hosts(scenario: str, *also: list[str]) -> Callable[[], list[list[str]]]:
+    def commands() -> list[list[str]]:
+        able = subprocess.run(
+            ["/usr/bin/python3", "tests/lab/numahost.py", "check"],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=PROJECT,
+        )
+        if able.returncode:
+            raise CannotRunError(able.stderr.strip())
+        return [[str(tools() / "bin/molecule"), "test", "--scenario-name", scenario], *also]
+
+    return commands
 
 
 def _browser() -> list[list[str]]:
@@ -235,7 +240,7 @@ STEPS = (
         _pytest(
             ansible,
             "tests/integration",
-            *(f"--ignore={path}" for path in (*RESTARTS, *HOSTS, *PAGE, *REPORT)),
+            *(f"--ignore={path}" for path in (*RESTARTS, *HOSTS, *PAGE, *REPORT, *MIGRATION)),
         ),
     ),
     Step(
@@ -280,10 +285,24 @@ STEPS = (
     Step(
         "molecule-kvm",
         "emulated KVM hosts with NUMA nodes",
-        _molecule_kvm,
+        _on_emulated_hosts("kvm", ["/bin/sh", "-c", "cat build/evidence-kvm/*.txt"]),
         _molecule_environment,
         required=False,
         telling=True,
+        alone=True,
+    ),
+    Step(
+        "molecule-kvm-migration",
+        "a KVM guest that migrates between emulated hosts, and comes back",
+        _on_emulated_hosts("kvm-migration"),
+        _molecule_environment,
+        required=False,
+        alone=True,
+    ),
+    Step(
+        "migration",
+        "guests that migrate between hosts, and faults on the way",
+        _pytest(ansible, *MIGRATION),
         alone=True,
     ),
     Step("hosts", "a dozen guests on every made-up host", _pytest(ansible, *HOSTS)),
@@ -394,7 +413,7 @@ def _main(names: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     taken = controller()
     print(f"run: ansible-core {taken.core.version} with {taken.python}", flush=True)
-    tarball = ("integration", "hosts", "restarts", "report", "molecule", "publish")
+    tarball = ("integration", "hosts", "restarts", "migration", "report", "molecule", "publish")
     if any(name.startswith(tarball) for name in wanted):
         trees.install(ansible() / "bin/ansible-galaxy")
     chosen = [steps[name] for name in wanted]

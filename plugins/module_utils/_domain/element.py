@@ -45,6 +45,7 @@ class ManagedElement(Generic[V]):
         live: whether libvirt changes it in a running guest.
         visible: whether the guest's kernel sees it, and pins belong to it.
         own: whether a guest on one node keeps its own.
+        of_host: whether it names pCPUs or nodes of the host.
         rank: where a difference in it is told of; the weightiest come first.
     """
 
@@ -53,6 +54,7 @@ class ManagedElement(Generic[V]):
     live = False
     visible = False
     own = False
+    of_host = False
     rank = 2
 
     def __init__(self, field: str, what: str, paths: Sequence[str] = ()) -> None:

@@ -52,7 +52,7 @@ PIN_BY_HAND = "'virsh vcpupin --live'"
 class _Pins(ChildElements[Mapping[int, Ids]]):
     """Pins of threads: ``<vcpupin>``, ``<emulatorpin>`` or ``<iothreadpin>``."""
 
-    live = True
+    live = of_host = True
 
     def __init__(
         self, field: str, tag: str, before: Sequence[str], names: tuple[str, str], option: str
@@ -101,6 +101,8 @@ class _Pins(ChildElements[Mapping[int, Ids]]):
 class _MemoryBinding(ChildElements[Optional[Binding]]):
     """``<numatune><memory>``: the binding of the guest's memory as a whole."""
 
+    of_host = True
+
     def read(self, root: Element) -> Binding | None:
         return next((_binding(element) for element in self.found(root)), None)
 
@@ -114,6 +116,8 @@ class _MemoryBinding(ChildElements[Optional[Binding]]):
 
 class _CellBindings(ChildElements[Mapping[int, Binding]]):
     """``<numatune><memnode>``: the binding of each cell's memory."""
+
+    of_host = True
 
     def read(self, root: Element) -> dict[int, Binding]:
         return {

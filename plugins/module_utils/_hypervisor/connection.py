@@ -26,6 +26,11 @@ __all__ = ["LIBVIRT_IMPORT_ERROR", "Connection", "libvirt"]
 
 #: How long a daemon that went away is waited for: a service manager has it back in seconds.
 _PATIENCE_S = 60.0
+#: As libvirt's daemons have it (keepalive_interval and keepalive_count in libvirtd.conf).
+_KEEPALIVE_S = 5
+_KEEPALIVE_COUNT = 5
+_starting = threading.Lock()
+_started: list[bool] = []
 
 
 class Connection:
@@ -123,6 +128,9 @@ class Connection:
             connection.domainEventRegisterAny(
                 None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._events.wake, None
             )
+            # A daemon that is cut off is noticed in half a minute; drivers without one lack it.
+            with suppress(libvirt.libvirtError):
+                connection.setKeepAlive(_KEEPALIVE_S, _KEEPALIVE_COUNT)
         return connection
 
 
@@ -135,7 +143,15 @@ def _answers(connection: Any) -> bool:
 
 
 def _start_event_loop() -> None:
-    """Run libvirt's event loop in the background; it has to be there before the connection."""
+    """Run libvirt's event loop in the background; it has to be there before the connection.
+
+    All connections of a process share it: libvirt takes one implementation, and without one that
+    runs a connection answers no keepalive of its daemon (virConnectSetKeepAlive).
+    """
+    with _starting:
+        if _started:
+            return
+        _started.append(True)
     libvirt.virEventRegisterDefaultImpl()
 
     def loop() -> None:

@@ -35,30 +35,36 @@ def check_bound_memory(
     Raises:
         VnumaError: when another guest of the host cannot be read.
     """
-    running = [one for live in others.live.values() for one in _by_definition(live, host)]
+    running = [one for live in others.live.values() for one in bound_by_definition(live, host)]
     bound = []
     for update, request in requested:
-        wanted = _by_layout(request, update.layout, host)
+        wanted = bound_by_layout(request, update.layout, host)
         if update.redefines:
             with result.collecting(update.domain):
                 sentence = cannot_start(host, wanted, running)
                 if sentence is not None:
                     update.after, update.redefines = None, False
                     raise LayoutError(sentence)
-        bound += wanted if update.after is not None else _by_definition(update.before, host)
+        bound += wanted if update.after is not None else bound_by_definition(update.before, host)
     for definition in others.definitions.values():
-        bound += _by_definition(definition, host)
+        bound += bound_by_definition(definition, host)
     changed = {update.domain.name for update, _request in requested if update.redefines}
     result.warnings.extend(overbooked(host, bound, changed))
 
 
-def _by_layout(request: Request, layout: Layout | None, host: Host) -> list[BoundMemory]:
+def bound_by_layout(request: Request, layout: Layout | None, host: Host) -> list[BoundMemory]:
+    """Return what a planned guest binds to single nodes; nothing where it may be elsewhere too."""
     if layout is None or layout.memory_mode not in STRICT_MODES:
         return []
     return _bound(holding_by_layout(request.guest, layout, host, is_exclusive=False))
 
 
-def _by_definition(definition: Definition, host: Host) -> list[BoundMemory]:
+def bound_by_definition(definition: Definition, host: Host) -> list[BoundMemory]:
+    """Return what a guest binds to single nodes by a definition.
+
+    Raises:
+        VnumaError: when it cannot be read.
+    """
     state = definition.state
     bindings: list[Binding | None] = [state.memory_binding, *state.cell_bindings.values()]
     if not any(one is not None and one.mode in STRICT_MODES for one in bindings):

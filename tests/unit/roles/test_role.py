@@ -55,8 +55,26 @@ def _module_options(module: str) -> dict[str, dict[str, Any]]:
 
 def test_documented_defaults_are_the_defaults() -> None:
     """Ansible applies defaults/main.yml only, so that the documentation has to follow it."""
-    documented = {name: option.get("default") for name, option in _options().items()}
+    documented = {
+        name: option.get("default")
+        for entry in ("main", "migrate")
+        for name, option in _options(entry).items()
+        if not option.get("required")
+    }
     assert _read("defaults/main.yml") == documented
+
+
+def test_migrations_take_what_the_module_takes() -> None:
+    """The same types, choices and defaults; and each variable is handed on."""
+    options, module = _options("migrate"), _module_options("vnuma_migrate")
+    *_before, block = _read("tasks/migrate.yml")
+    handed = block["block"][0]["kvm.vnuma.vnuma_migrate"]
+    assert set(handed) == {"uri", "state_dir", *module}
+    for name, option in module.items():
+        # Those are lists of the module, and names of hosts or text here.
+        if name not in ("guests", "targets"):
+            for key in ("type", "choices", "default"):
+                assert options[f"vnuma_migrate_{name}"].get(key) == option.get(key), (name, key)
 
 
 def test_every_policy_option_is_a_variable() -> None:

@@ -1,0 +1,157 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is asked of the two hosts that a guest migrates between."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from .._domain.definition import Definition
+from .._domain.moving import networks
+from .._domain.xml import etree
+from .._model.domain import Domain
+from .connection import libvirt
+from .hypervisor import Hypervisor
+from .migration import Progress, progress_from
+
+
+class End(Hypervisor):
+    """One of the two hosts.
+
+    Attributes:
+        full_uri: its URI as it was given, for the other daemon; not for sentences.
+
+    Args:
+        uri: as libvirt takes it.
+
+    Raises:
+        HypervisorError: when there is no connection to be had.
+    """
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri, watch=True)
+        self.full_uri = uri
+
+    def find(self, domain: Domain) -> Domain | None:
+        """Return a guest as it is here now, None where it is not.
+
+        A daemon that went away is waited for.
+
+        Raises:
+            HypervisorError: when the daemon does not come back.
+        """
+
+        def ask() -> Domain | None:
+            try:
+                handle = self._connection.raw.lookupByUUIDString(domain.uuid)
+                return Domain(
+                    name=handle.name(),
+                    uuid=domain.uuid,
+                    persistent=bool(handle.isPersistent()),
+                    active=bool(handle.isActive()),
+                )
+            except libvirt.libvirtError as error:
+                # It may go between the two questions.
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+                return None
+
+        with self._connection.errors("find it", domain.name):
+            found: Domain | None = self._connection.with_reconnect(ask)
+            return found
+
+
+class Source(End):
+    """The host that guests leave."""
+
+    def migratable_xml(self, domain: Domain) -> str:
+        """Return what a guest runs with, passwords included, in the form that a target takes.
+
+        Raises:
+            HypervisorError: when it cannot be read.
+        """
+        flags = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
+        with self._connection.errors("read the definition", domain.name):
+            return str(self._handle(domain).XMLDesc(flags))
+
+    def migration_blocker(self, domain: Domain) -> str | None:
+        """Say why a live guest cannot be migrated now, None where it can.
+
+        A paused guest can, and is paused at the target.
+
+        Raises:
+            HypervisorError: when its state cannot be read.
+        """
+        blocker = self.restart_blocker(domain)
+        return None if blocker == "it is paused" else blocker
+
+
+class Target(End):
+    """The host that guests go to."""
+
+    def last_progress(self, domain: Domain) -> Progress | None:
+        """Return how the migration of a guest that has arrived went, None where nobody knows.
+
+        The source forgets that together with the guest.
+        """
+        with suppress(libvirt.libvirtError):
+            return progress_from(
+                self._handle(domain).jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+            )
+        return None
+
+    def lacks(self, live: Definition) -> list[str]:
+        """Return sentences about what a guest needs and this host does not have.
+
+        Args:
+            live: what the guest runs with.
+        """
+        return [*self._lacks_machine(live), *self._lacks_networks(live)]
+
+    def _lacks_machine(self, live: Definition) -> list[str]:
+        """Ask for the emulator and the machine type, and then whether its CPU can be had."""
+        root = live.root
+        kind = root.get("type")
+        machine, arch = root.find("os/type").get("machine"), live.arch or None
+        emulator = (root.findtext("devices/emulator") or "").strip() or None
+        connection = self._connection.raw
+        try:
+            connection.getDomainCapabilities(emulator, arch, machine, kind, 0)
+        except libvirt.libvirtError as error:
+            return [
+                f"the target cannot run its machine type {machine} with {emulator}: "
+                f"{_said(error)}; install the same QEMU there."
+            ]
+        cpu = root.find("cpu")
+        # Other modes name no model of their own (docs/formatdomain, CPU model).
+        if cpu is None or cpu.get("mode") != "custom" or cpu.find("model") is None:
+            return []
+        try:
+            text = etree.tostring(cpu, encoding="unicode")
+            fits = connection.compareHypervisorCPU(emulator, arch, machine, kind, text, 0)
+        except libvirt.libvirtError:
+            # A driver that cannot compare leaves it to the migration itself.
+            return []
+        if fits != libvirt.VIR_CPU_COMPARE_INCOMPATIBLE:
+            return []
+        return [
+            f"the target cannot give it its CPU, model {(cpu.findtext('model') or '').strip()}; "
+            "give it a model that every host has, and restart it."
+        ]
+
+    def _lacks_networks(self, live: Definition) -> list[str]:
+        found = []
+        for name in networks(live.root):
+            try:
+                active = self._connection.raw.networkLookupByName(name).isActive()
+            except libvirt.libvirtError:
+                active = False
+            if not active:
+                found.append(
+                    f"the target has no active network {name}; define it there and start it."
+                )
+        return found
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

@@ -1,0 +1,180 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One guest's migration, by libvirt's own means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from .._errors import HypervisorError
+from .._model.domain import Domain
+from .connection import Connection, libvirt
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How guests are migrated.
+
+    Attributes:
+        peer_to_peer: whether the daemons carry it out among themselves, so that it goes on where
+            whoever asked for it is gone; else this process does.
+        bandwidth_mib: the most that it may take, in MiB a second; 0 for no limit.
+        compression: how memory is compressed, such as ``xbzrle``, None for not at all.
+        auto_converge: whether a guest that writes faster than it is copied is slowed down.
+        post_copy: whether a guest that is not over in time runs on at the target, and fetches the
+            rest of its memory as it needs it.
+        copy_storage: ``none``, ``all`` or ``incremental``.
+        tls: whether memory and disks are encrypted on their way.
+        undefine_source: whether the source forgets the guest.
+        timeout_s: how long it may take, in seconds.
+    """
+
+    peer_to_peer: bool = True
+    bandwidth_mib: int = 0
+    compression: str | None = None
+    auto_converge: bool = False
+    post_copy: bool = False
+    copy_storage: str = "none"
+    tls: bool = False
+    undefine_source: bool = True
+    timeout_s: float = 600.0
+
+    @property
+    def flags(self) -> int:
+        """Return libvirt's virDomainMigrateFlags."""
+        return int(
+            libvirt.VIR_MIGRATE_LIVE
+            | libvirt.VIR_MIGRATE_PERSIST_DEST
+            | (libvirt.VIR_MIGRATE_PEER2PEER if self.peer_to_peer else 0)
+            | (libvirt.VIR_MIGRATE_UNDEFINE_SOURCE if self.undefine_source else 0)
+            | (libvirt.VIR_MIGRATE_COMPRESSED if self.compression else 0)
+            | (libvirt.VIR_MIGRATE_AUTO_CONVERGE if self.auto_converge else 0)
+            | (libvirt.VIR_MIGRATE_POSTCOPY if self.post_copy else 0)
+            | (libvirt.VIR_MIGRATE_TLS if self.tls else 0)
+            | {
+                "all": libvirt.VIR_MIGRATE_NON_SHARED_DISK,
+                "incremental": libvirt.VIR_MIGRATE_NON_SHARED_INC,
+            }.get(self.copy_storage, 0)
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a migration is.
+
+    Attributes:
+        total_kib: memory and disks to be copied, in KiB.
+        remaining_kib: what is left of it; a guest that runs adds to that.
+        sent_kib: what was sent, also more than once.
+        downtime_ms: how long the guest stood still, None while that is not known.
+    """
+
+    total_kib: int
+    remaining_kib: int
+    sent_kib: int
+    downtime_ms: int | None
+
+
+class Migration:
+    """A guest on its way from one host to another, over a connection of its own.
+
+    A daemon answers five requests of a connection at a time (max_client_requests in libvirtd.conf),
+    and a migration is one that lasts.
+
+    Args:
+        uri: of the source.
+        domain: the guest.
+
+    Raises:
+        HypervisorError: when there is no connection to be had.
+    """
+
+    def __init__(self, uri: str, domain: Domain) -> None:
+        self._domain = domain
+        self._connection = Connection(uri, watch=True)
+        self._target: Connection | None = None
+        with self._connection.errors("find it", domain.name):
+            self._guest = self._connection.raw.lookupByUUIDString(domain.uuid)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._connection.close()
+        if self._target is not None:
+            self._target.close()
+
+    def run(
+        self,
+        target_uri: str,
+        migrate_uri: str | None,
+        xml: tuple[str, str],
+        transfer: Transfer,
+        secrets: set[str],
+    ) -> None:
+        """Migrate the guest; returns when it is over.
+
+        Args:
+            target_uri: of the daemon that takes it in.
+            migrate_uri: where that one's QEMU listens, None for what it says itself.
+            xml: the definition to run with there, and the persistent one.
+            transfer: how.
+            secrets: what must not appear in a sentence.
+
+        Raises:
+            HypervisorError: when it failed.
+        """
+        parameters: dict[str, Any] = {
+            libvirt.VIR_MIGRATE_PARAM_DEST_XML: xml[0],
+            libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: xml[1],
+        }
+        if migrate_uri:
+            parameters[libvirt.VIR_MIGRATE_PARAM_URI] = migrate_uri
+        if transfer.bandwidth_mib:
+            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = transfer.bandwidth_mib
+        if transfer.compression:
+            parameters[libvirt.VIR_MIGRATE_PARAM_COMPRESSION] = transfer.compression
+        with self._connection.errors("migrate it", self._domain.name, secrets):
+            if transfer.peer_to_peer:
+                self._guest.migrateToURI3(target_uri, parameters, transfer.flags)
+                return
+            self._target = Connection(target_uri, watch=True)
+            self._guest.migrate3(self._target.raw, parameters, transfer.flags)
+
+    def progress(self) -> Progress | None:
+        """Return how far it is, None where that cannot be told."""
+        with suppress(libvirt.libvirtError):
+            return progress_from(self._guest.jobStats())
+        return None
+
+    def abort(self) -> bool:
+        """Ask for its end; return whether it was heard."""
+        with suppress(libvirt.libvirtError):
+            self._guest.abortJob()
+            return True
+        return False
+
+    def finish_there(self) -> bool:
+        """Let the guest run on at the target, and fetch the rest; return whether it was heard."""
+        with suppress(libvirt.libvirtError):
+            self._guest.migrateStartPostCopy()
+            return True
+        return False
+
+
+def lost_its_reason(error: HypervisorError) -> bool:
+    """Tell whether libvirt lost the reason of a failure: its connection broke on the way."""
+    return "End of file while reading data" in error.message
+
+
+def progress_from(stats: Mapping[str, Any]) -> Progress | None:
+    """Return what libvirt's statistics of a job say, None where they say nothing."""
+    if "data_total" not in stats:
+        return None
+    return Progress(
+        total_kib=int(stats["data_total"]) // 1024,
+        remaining_kib=int(stats.get("data_remaining", 0)) // 1024,
+        sent_kib=int(stats.get("data_processed", 0)) // 1024,
+        downtime_ms=int(stats["downtime"]) if "downtime" in stats else None,
+    )

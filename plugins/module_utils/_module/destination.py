@@ -1,0 +1,307 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A host that guests are to migrate to: what is on it, and what a guest would be there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .._domain.capabilities import read_host
+from .._domain.compare import looks_the_same
+from .._domain.definition import Definition, read_definition, read_guest
+from .._domain.edit import partitioned
+from .._domain.moving import (
+    held_policy,
+    names_host,
+    stray_cpus,
+    visible_differences,
+    without_host,
+)
+from .._domain.wording import nodes_text
+from .._errors import LayoutError, VnumaError
+from .._hypervisor.ends import Target
+from .._model.domain import Domain
+from .._model.host import Host
+from .._model.layout import Ids, Layout
+from .._planner.bound import BoundMemory, cannot_start
+from .._policy import Policy
+from .._size import show_size
+from .bound import bound_by_definition, bound_by_layout
+from .planning import Others, Request, plan_requests
+from .update import fingerprint
+
+
+@dataclass(frozen=True)
+class Traveller:
+    """A guest that is to migrate.
+
+    Attributes:
+        domain: as its source lists it.
+        persistent: its persistent definition.
+        live: what it runs with, as libvirt would hand it to another host.
+    """
+
+    domain: Domain
+    persistent: Definition
+    live: Definition
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What a guest is to be on its target.
+
+    Attributes:
+        live: the definition to run with there.
+        persistent: the persistent one.
+        layout: what the planner answered, None for a guest that was never partitioned.
+    """
+
+    live: Definition
+    persistent: Definition
+    layout: Layout | None
+
+
+@dataclass
+class Destination:
+    """A host that guests are to migrate to.
+
+    Attributes:
+        name: as the user calls it.
+        hypervisor: the host, by its daemon.
+        migrate_uri: where its QEMU listens, None for what it says itself.
+        host: its topology.
+        options: policy options that are its own.
+        definitions: persistent definitions of its guests by UUID, and of those that are to come.
+        live: of those that run, or will.
+        domains: its own guests, by UUID.
+        seen: fingerprints of its own guests' definitions when they were read, by UUID.
+    """
+
+    name: str
+    hypervisor: Target
+    migrate_uri: str | None
+    host: Host
+    options: Mapping[str, object] = field(default_factory=dict)
+    definitions: dict[str, Definition] = field(default_factory=dict)
+    live: dict[str, Definition] = field(default_factory=dict)
+    domains: dict[str, Domain] = field(default_factory=dict)
+    seen: dict[str, str] = field(default_factory=dict)
+
+    def read(self) -> None:
+        """Read its guests anew, and forget who was to come.
+
+        Raises:
+            VnumaError: when one of them cannot be read.
+        """
+        self.definitions, self.live, self.domains = {}, {}, {}
+        for domain in self.hypervisor.domains():
+            text = self.hypervisor.xml_without_secrets(domain, live=False)
+            self.definitions[domain.uuid] = read_definition(text)
+            self.domains[domain.uuid] = domain
+            if domain.active:
+                running = self.hypervisor.xml_without_secrets(domain, live=True)
+                self.live[domain.uuid] = read_definition(running)
+        self.seen = {uuid: fingerprint(one) for uuid, one in self.definitions.items()}
+
+    def expect(self, traveller: Traveller, arrival: Arrival) -> None:
+        """Count a guest in for those that are planned after it."""
+        self.definitions[traveller.domain.uuid] = arrival.persistent
+        self.live[traveller.domain.uuid] = arrival.live
+
+    def load(self) -> float:
+        """Return the larger of the shares of its memory and its pCPUs that its guests have."""
+        memory_kib = sum(node.memory_kib for node in self.host.nodes)
+        cpus = sum(len(node.cpus) for node in self.host.nodes)
+        guests = [
+            read_guest(one, self.host.hugepage_default_kib) for one in self.definitions.values()
+        ]
+        return max(
+            sum(guest.memory_kib + guest.devices_kib for guest in guests) / max(memory_kib, 1),
+            sum(guest.vcpus for guest in guests) / max(cpus, 1),
+        )
+
+    def receive(self, traveller: Traveller) -> tuple[Arrival | None, list[str]]:
+        """Say what a guest would be here, or all that stands against it.
+
+        Args:
+            traveller: the guest.
+
+        Returns:
+            What it would be, None where it cannot come; and the reasons, none where it can.
+        """
+        reasons = [*self._namesakes(traveller), *self.hypervisor.lacks(traveller.live)]
+        try:
+            arrival = self._plan(traveller)
+        except VnumaError as error:
+            return None, [*reasons, error.message]
+        reasons += self._misfits(traveller, arrival)
+        return (None if reasons else arrival), reasons
+
+    def _namesakes(self, traveller: Traveller) -> list[str]:
+        """Say who here has its name or its UUID, and is not what was kept of it."""
+        domain = traveller.domain
+        for other in self.domains.values():
+            if other.uuid != domain.uuid and other.name == domain.name:
+                return [
+                    f"another guest of that name is defined there, with UUID {other.uuid}; rename "
+                    "one of them."
+                ]
+        own = self.domains.get(domain.uuid)
+        if own is None:
+            return []
+        if own.active:
+            return ["it runs there already; shut one of the two down at once."]
+        if own.name != domain.name:
+            return [f"it is defined there under another name, {own.name}; undefine that."]
+        there = self.definitions[domain.uuid]
+        if not looks_the_same(traveller.live, there):
+            return [
+                "it is defined there already, with another layout "
+                f"({'; '.join(visible_differences(traveller.live, there))}); undefine it there if "
+                "nobody needs it."
+            ]
+        return []
+
+    def _plan(self, traveller: Traveller) -> Arrival:
+        policy = held_policy(traveller.persistent, traveller.live, self.options)
+        if policy is None:
+            return self._unplanned(traveller)
+        layout, request = self._lay_out(traveller, policy)
+        sentence = self._no_room(traveller, bound_by_layout(request, layout, self.host))
+        if sentence is not None:
+            raise LayoutError(sentence)
+        return Arrival(
+            partitioned(traveller.live, layout, policy).definition,
+            partitioned(traveller.persistent, layout, policy).definition,
+            layout,
+        )
+
+    def _unplanned(self, traveller: Traveller) -> Arrival:
+        """Let a guest come as it is, that no partition ties to a host."""
+        if names_host(traveller.live.state) or names_host(traveller.persistent.state):
+            raise LayoutError(
+                "it was never partitioned, and its pins or memory bindings name pCPUs and nodes of "
+                "its own host; partition it first, or remove them."
+            )
+        return Arrival(traveller.live, traveller.persistent, None)
+
+    def _lay_out(self, traveller: Traveller, policy: Policy) -> tuple[Layout, Request]:
+        """Plan a guest beside all others; its cells stay what it runs with."""
+        bare = without_host(traveller.persistent)
+        guest = read_guest(bare, self.host.hugepage_default_kib)
+        planned = policy
+        if not policy.migration_group and policy.cells is not None:
+            # The nodes are chosen as for a shape: as many as divide its cells equally.
+            planned = replace(policy, migration_group=(self.name,))
+        request = Request(traveller.domain, guest, planned, bare, guest)
+        uuid = traveller.domain.uuid
+        others = Others(
+            {other: one for other, one in self.definitions.items() if other != uuid},
+            {other: one for other, one in self.live.items() if other != uuid},
+        )
+        (answer,) = plan_requests([request], others, self.host).answers
+        if isinstance(answer, VnumaError):
+            raise answer
+        cells = traveller.live.state.cells
+        if not policy.migration_group and [one.vcpus for one in answer.cells] == [
+            one.vcpus for one in cells
+        ]:
+            answer = replace(answer, cells=cells, topology=traveller.live.state.topology)
+        return answer, request
+
+    def _no_room(self, traveller: Traveller, wanted: Sequence[BoundMemory]) -> str | None:
+        """Say which node lacks memory for it beside guests that run there."""
+        uuid = traveller.domain.uuid
+        running = [
+            bound
+            for other, live in self.live.items()
+            if other != uuid
+            for bound in bound_by_definition(live, self.host)
+        ]
+        sentence = cannot_start(self.host, wanted, running)
+        if sentence is not None:
+            return sentence
+        for node in self.host.nodes:
+            pools_kib = sum(pool.size_kib * pool.total for pool in node.hugepages)
+            needs, held = (
+                sum(one.memory_kib for one in bound if one.node == node.id)
+                for bound in (wanted, running)
+            )
+            if needs and needs + held > node.memory_kib - pools_kib:
+                return (
+                    f"it would bind {show_size(needs)} to {nodes_text([node.id])}, which has "
+                    f"{show_size(node.memory_kib - pools_kib)}, and guests that run there bind "
+                    f"{show_size(held)}; free memory there, or choose another target."
+                )
+        return None
+
+    def _misfits(self, traveller: Traveller, arrival: Arrival) -> list[str]:
+        """Say what of a guest would be another there, or names what is not there."""
+        found = [
+            f"{what}, and a running guest keeps what it was started with; partition it with a "
+            "migration_group and restart it."
+            for what in visible_differences(traveller.live, arrival.live)
+        ]
+        stray = stray_cpus(arrival.live.root, self.host)
+        if stray:
+            found.append(
+                f"its definition names pCPUs that the target lacks ({', '.join(stray)}); remove "
+                "that, or have it set by emulator_pinning and iothread_pinning."
+            )
+        return found
+
+    def changed(self, ours: set[str]) -> bool:
+        """Tell whether somebody else has defined, changed or removed a guest here meanwhile.
+
+        Args:
+            ours: UUIDs of guests that this run brings here.
+
+        Raises:
+            VnumaError: when a guest cannot be read.
+        """
+        now = {
+            domain.uuid: fingerprint(
+                read_definition(self.hypervisor.xml_without_secrets(domain, live=False))
+            )
+            for domain in self.hypervisor.domains()
+            if domain.uuid not in ours
+        }
+        return now != {uuid: one for uuid, one in self.seen.items() if uuid not in ours}
+
+
+def destination_from(given: Mapping[str, Any]) -> Destination:
+    """Connect to a host that is named in the options, and read its guests.
+
+    Args:
+        given: ``name``, ``uri``, ``migrate_uri``, ``host`` and ``policy``.
+
+    Raises:
+        VnumaError: when it cannot be reached or read; the sentence names it.
+    """
+    name = str(given.get("name") or given["uri"])
+    try:
+        hypervisor = Target(given["uri"])
+        facts = given.get("host")
+        host = hypervisor.host() if facts is None else read_host(facts)
+        found = Destination(
+            name, hypervisor, given.get("migrate_uri"), host, dict(given.get("policy") or {})
+        )
+        found.read()
+    except VnumaError as error:
+        error.message = f"target {name}: {error.message}"
+        raise
+    return found
+
+
+def largest_first(travellers: Sequence[Traveller], hugepage_kib: int) -> list[Traveller]:
+    """Return guests in the order in which they are given a target: the largest find room first."""
+    sizes: dict[str, Ids] = {}
+    for one in travellers:
+        guest = read_guest(one.persistent, hugepage_kib)
+        sizes[one.domain.uuid] = (guest.memory_kib + guest.devices_kib, guest.vcpus)
+    return sorted(
+        travellers,
+        key=lambda one: (*(-size for size in sizes[one.domain.uuid]), one.domain.name),
+    )

@@ -1,0 +1,336 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Migrating guests live: check, plan on the targets, migrate, verify.
+
+Every guest is checked and planned before the first one leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from .._domain.state import managed_text
+from .._errors import HypervisorError, PolicyError, VnumaError
+from .._hypervisor.ends import Source
+from .._hypervisor.migration import Transfer
+from .._model.domain import Domain
+from .._model.layout import layout_to_result
+from .common import errors_to_result, warn_once
+from .departure import read_traveller, reasons_to_stay
+from .destination import Destination, Traveller, destination_from, largest_first
+from .journey import Journey, carry_out
+from .select import Match, select_guests
+from .state_dir import StateDir, default_state_dir
+
+
+@dataclass
+class MigrationResult:
+    """What came of a call.
+
+    Attributes:
+        journeys: one for each guest, in the order in which they were given a target.
+        errors: each about one guest, or one entry.
+        warnings: sentences about the call.
+        there: guests that were named, and run on a target already.
+    """
+
+    journeys: list[Journey] = field(default_factory=list)
+    errors: list[VnumaError] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    there: list[tuple[Domain, Destination]] = field(default_factory=list)
+
+
+def migrate_guests(
+    source: Source,
+    destinations: Sequence[Destination],
+    names: Sequence[str] | None,
+    transfer: Transfer,
+    state_dir: StateDir,
+    write: bool,
+    partial_success: bool = False,
+    at_once: int = 1,
+    say: Callable[[str], None] = lambda _line: None,
+) -> MigrationResult:
+    """Migrate guests to the first targets that can take them, the emptiest first.
+
+    Args:
+        source: where they are.
+        destinations: where they may go.
+        names: names, UUIDs or shell patterns; None for every guest that runs.
+        transfer: how.
+        state_dir: of the source.
+        write: False only says what would happen (check mode), and changes nothing.
+        partial_success: whether those who can go do so where others cannot.
+        at_once: how many are on their way together.
+        say: takes a line about how far one is.
+
+    Returns:
+        Results and errors, guest by guest; one that fails stays where it is.
+    """
+    result = MigrationResult()
+    travellers = []
+    for match in _select(source, destinations, names, result):
+        try:
+            travellers.append(read_traveller(source, match.domain))
+        except VnumaError as error:
+            result.errors.append(error.for_guest(match.domain.name))
+    default_kib = source.host().hugepage_default_kib
+    for traveller in largest_first(travellers, default_kib):
+        stays = reasons_to_stay(source, traveller, transfer, state_dir)
+        result.journeys.append(_choose(traveller, destinations, stays, result))
+    going = [one for one in result.journeys if one.destination is not None]
+    if result.errors and not partial_success:
+        return result
+    for journey in going:
+        journey.action = "migrated"
+    if write and going:
+        with ThreadPoolExecutor(max_workers=at_once) as pool:
+            step = partial(_go, source, going, transfer, state_dir, say)
+            result.errors += [error for error in pool.map(step, going) if error is not None]
+    return result
+
+
+def _select(
+    source: Source,
+    destinations: Sequence[Destination],
+    names: Sequence[str] | None,
+    result: MigrationResult,
+) -> list[Match]:
+    """Return the guests to migrate; who runs on a target already is not one of them."""
+    entries = [{"name": name} for name in (["*"] if names is None else names)]
+    selection = select_guests(source.domains(), entries)
+    result.warnings += selection.warnings if names is not None else ()
+    for error in selection.errors:
+        there = _running_there(destinations, error.guest or "")
+        if there is None:
+            result.errors.append(error)
+        else:
+            result.there.append(there)
+    matches = []
+    for match in selection.matches:
+        if match.domain.active:
+            matches.append(match)
+            continue
+        there = _running_there(destinations, match.domain.uuid)
+        if there is not None:
+            result.there.append(there)
+        elif match.by_name:
+            result.errors.append(
+                HypervisorError(
+                    "it is off, and only a running guest migrates live; start it, or define it on "
+                    "the target.",
+                    guest=match.domain.name,
+                )
+            )
+        else:
+            result.warnings.append(f"guest {match.domain.name} is off and stays where it is.")
+    return matches
+
+
+def _running_there(
+    destinations: Sequence[Destination], name: str
+) -> tuple[Domain, Destination] | None:
+    return next(
+        (
+            (domain, destination)
+            for destination in destinations
+            for domain in destination.domains.values()
+            if name in (domain.name, domain.uuid) and domain.active
+        ),
+        None,
+    )
+
+
+def _choose(
+    traveller: Traveller,
+    destinations: Sequence[Destination],
+    stays: Sequence[str],
+    result: MigrationResult,
+) -> Journey:
+    """Give a guest the emptiest target that can take it, or say why none can."""
+    journey = Journey(traveller)
+    answers = [(destination, *destination.receive(traveller)) for destination in destinations]
+    able = [(one, arrival) for one, arrival, _reasons in answers if arrival is not None]
+    if able and not stays:
+        journey.destination, journey.arrival = min(able, key=lambda pair: pair[0].load())
+        journey.destination.expect(traveller, journey.arrival)
+        if journey.arrival.layout is not None:
+            journey.warnings.extend(journey.arrival.layout.warnings)
+        return journey
+    journey.action = "refused"
+    journey.reasons = list(stays)
+    if not able:
+        journey.reasons += [
+            reason if len(destinations) == 1 else f"{destination.name}: {reason}"
+            for destination, _arrival, reasons in answers
+            for reason in reasons
+        ]
+    names = ", ".join(destination.name for destination in destinations)
+    reasons = " ".join(
+        reason if len(journey.reasons) == 1 else f"({number}) {reason}"
+        for number, reason in enumerate(journey.reasons, 1)
+    )
+    result.errors.append(
+        HypervisorError(
+            f"it cannot migrate to {names} and stays as it is: {reasons}",
+            guest=traveller.domain.name,
+        )
+    )
+    return journey
+
+
+def _go(
+    source: Source,
+    going: Sequence[Journey],
+    transfer: Transfer,
+    state_dir: StateDir,
+    say: Callable[[str], None],
+    journey: Journey,
+) -> VnumaError | None:
+    """Let one guest go; return the error where that failed."""
+    domain, destination, arrival = journey.traveller.domain, journey.destination, journey.arrival
+    if destination is None or arrival is None:
+        return None
+    try:
+        if destination.changed({one.traveller.domain.uuid for one in going}):
+            raise HypervisorError(
+                f"a guest of {destination.name} was defined, changed or removed after this one was "
+                "planned; it was not migrated, run again."
+            )
+        carry_out(source, journey, destination, arrival, transfer, say)
+        if transfer.undefine_source:
+            state_dir.drop_old(domain.uuid)
+    except VnumaError as error:
+        if journey.action != "migrated" or journey.seconds is None:
+            journey.action = "failed"
+        return error.for_guest(domain.name)
+    return None
+
+
+def transfer_from(options: Mapping[str, Any]) -> Transfer:
+    """Return how guests are migrated.
+
+    Raises:
+        PolicyError: when an option means nothing.
+    """
+    for option, least in (("at_once", 1), ("bandwidth_mib", 0)):
+        if options[option] < least:
+            raise PolicyError(
+                f"{option} must be an integer of at least {least}, not '{options[option]}'."
+            )
+    if options["timeout"] <= 0:
+        raise PolicyError(f"timeout must be more than 0 s, not {options['timeout']:g} s.")
+    return Transfer(
+        peer_to_peer=options["peer_to_peer"],
+        bandwidth_mib=options["bandwidth_mib"],
+        compression=None if options["compression"] == "none" else options["compression"],
+        auto_converge=options["auto_converge"],
+        post_copy=options["post_copy"],
+        copy_storage=options["copy_storage"],
+        tls=options["tls"],
+        undefine_source=options["source"] == "undefine",
+        timeout_s=options["timeout"],
+    )
+
+
+def migrate(module: AnsibleModule) -> dict[str, Any]:
+    """Migrate the guests and return what came of it."""
+    write = not module.check_mode
+    transfer = transfer_from(module.params)
+    if not module.params["targets"]:
+        raise PolicyError("targets must name at least one host to migrate to.")
+    with ExitStack() as stack:
+        source = Source(module.params["uri"])
+        stack.callback(source.close)
+        destinations = []
+        for given in module.params["targets"]:
+            destination = destination_from(given)
+            stack.callback(destination.hypervisor.close)
+            if destination.hypervisor.host_uuid() == source.host_uuid():
+                raise PolicyError(
+                    f"target {destination.name} is the source itself; name another host in targets."
+                )
+            destinations.append(destination)
+        state_dir = StateDir(module.params["state_dir"] or default_state_dir(), source.host_uuid())
+        with state_dir.locked() if write else nullcontext():
+            result = migrate_guests(
+                source,
+                destinations,
+                module.params["guests"],
+                transfer,
+                state_dir,
+                write,
+                module.params["partial"],
+                module.params["at_once"],
+                module.log,
+            )
+    journeys = sorted(result.journeys, key=lambda one: one.traveller.domain.name)
+    warn_once(
+        module, result.warnings, [(one.traveller.domain.name, one.warnings) for one in journeys]
+    )
+    migrated = [one for one in journeys if one.action == "migrated"]
+    answer: dict[str, Any] = {
+        "changed": bool(migrated),
+        "guests": [
+            *(_journey_to_result(one) for one in journeys),
+            *(_there_to_result(*one) for one in result.there),
+        ],
+        "migrated": [one.traveller.domain.name for one in migrated],
+        **errors_to_result(result.errors),
+    }
+    if module._diff:
+        answer["diff"] = [_journey_to_diff(one) for one in migrated]
+    return answer
+
+
+def _journey_to_result(journey: Journey) -> dict[str, Any]:
+    arrival, progress = journey.arrival, journey.progress
+    return {
+        "name": journey.traveller.domain.name,
+        "uuid": journey.traveller.domain.uuid,
+        "action": journey.action,
+        "target": None if journey.destination is None else journey.destination.name,
+        "reasons": journey.reasons,
+        "layout": None
+        if arrival is None or arrival.layout is None
+        else layout_to_result(arrival.layout, True),
+        "duration_s": journey.seconds,
+        "downtime_ms": None if progress is None else progress.downtime_ms,
+        "sent_kib": None if progress is None else progress.sent_kib,
+        "warnings": journey.warnings,
+    }
+
+
+def _there_to_result(domain: Domain, destination: Destination) -> dict[str, Any]:
+    return {
+        "name": domain.name,
+        "uuid": domain.uuid,
+        "action": "none",
+        "target": destination.name,
+        "reasons": [],
+        "layout": None,
+        "duration_s": None,
+        "downtime_ms": None,
+        "sent_kib": None,
+        "warnings": [],
+    }
+
+
+def _journey_to_diff(journey: Journey) -> dict[str, str]:
+    """Return the managed elements on both hosts, for ``--diff``."""
+    arrival, destination = journey.arrival, journey.destination
+    name = journey.traveller.domain.name
+    return {
+        "before_header": f"{name} (persistent definition on its source)",
+        "after_header": f"{name} (persistent definition on "
+        f"{'' if destination is None else destination.name})",
+        "before": managed_text(journey.traveller.persistent.root),
+        "after": "" if arrival is None else managed_text(arrival.persistent.root),
+    }

@@ -1,0 +1,279 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Migrate running guests to other hosts, with the pins and memory bindings of those."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vnuma_migrate
+short_description: Migrate running guests to other hosts
+version_added: 1.1.0
+author:
+  - The kvm.vnuma authors (@kvm-vnuma)
+description:
+  - Migrates guests live from the host that the module runs on. Each is planned on its target beside
+    the guests that are there, and runs there with the target's pins and memory bindings, also after
+    its next start. What its kernel sees stays the same.
+  - Every guest is checked and planned before the first one leaves. What stands against it is said
+    all at once. In check mode nothing else happens.
+  - Where several targets can take a guest, it goes to the one of which the smallest share is taken.
+    The largest guest is given a target first.
+  - A guest whose migration fails runs on where it was, defined as before. A guest that runs on a
+    target already is left alone.
+  - The module itself connects to the targets too, as the user that it runs as.
+extends_documentation_fragment:
+  - kvm.vnuma.attributes
+  - kvm.vnuma.attributes.action_group
+  - kvm.vnuma.connection
+  - kvm.vnuma.state
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+options:
+  guests:
+    description:
+      - Names, UUIDs or shell patterns. By default every guest of the host that runs.
+    type: list
+    elements: str
+  targets:
+    description:
+      - Hosts that the guests may go to.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description:
+          - How results and errors call it. By default its URI.
+        type: str
+      uri:
+        description:
+          - Connection URI of its libvirt daemon, as the source host reaches it, such as
+            C(qemu+ssh://root@kvm2/system).
+        type: str
+        required: true
+      migrate_uri:
+        description:
+          - Where its QEMU listens, such as C(tcp://10.0.0.2). By default the host name that the
+            target has for itself, which the source must be able to resolve.
+        type: str
+      host:
+        description:
+          - Its topology, C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns it. By
+            default it is asked for; which pCPUs are isolated is known from these facts only.
+        type: raw
+      policy:
+        description:
+          - Options of M(kvm.vnuma.vnuma_partition) that are this host's own, such as
+            C(reserved_cpus) or C(auto_nodes). All others are those that the guest was partitioned
+            with.
+        type: dict
+  partial:
+    description:
+      - Whether guests that can migrate do so where others cannot. Those are errors all the same.
+    type: bool
+    default: false
+  at_once:
+    description:
+      - How many guests may be on their way together.
+    type: int
+    default: 1
+  timeout:
+    description:
+      - How long the migration of a guest may take, in seconds. A guest that writes to its memory
+        faster than that is copied never gets there; then its migration is ended, and it runs on
+        where it was. See O(post_copy).
+    type: float
+    default: 600
+  bandwidth_mib:
+    description:
+      - The most that the migration of a guest may send, in MiB a second; V(0) for no limit.
+    type: int
+    default: 0
+  compression:
+    description:
+      - How memory is compressed on its way.
+    type: str
+    choices: [none, xbzrle, mt]
+    default: none
+  auto_converge:
+    description:
+      - Slow a guest down that writes to its memory faster than that is copied.
+    type: bool
+    default: false
+  post_copy:
+    description:
+      - After O(timeout), let the guest run on at the target, and fetch the rest of its memory from
+        there as it needs it. Should the network fail during that, the guest is lost.
+    type: bool
+    default: false
+  copy_storage:
+    description:
+      - V(none) refuses guests with disks that are not on shared storage.
+      - V(all) copies disks that are not shared, V(incremental) what they have beyond their backing
+        files. The files must be there at the target, unless libvirt can make them in a pool.
+    type: str
+    choices: [none, all, incremental]
+    default: none
+  tls:
+    description:
+      - Encrypt memory and disks on their way, by the certificates that QEMU is configured with on
+        both hosts.
+    type: bool
+    default: false
+  source:
+    description:
+      - What becomes of the guest's definition on the source once it runs on the target.
+    type: str
+    choices: [undefine, keep]
+    default: undefine
+  peer_to_peer:
+    description:
+      - Let the two daemons carry the migration out. It goes on should the module end.
+      - V(false) has the module carry it out over its own connections to both. It fails should the
+        module end, and the guest runs on where it was.
+    type: bool
+    default: true
+notes:
+  - libvirt's log, C(virsh domjobinfo), and the system log on the source say how far a migration is.
+seealso:
+  - module: kvm.vnuma.vnuma_partition
+  - module: kvm.vnuma.vnuma_info
+"""
+
+EXAMPLES = r"""
+- name: Migrate a guest to another host
+  kvm.vnuma.vnuma_migrate:
+    guests: [db1]
+    targets:
+      - name: kvm2
+        uri: qemu+ssh://root@kvm2/system
+
+- name: Say which guests could go to which of two hosts, and why others could not
+  kvm.vnuma.vnuma_migrate:
+    targets:
+      - {name: kvm2, uri: qemu+ssh://root@kvm2/system}
+      - {name: kvm3, uri: qemu+ssh://root@kvm3/system}
+    partial: true
+  check_mode: true
+"""
+
+RETURN = r"""
+guests:
+  description: One entry for every guest that was looked at, by name.
+  returned: always, unless the task failed as a whole
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the guest.
+      type: str
+      sample: anuma
+    uuid:
+      description: UUID of the guest.
+      type: str
+    action:
+      description:
+        - V(migrated); V(none) if it runs on a target already, or if others kept it back;
+          V(refused) if it cannot go to any; or V(failed). In check mode, what would be.
+      type: str
+      sample: migrated
+    target:
+      description: Name of the host that it was, or would be, migrated to; null for none.
+      type: str
+    reasons:
+      description: Why it cannot migrate.
+      type: list
+      elements: str
+    layout:
+      description: Its layout on the target, as M(kvm.vnuma.vnuma_partition) returns it.
+      type: dict
+    duration_s:
+      description: How long its migration took, in seconds.
+      type: float
+      sample: 12.4
+    downtime_ms:
+      description: How long it stood still, in milliseconds, as libvirt measured it.
+      type: int
+      sample: 87
+    sent_kib:
+      description: How much was sent, in KiB.
+      type: int
+    warnings:
+      description: Sentences about this guest.
+      type: list
+      elements: str
+migrated:
+  description: Names of the guests that were, or would be, migrated.
+  returned: always, unless the task failed as a whole
+  type: list
+  elements: str
+diff:
+  description: Managed elements of the persistent definition, on the source and on the target.
+  returned: with C(--diff)
+  type: list
+  elements: dict
+errors:
+  description: What went wrong, guest by guest.
+  returned: failure, unless the task failed as a whole
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the guest, or the name that was given.
+      type: str
+    msg:
+      description: What is wrong, and what to do.
+      type: str
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import run
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.migrate import migrate
+
+
+def main() -> None:
+    """Run the module."""
+    spec: dict[str, Any] = {
+        "uri": {"type": "str", "default": "qemu:///system"},
+        "guests": {"type": "list", "elements": "str"},
+        "targets": {
+            "type": "list",
+            "elements": "dict",
+            "required": True,
+            "options": {
+                "name": {"type": "str"},
+                "uri": {"type": "str", "required": True},
+                "migrate_uri": {"type": "str"},
+                "host": {"type": "raw"},
+                "policy": {"type": "dict"},
+            },
+        },
+        "partial": {"type": "bool", "default": False},
+        "at_once": {"type": "int", "default": 1},
+        "timeout": {"type": "float", "default": 600},
+        "bandwidth_mib": {"type": "int", "default": 0},
+        "compression": {"type": "str", "choices": ["none", "xbzrle", "mt"], "default": "none"},
+        "auto_converge": {"type": "bool", "default": False},
+        "post_copy": {"type": "bool", "default": False},
+        "copy_storage": {
+            "type": "str",
+            "choices": ["none", "all", "incremental"],
+            "default": "none",
+        },
+        "tls": {"type": "bool", "default": False},
+        "source": {"type": "str", "choices": ["undefine", "keep"], "default": "undefine"},
+        "peer_to_peer": {"type": "bool", "default": True},
+        "state_dir": {"type": "path"},
+    }
+    run(AnsibleModule(argument_spec=spec, supports_check_mode=True), migrate)
+
+
+if __name__ == "__main__":
+    main()

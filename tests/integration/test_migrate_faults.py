@@ -1,0 +1,185 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Migrations that fail: each ends with the guest on one host, defined there, and one sentence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import guestboot
+import pytest
+from adhoc import Run
+from roads import Roads, firmware_guest
+
+pytestmark = pytest.mark.slow
+
+#: So slow that there is time for every fault: a booted guest has tens of MiB to copy.
+_SLOW = {"bandwidth_mib": 1}
+_PATIENCE_S = 240.0
+
+
+@pytest.fixture(scope="module")
+def guest(highway: Roads, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A guest that has booted on the east: whatever fails, it is there again afterwards."""
+    highway.clear()
+    console = tmp_path_factory.mktemp("faults") / "console.log"
+    east = highway.libvirts["east"]
+    east.define(guestboot.domain_xml("db1", 2, 224, console))
+    highway.partition("east", "db1", group=("east", "west"))
+    east.virsh("start", "db1")
+    guestboot.wait_for_boots(console, 1)
+    yield "db1"
+    assert guestboot.boots(console) == 1
+    highway.clear()
+
+
+@contextmanager
+def _migrating(roads: Roads, **options: object) -> Iterator[Future[Run]]:
+    """Begin a slow migration to the west, and go on once the guest has begun to arrive there."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(roads.migrate, "east", "west", "db1", **{**_SLOW, **options})
+        west = roads.libvirts["west"]
+        _until(lambda: future.done() or "db1" in west.virsh("list", "--all", "--name"))
+        assert not future.done(), future.result().output
+        yield future
+
+
+def _until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _is_on_one_host(roads: Roads, name: str, here: str, other: str) -> bool:
+    """Tell whether a guest runs on a host, defined there, and is nowhere on another."""
+    return (
+        name in roads.libvirts[here].virsh("list", "--name", "--persistent").split()
+        and roads.libvirts[here].virsh("domstate", name).strip() == "running"
+        and name not in roads.libvirts[other].virsh("list", "--all", "--name").split()
+    )
+
+
+def test_one_that_does_not_finish_in_time(highway: Roads, guest: str) -> None:
+    """It is ended, and what was left to do is said."""
+    east = highway.libvirts["east"]
+    before = east.dump(guest)
+    run = highway.migrate("east", "west", guest, timeout=5, **_SLOW)
+    assert run.failed
+    assert not run.result["changed"]
+    assert "it was not migrated to west: it did not finish within 5 s (sent " in run.msg
+    assert "It is running on its source, as before, and nothing of it is left on west." in run.msg
+    assert run.result["guests"][0]["action"] == "failed"
+    assert east.dump(guest) == before
+    assert _is_on_one_host(highway, guest, "east", "west")
+
+
+def test_the_daemon_of_the_target_dies(highway: Roads, guest: str) -> None:
+    """It comes back, and clears away what had begun to arrive."""
+    with _migrating(highway) as future:
+        highway.host("west").kill_daemon()
+        run = future.result(_PATIENCE_S)
+    assert run.failed
+    assert "it was not migrated to west: " in run.msg
+    assert "It is running on its source, as before, " in run.msg
+    _until(lambda: _is_on_one_host(highway, guest, "east", "west"))
+
+
+def test_the_daemon_of_the_source_dies(highway: Roads, guest: str) -> None:
+    """It comes back, ends the migration, and the guest runs on."""
+    with _migrating(highway) as future:
+        highway.host("east").kill_daemon()
+        run = future.result(_PATIENCE_S)
+    assert run.failed
+    assert "it was not migrated to west: a libvirt daemon ended its connection" in run.msg
+    assert "It is running on its source, as before, " in run.msg
+    _until(lambda: _is_on_one_host(highway, guest, "east", "west"))
+
+
+def test_the_network_is_cut(highway: Roads, guest: str) -> None:
+    """Both hosts notice by themselves, and each does its part."""
+    with _migrating(highway) as future:
+        with highway.cut("west"):
+            run = future.result(_PATIENCE_S)
+        assert run.failed
+        assert "it was not migrated to west: " in run.msg
+        assert "It is running on its source, as before" in run.msg
+        _until(lambda: _is_on_one_host(highway, guest, "east", "west"))
+
+
+@pytest.mark.parametrize("peer_to_peer", [True, False])
+def test_the_module_is_killed(highway: Roads, guest: str, peer_to_peer: bool) -> None:
+    """The daemons go on by themselves; where the module carries it out, nothing has happened."""
+    with _migrating(highway, peer_to_peer=peer_to_peer, bandwidth_mib=4) as future:
+        highway.host("east").exec(["pkill", "-KILL", "-f", "AnsiballZ_vnuma_migrate"])
+        assert future.result(_PATIENCE_S).failed
+    ends = ("west", "east") if peer_to_peer else ("east", "west")
+    _until(lambda: _is_on_one_host(highway, guest, *ends))
+    if peer_to_peer:
+        # The next run finds it where it is, and another one brings it back.
+        run = highway.migrate("east", "west", guest)
+        assert (run.failed, run.result["changed"]) == (False, False), run.output
+        run = highway.migrate("west", "east", guest)
+        assert not run.failed, run.msg
+
+
+def test_post_copy_ends_what_is_late(highway: Roads, guest: str) -> None:
+    """The guest runs on at the target before all of its memory is there, and loses none of it."""
+    run = highway.migrate("east", "west", guest, post_copy=True, timeout=3, **_SLOW)
+    assert not run.failed, run.msg
+    assert _is_on_one_host(highway, guest, "west", "east")
+    run = highway.migrate("west", "east", guest)
+    assert not run.failed, run.msg
+
+
+@contextmanager
+def _hugepages(count: int) -> Iterator[None]:
+    """Let this machine have so many hugepages that nobody uses."""
+    pool = Path("/proc/sys/vm/nr_hugepages")
+    before = pool.read_text()
+    try:
+        pool.write_text(str(int(before) + count))
+    except OSError as error:
+        pytest.skip(f"this machine lets nobody set its hugepages: {error}")
+    try:
+        if int(pool.read_text()) < int(before) + count:
+            pytest.skip(f"this machine has no memory in one piece for {count} hugepages")
+        yield
+    finally:
+        pool.write_text(before)
+
+
+def test_hugepages_that_are_taken(roads: Roads) -> None:
+    """Taken by a guest: refused. Taken by another program: QEMU finds none, and it stays."""
+    pages = "<memoryBacking><hugepages/></memoryBacking><vcpu>"
+    with _hugepages(128):
+        for name in ("east", "west"):
+            roads.host(name).exec(["mkdir", "-p", "/dev/hugepages"])
+            roads.host(name).exec(["mount", "-t", "hugetlbfs", "none", "/dev/hugepages"])
+            # It looks for such mounts when it starts.
+            roads.host(name).renew_daemon()
+        east, west = roads.libvirts["east"], roads.libvirts["west"]
+        for libvirt, name, mib in ((east, "comes", 16), (west, "holds", 120)):
+            libvirt.define(firmware_guest(name, memory_mib=mib).replace("<vcpu>", pages, 1))
+        roads.partition("east", "comes", group=("east", "west"))
+        roads.partition("west", "holds")
+        east.virsh("start", "comes")
+        west.virsh("start", "holds")
+        run = roads.migrate("east", "west", "comes", flags=("--check",))
+        assert run.failed
+        assert (
+            "it needs 4 hugepages of 2048 KiB on host node 0, whose pool has 32, and guests that "
+            "run there hold 30 (holds 30)"
+        ) in run.msg
+        west.virsh("destroy", "holds")
+        # By the plan there is room again, and somebody else has it.
+        Path("/proc/sys/vm/nr_hugepages").write_text("8")
+        run = roads.migrate("east", "west", "comes", peer_to_peer=False)
+        assert run.failed
+        assert "it was not migrated to west: libvirt at " in run.msg
+        assert "unable to map backing store for guest RAM" in run.msg
+        assert _is_on_one_host(roads, "comes", "east", "west")
