@@ -13,8 +13,8 @@ tenth as fast as a real machine, and has no SMT: the emulation cannot show sibli
 
 SPEC is a file in tests/lab/numahosts, in the form of those in tests/hosts, or - for the standard
 input; nodes have as many pCPUs each, in order, and nodes without come last. PORT 0 is any free one.
-Hosts that were given the same UDP port of this machine as their LAN, and addresses in one network of
-256, reach each other at these.
+Hosts that were given the same UDP port of this machine as their LAN, and addresses in one network
+of 256, reach each other at these.
 A host's own folder, below VNUMA_LAB, has spec.json, its console serial.log, and an ssh_config that
 reaches it.
 """
