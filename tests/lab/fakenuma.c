@@ -169,6 +169,11 @@ int sched_setaffinity(pid_t thread, size_t size, const cpu_set_t *set)
     return 0;
 }
 
+#ifdef __x86_64__
+/* Also for a host with a glibc before 2.34, where it was not in libc itself. */
+__asm__(".symver dlsym,dlsym@GLIBC_2.2.5");
+#endif
+
 /* How QEMU places the threads that fill hugepages (thread-context, 7.2): by another way to the kernel. */
 int pthread_setaffinity_np(pthread_t thread, size_t size, const cpu_set_t *set)
 {

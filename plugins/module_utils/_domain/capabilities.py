@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from .._cpuset import parse_cpuset, whole_number
 from .._errors import CpusetError, HostError
 from .._model.host import (
@@ -14,6 +16,7 @@ from .._model.host import (
     default_hugepage_kib,
     host_from_facts,
 )
+from .._model.layout import Ids
 from .xml import Element, elements, parse_xml
 
 
@@ -114,13 +117,24 @@ def _node(cell: Element, base_page: list[int], caches: list[frozenset[int]]) -> 
         ),
         cores=_cores(threads),
         socket_ids=tuple(sorted(sockets)),
-        # With sub-NUMA clustering several nodes share a cache: each has its part of the pCPUs.
-        cache_domains=tuple(
-            sorted(
-                tuple(sorted(cpus.intersection(threads))) for cpus in caches if cpus & {*threads}
-            )
-        ),
+        cache_domains=_cache_domains(caches, threads),
     )
+
+
+def _cache_domains(caches: Sequence[frozenset[int]], threads: Iterable[int]) -> tuple[Ids, ...]:
+    """Return the cache domains of a node, every pCPU in one of them at most.
+
+    With sub-NUMA clustering several nodes share a cache: each has its part of the pCPUs. Firmware
+    that numbers caches by pCPU has libvirt list one several times, and each time all of its pCPUs
+    (seen with QEMU's EPYC models): who comes first is believed.
+    """
+    left = set(threads)
+    domains = []
+    for cpus in caches:
+        inside = tuple(sorted(cpus & left))
+        left.difference_update(inside)
+        domains.append(inside)
+    return tuple(sorted(filter(None, domains)))
 
 
 def _cores(siblings: dict[int, tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:

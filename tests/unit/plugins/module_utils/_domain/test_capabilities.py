@@ -110,6 +110,9 @@ def _banks(*cpusets: str, level: int = 3) -> str:
         # A cache that is not told of, and pCPUs that are offline.
         (_banks("0-1", "4-9"), [((0, 1),), ((4, 5, 6, 7),)]),
         (_banks("0-3", level=2), [(), ()]),
+        # Caches that are listed once for each of their pCPUs, and some that disagree.
+        (_banks("0-1", "0-1", "2-7", "2-7"), [((0, 1), (2, 3)), ((4, 5, 6, 7),)]),
+        (_banks("0-1", "1-3"), [((0, 1), (2, 3)), ()]),
         # One node has a list, and the other none.
         (_banks("0-1", "2-3"), [((0, 1), (2, 3)), ()]),
         # pCPUs that no node has any more, and a cache that covers a node in part.
