@@ -34,7 +34,7 @@ from .update import fingerprint
 
 
 @dataclass(frozen=True)
-class Traveller:
+class MovingGuest:
     """A guest that is to migrate.
 
     Attributes:
@@ -105,10 +105,10 @@ class Destination:
                 self.live[domain.uuid] = read_definition(running)
         self.seen = {uuid: fingerprint(one) for uuid, one in self.definitions.items()}
 
-    def expect(self, traveller: Traveller, arrival: Arrival) -> None:
+    def expect(self, moving: MovingGuest, arrival: Arrival) -> None:
         """Count a guest in for those that are planned after it."""
-        self.definitions[traveller.domain.uuid] = arrival.persistent
-        self.live[traveller.domain.uuid] = arrival.live
+        self.definitions[moving.domain.uuid] = arrival.persistent
+        self.live[moving.domain.uuid] = arrival.live
 
     def load(self) -> float:
         """Return the larger of the shares of its memory and its pCPUs that its guests have."""
@@ -122,26 +122,26 @@ class Destination:
             sum(guest.vcpus for guest in guests) / max(cpus, 1),
         )
 
-    def receive(self, traveller: Traveller) -> tuple[Arrival | None, list[str]]:
+    def receive(self, moving: MovingGuest) -> tuple[Arrival | None, list[str]]:
         """Say what a guest would be here, or all that stands against it.
 
         Args:
-            traveller: the guest.
+            moving: the guest.
 
         Returns:
             What it would be, None where it cannot come; and the reasons, none where it can.
         """
-        reasons = [*self._namesakes(traveller), *self.hypervisor.lacks(traveller.live)]
+        reasons = [*self._namesakes(moving), *self.hypervisor.lacks(moving.live)]
         try:
-            arrival = self._plan(traveller)
+            arrival = self._plan(moving)
         except VnumaError as error:
             return None, [*reasons, error.message]
-        reasons += self._misfits(traveller, arrival)
+        reasons += self._misfits(moving, arrival)
         return (None if reasons else arrival), reasons
 
-    def _namesakes(self, traveller: Traveller) -> list[str]:
+    def _namesakes(self, moving: MovingGuest) -> list[str]:
         """Say who here has its name or its UUID, and is not what was kept of it."""
-        domain = traveller.domain
+        domain = moving.domain
         for other in self.domains.values():
             if other.uuid != domain.uuid and other.name == domain.name:
                 return [
@@ -156,47 +156,47 @@ class Destination:
         if own.name != domain.name:
             return [f"it is defined there under another name, {own.name}; undefine that."]
         there = self.definitions[domain.uuid]
-        if not looks_the_same(traveller.live, there):
+        if not looks_the_same(moving.live, there):
             return [
                 "it is defined there already, with another layout "
-                f"({'; '.join(visible_differences(traveller.live, there))}); undefine it there if "
+                f"({'; '.join(visible_differences(moving.live, there))}); undefine it there if "
                 "nobody needs it."
             ]
         return []
 
-    def _plan(self, traveller: Traveller) -> Arrival:
-        policy = held_policy(traveller.persistent, traveller.live, self.options)
+    def _plan(self, moving: MovingGuest) -> Arrival:
+        policy = held_policy(moving.persistent, moving.live, self.options)
         if policy is None:
-            return self._unplanned(traveller)
-        layout, request = self._lay_out(traveller, policy)
-        sentence = self._no_room(traveller, bound_by_layout(request, layout, self.host))
+            return self._unplanned(moving)
+        layout, request = self._lay_out(moving, policy)
+        sentence = self._no_room(moving, bound_by_layout(request, layout, self.host))
         if sentence is not None:
             raise LayoutError(sentence)
         return Arrival(
-            partitioned(traveller.live, layout, policy).definition,
-            partitioned(traveller.persistent, layout, policy).definition,
+            partitioned(moving.live, layout, policy).definition,
+            partitioned(moving.persistent, layout, policy).definition,
             layout,
         )
 
-    def _unplanned(self, traveller: Traveller) -> Arrival:
+    def _unplanned(self, moving: MovingGuest) -> Arrival:
         """Let a guest come as it is, that no partition ties to a host."""
-        if names_host(traveller.live.state) or names_host(traveller.persistent.state):
+        if names_host(moving.live.state) or names_host(moving.persistent.state):
             raise LayoutError(
                 "it was never partitioned, and its pins or memory bindings name pCPUs and nodes of "
                 "its own host; partition it first, or remove them."
             )
-        return Arrival(traveller.live, traveller.persistent, None)
+        return Arrival(moving.live, moving.persistent, None)
 
-    def _lay_out(self, traveller: Traveller, policy: Policy) -> tuple[Layout, Request]:
+    def _lay_out(self, moving: MovingGuest, policy: Policy) -> tuple[Layout, Request]:
         """Plan a guest beside all others; its cells stay what it runs with."""
-        bare = without_host(traveller.persistent)
+        bare = without_host(moving.persistent)
         guest = read_guest(bare, self.host.hugepage_default_kib)
         planned = policy
         if not policy.migration_group and policy.cells is not None:
             # The nodes are chosen as for a shape: as many as divide its cells equally.
             planned = replace(policy, migration_group=(self.name,))
-        request = Request(traveller.domain, guest, planned, bare, guest)
-        uuid = traveller.domain.uuid
+        request = Request(moving.domain, guest, planned, bare, guest)
+        uuid = moving.domain.uuid
         others = Others(
             {other: one for other, one in self.definitions.items() if other != uuid},
             {other: one for other, one in self.live.items() if other != uuid},
@@ -204,16 +204,16 @@ class Destination:
         (answer,) = plan_requests([request], others, self.host).answers
         if isinstance(answer, VnumaError):
             raise answer
-        cells = traveller.live.state.cells
+        cells = moving.live.state.cells
         if not policy.migration_group and [one.vcpus for one in answer.cells] == [
             one.vcpus for one in cells
         ]:
-            answer = replace(answer, cells=cells, topology=traveller.live.state.topology)
+            answer = replace(answer, cells=cells, topology=moving.live.state.topology)
         return answer, request
 
-    def _no_room(self, traveller: Traveller, wanted: Sequence[BoundMemory]) -> str | None:
+    def _no_room(self, moving: MovingGuest, wanted: Sequence[BoundMemory]) -> str | None:
         """Say which node lacks memory for it beside guests that run there."""
-        uuid = traveller.domain.uuid
+        uuid = moving.domain.uuid
         running = [
             bound
             for other, live in self.live.items()
@@ -237,12 +237,12 @@ class Destination:
                 )
         return None
 
-    def _misfits(self, traveller: Traveller, arrival: Arrival) -> list[str]:
+    def _misfits(self, moving: MovingGuest, arrival: Arrival) -> list[str]:
         """Say what of a guest would be another there, or names what is not there."""
         found = [
             f"{what}, and a running guest keeps what it was started with; partition it with a "
             "migration_group and restart it."
-            for what in visible_differences(traveller.live, arrival.live)
+            for what in visible_differences(moving.live, arrival.live)
         ]
         stray = stray_cpus(arrival.live.root, self.host)
         if stray:
@@ -295,13 +295,13 @@ def destination_from(given: Mapping[str, Any]) -> Destination:
     return found
 
 
-def largest_first(travellers: Sequence[Traveller], hugepage_kib: int) -> list[Traveller]:
+def largest_first(moving_guests: Sequence[MovingGuest], hugepage_kib: int) -> list[MovingGuest]:
     """Return guests in the order in which they are given a target: the largest find room first."""
     sizes: dict[str, Ids] = {}
-    for one in travellers:
+    for one in moving_guests:
         guest = read_guest(one.persistent, hugepage_kib)
         sizes[one.domain.uuid] = (guest.memory_kib + guest.devices_kib, guest.vcpus)
     return sorted(
-        travellers,
+        moving_guests,
         key=lambda one: (*(-size for size in sizes[one.domain.uuid]), one.domain.name),
     )

@@ -23,9 +23,9 @@ from .._hypervisor.migration import Transfer
 from .._model.domain import Domain
 from .._model.layout import layout_to_result
 from .common import errors_to_result, warn_once
-from .departure import read_traveller, reasons_to_stay
-from .destination import Destination, Traveller, destination_from, largest_first
-from .journey import Journey, carry_out
+from .destination import Destination, MovingGuest, destination_from, largest_first
+from .leaving import read_moving_guest, reasons_to_stay
+from .move import Move, carry_out
 from .select import Match, select_guests
 from .state_dir import StateDir, default_state_dir
 
@@ -35,13 +35,13 @@ class MigrationResult:
     """What came of a call.
 
     Attributes:
-        journeys: one for each guest, in the order in which they were given a target.
+        moves: one for each guest, in the order in which they were given a target.
         errors: each about one guest, or one entry.
         warnings: sentences about the call.
         there: guests that were named, and run on a target already.
     """
 
-    journeys: list[Journey] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
     errors: list[VnumaError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     there: list[tuple[Domain, Destination]] = field(default_factory=list)
@@ -75,21 +75,21 @@ def migrate_guests(
         Results and errors, guest by guest; one that fails stays where it is.
     """
     result = MigrationResult()
-    travellers = []
+    moving_guests = []
     for match in _select(source, destinations, names, result):
         try:
-            travellers.append(read_traveller(source, match.domain))
+            moving_guests.append(read_moving_guest(source, match.domain))
         except VnumaError as error:
             result.errors.append(error.for_guest(match.domain.name))
     default_kib = source.host().hugepage_default_kib
-    for traveller in largest_first(travellers, default_kib):
-        stays = reasons_to_stay(source, traveller, transfer, state_dir)
-        result.journeys.append(_choose(traveller, destinations, stays, result))
-    going = [one for one in result.journeys if one.destination is not None]
+    for moving in largest_first(moving_guests, default_kib):
+        stays = reasons_to_stay(source, moving, transfer, state_dir)
+        result.moves.append(_choose(moving, destinations, stays, result))
+    going = [one for one in result.moves if one.destination is not None]
     if result.errors and not partial_success:
         return result
-    for journey in going:
-        journey.action = "migrated"
+    for move in going:
+        move.action = "migrated"
     if write and going:
         with ThreadPoolExecutor(max_workers=at_once) as pool:
             step = partial(_go, source, going, transfer, state_dir, say)
@@ -149,67 +149,67 @@ def _running_there(
 
 
 def _choose(
-    traveller: Traveller,
+    moving: MovingGuest,
     destinations: Sequence[Destination],
     stays: Sequence[str],
     result: MigrationResult,
-) -> Journey:
+) -> Move:
     """Give a guest the emptiest target that can take it, or say why none can."""
-    journey = Journey(traveller)
-    answers = [(destination, *destination.receive(traveller)) for destination in destinations]
+    move = Move(moving)
+    answers = [(destination, *destination.receive(moving)) for destination in destinations]
     able = [(one, arrival) for one, arrival, _reasons in answers if arrival is not None]
     if able and not stays:
-        journey.destination, journey.arrival = min(able, key=lambda pair: pair[0].load())
-        journey.destination.expect(traveller, journey.arrival)
-        if journey.arrival.layout is not None:
-            journey.warnings.extend(journey.arrival.layout.warnings)
-        return journey
-    journey.action = "refused"
-    journey.reasons = list(stays)
+        move.destination, move.arrival = min(able, key=lambda pair: pair[0].load())
+        move.destination.expect(moving, move.arrival)
+        if move.arrival.layout is not None:
+            move.warnings.extend(move.arrival.layout.warnings)
+        return move
+    move.action = "refused"
+    move.reasons = list(stays)
     if not able:
-        journey.reasons += [
+        move.reasons += [
             reason if len(destinations) == 1 else f"{destination.name}: {reason}"
             for destination, _arrival, reasons in answers
             for reason in reasons
         ]
     names = ", ".join(destination.name for destination in destinations)
     reasons = " ".join(
-        reason if len(journey.reasons) == 1 else f"({number}) {reason}"
-        for number, reason in enumerate(journey.reasons, 1)
+        reason if len(move.reasons) == 1 else f"({number}) {reason}"
+        for number, reason in enumerate(move.reasons, 1)
     )
     result.errors.append(
         HypervisorError(
             f"it cannot migrate to {names} and stays as it is: {reasons}",
-            guest=traveller.domain.name,
+            guest=moving.domain.name,
         )
     )
-    return journey
+    return move
 
 
 def _go(
     source: Source,
-    going: Sequence[Journey],
+    going: Sequence[Move],
     transfer: Transfer,
     state_dir: StateDir,
     say: Callable[[str], None],
-    journey: Journey,
+    move: Move,
 ) -> VnumaError | None:
     """Let one guest go; return the error where that failed."""
-    domain, destination, arrival = journey.traveller.domain, journey.destination, journey.arrival
+    domain, destination, arrival = move.moving.domain, move.destination, move.arrival
     if destination is None or arrival is None:
         return None
     try:
-        if destination.changed({one.traveller.domain.uuid for one in going}):
+        if destination.changed({one.moving.domain.uuid for one in going}):
             raise HypervisorError(
                 f"a guest of {destination.name} was defined, changed or removed after this one was "
                 "planned; it was not migrated, run again."
             )
-        carry_out(source, journey, destination, arrival, transfer, say)
+        carry_out(source, move, destination, arrival, transfer, say)
         if transfer.undefine_source:
             state_dir.drop_old(domain.uuid)
     except VnumaError as error:
-        if journey.action != "migrated" or journey.seconds is None:
-            journey.action = "failed"
+        if move.action != "migrated" or move.seconds is None:
+            move.action = "failed"
         return error.for_guest(domain.name)
     return None
 
@@ -271,40 +271,38 @@ def migrate(module: AnsibleModule) -> dict[str, Any]:
                 module.params["at_once"],
                 module.log,
             )
-    journeys = sorted(result.journeys, key=lambda one: one.traveller.domain.name)
-    warn_once(
-        module, result.warnings, [(one.traveller.domain.name, one.warnings) for one in journeys]
-    )
-    migrated = [one for one in journeys if one.action == "migrated"]
+    moves = sorted(result.moves, key=lambda one: one.moving.domain.name)
+    warn_once(module, result.warnings, [(one.moving.domain.name, one.warnings) for one in moves])
+    migrated = [one for one in moves if one.action == "migrated"]
     answer: dict[str, Any] = {
         "changed": bool(migrated),
         "guests": [
-            *(_journey_to_result(one) for one in journeys),
+            *(_move_to_result(one) for one in moves),
             *(_there_to_result(*one) for one in result.there),
         ],
-        "migrated": [one.traveller.domain.name for one in migrated],
+        "migrated": [one.moving.domain.name for one in migrated],
         **errors_to_result(result.errors),
     }
     if module._diff:
-        answer["diff"] = [_journey_to_diff(one) for one in migrated]
+        answer["diff"] = [_move_to_diff(one) for one in migrated]
     return answer
 
 
-def _journey_to_result(journey: Journey) -> dict[str, Any]:
-    arrival, progress = journey.arrival, journey.progress
+def _move_to_result(move: Move) -> dict[str, Any]:
+    arrival, progress = move.arrival, move.progress
     return {
-        "name": journey.traveller.domain.name,
-        "uuid": journey.traveller.domain.uuid,
-        "action": journey.action,
-        "target": None if journey.destination is None else journey.destination.name,
-        "reasons": journey.reasons,
+        "name": move.moving.domain.name,
+        "uuid": move.moving.domain.uuid,
+        "action": move.action,
+        "target": None if move.destination is None else move.destination.name,
+        "reasons": move.reasons,
         "layout": None
         if arrival is None or arrival.layout is None
         else layout_to_result(arrival.layout, True),
-        "duration_s": journey.seconds,
+        "duration_s": move.seconds,
         "downtime_ms": None if progress is None else progress.downtime_ms,
         "sent_kib": None if progress is None else progress.sent_kib,
-        "warnings": journey.warnings,
+        "warnings": move.warnings,
     }
 
 
@@ -323,14 +321,14 @@ def _there_to_result(domain: Domain, destination: Destination) -> dict[str, Any]
     }
 
 
-def _journey_to_diff(journey: Journey) -> dict[str, str]:
+def _move_to_diff(move: Move) -> dict[str, str]:
     """Return the managed elements on both hosts, for ``--diff``."""
-    arrival, destination = journey.arrival, journey.destination
-    name = journey.traveller.domain.name
+    arrival, destination = move.arrival, move.destination
+    name = move.moving.domain.name
     return {
         "before_header": f"{name} (persistent definition on its source)",
         "after_header": f"{name} (persistent definition on "
         f"{'' if destination is None else destination.name})",
-        "before": managed_text(journey.traveller.persistent.root),
+        "before": managed_text(move.moving.persistent.root),
         "after": "" if arrival is None else managed_text(arrival.persistent.root),
     }

@@ -21,7 +21,7 @@ from .._hypervisor.ends import Source
 from .._hypervisor.migration import Migration, Progress, Transfer, lost_its_reason
 from .._model.domain import Domain
 from .._size import show_size
-from .destination import Arrival, Destination, Traveller
+from .destination import Arrival, Destination, MovingGuest
 from .location import locate_guest
 
 _LOOK_EVERY_S = 0.5
@@ -33,11 +33,11 @@ _AGENT_PATIENCE_S = 30.0
 
 
 @dataclass
-class Journey:
+class Move:
     """One guest on its way.
 
     Attributes:
-        traveller: the guest.
+        moving: the guest.
         destination: where it is to go, None where it cannot go anywhere.
         arrival: what it is to be there.
         reasons: why it cannot go, sentences by target.
@@ -47,7 +47,7 @@ class Journey:
         warnings: sentences about it.
     """
 
-    traveller: Traveller
+    moving: MovingGuest
     destination: Destination | None = None
     arrival: Arrival | None = None
     reasons: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Journey:
 
 def carry_out(
     source: Source,
-    journey: Journey,
+    move: Move,
     destination: Destination,
     arrival: Arrival,
     transfer: Transfer,
@@ -69,7 +69,7 @@ def carry_out(
 
     Args:
         source: where it runs.
-        journey: the guest; what happened is noted in it.
+        move: the guest; what happened is noted in it.
         destination: where it goes.
         arrival: what it is to be there.
         transfer: how.
@@ -78,12 +78,12 @@ def carry_out(
     Raises:
         HypervisorError: when it was not migrated, or is not what it was to be.
     """
-    traveller = journey.traveller
-    domain, began = traveller.domain, time.monotonic()
+    moving = move.moving
+    domain, began = moving.domain, time.monotonic()
     had_agent = source.agent_answers(domain)
     migration = Migration(source.full_uri, domain)
     try:
-        _check_unchanged(source, traveller)
+        _check_unchanged(source, moving)
         watch = _Watch(migration, domain, transfer, say)
         problem: HypervisorError | None = None
         with watch:
@@ -97,18 +97,18 @@ def carry_out(
                 )
             except HypervisorError as error:
                 problem = error
-        journey.progress = watch.progress
+        move.progress = watch.progress
     finally:
         migration.close()
     if problem is not None and not _has_arrived(source, destination, domain):
         raise _not_migrated(source, destination, domain, problem, watch, transfer)
     if problem is not None:
-        journey.warnings.append(
+        move.warnings.append(
             f"libvirt reported an error, and it has arrived all the same: {problem.message}"
         )
-    journey.seconds = round(time.monotonic() - began, 1)
-    journey.action = "migrated"
-    _verify(journey, destination, arrival, had_agent)
+    move.seconds = round(time.monotonic() - began, 1)
+    move.action = "migrated"
+    _verify(move, destination, arrival, had_agent)
     _check_source(source, domain, transfer)
 
 
@@ -162,16 +162,16 @@ def progress_text(progress: Progress) -> str:
     return f"sent {sent}, {left} of {total} remain"
 
 
-def _check_unchanged(source: Source, traveller: Traveller) -> None:
+def _check_unchanged(source: Source, moving: MovingGuest) -> None:
     """Refuse to migrate what is no longer what was planned.
 
     Raises:
         HypervisorError: when its definition has changed, or it does not run any more.
     """
-    domain = traveller.domain
+    domain = moving.domain
     if (
-        source.persistent_xml(domain) != traveller.persistent.text
-        or read_definition(source.migratable_xml(domain)).state != traveller.live.state
+        source.persistent_xml(domain) != moving.persistent.text
+        or read_definition(source.migratable_xml(domain)).state != moving.live.state
     ):
         raise HypervisorError(
             "someone else changed its definition after it was planned; it was not migrated, run "
@@ -248,20 +248,20 @@ def _whereabouts(source: Source, destination: Destination, domain: Domain) -> st
         time.sleep(1.0)
 
 
-def _verify(journey: Journey, destination: Destination, arrival: Arrival, had_agent: bool) -> None:
+def _verify(move: Move, destination: Destination, arrival: Arrival, had_agent: bool) -> None:
     """Compare what runs at the target with what was to run there.
 
     Raises:
         HypervisorError: when it is another; the guest stays there.
     """
-    target, domain = destination.hypervisor, journey.traveller.domain
+    target, domain = destination.hypervisor, move.moving.domain
     there = target.find(domain)
     if there is None or not there.active or not there.persistent:
         raise HypervisorError(
             f"it left for {destination.name} and does not run there as a persistent guest; look "
             "at both hosts at once."
         )
-    journey.progress = target.last_progress(there) or journey.progress
+    move.progress = target.last_progress(there) or move.progress
     found = []
     for live, wanted in ((True, arrival.live), (False, arrival.persistent)):
         now = read_definition(target.xml_without_secrets(there, live))
@@ -281,7 +281,7 @@ def _verify(journey: Journey, destination: Destination, arrival: Arrival, had_ag
     if had_agent and not target.wait(
         lambda: target.agent_answers(there), time.monotonic() + _AGENT_PATIENCE_S
     ):
-        journey.warnings.append(
+        move.warnings.append(
             f"its agent answered before, and has not done so on {destination.name} within "
             f"{_AGENT_PATIENCE_S:g} s; check the guest."
         )

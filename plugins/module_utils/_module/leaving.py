@@ -13,11 +13,11 @@ from .._hypervisor.ends import Source
 from .._hypervisor.migration import Transfer
 from .._hypervisor.mounts import file_system
 from .._model.domain import Domain
-from .destination import Traveller
+from .destination import MovingGuest
 from .state_dir import StateDir
 
 
-def read_traveller(source: Source, domain: Domain) -> Traveller:
+def read_moving_guest(source: Source, domain: Domain) -> MovingGuest:
     """Read both definitions of a guest.
 
     Raises:
@@ -25,45 +25,45 @@ def read_traveller(source: Source, domain: Domain) -> Traveller:
     """
     live = read_definition(source.migratable_xml(domain))
     persistent = read_definition(source.persistent_xml(domain)) if domain.persistent else live
-    return Traveller(domain, persistent, live)
+    return MovingGuest(domain, persistent, live)
 
 
 def reasons_to_stay(
-    source: Source, traveller: Traveller, transfer: Transfer, state_dir: StateDir
+    source: Source, moving: MovingGuest, transfer: Transfer, state_dir: StateDir
 ) -> list[str]:
     """Return sentences about what keeps a guest where it is; none where nothing does.
 
     Raises:
         VnumaError: when that cannot be found out.
     """
-    domain = traveller.domain
+    domain = moving.domain
     reasons = []
     if not domain.persistent:
         reasons.append("it is transient, and would be lost where it is undefined; define it.")
     blocker = source.migration_blocker(domain)
     if blocker is not None:
         reasons.append(f"{blocker}, so that it cannot migrate now; wait until that is over.")
-    if needs_restart(traveller.live, traveller.persistent):
+    if needs_restart(moving.live, moving.persistent):
         reasons.append(
             "it runs with another layout than it is defined with; restart it with vnuma_restart."
         )
     elif state_dir.begun_restart(domain.uuid) is not None:
         reasons.append("a restart of it was begun and has not ended; run vnuma_restart.")
-    passed = Counter(passed_through(traveller.live.root))
+    passed = Counter(passed_through(moving.live.root))
     if passed:
         devices = ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items()))
         reasons.append(f"devices of its host are passed through to it ({devices}); detach them.")
-    return reasons + _storage(source, traveller, transfer)
+    return reasons + _storage(source, moving, transfer)
 
 
-def _storage(source: Source, traveller: Traveller, transfer: Transfer) -> list[str]:
+def _storage(source: Source, moving: MovingGuest, transfer: Transfer) -> list[str]:
     """Say which disks only this host has, where they are not to be copied."""
     # Which file system that is can be told on the source itself only.
     if transfer.copy_storage != "none" or not source.is_local():
         return []
     local = [
         f"{disk.target} ({disk.path}, {kind})"
-        for disk in local_disks(traveller.live.root)
+        for disk in local_disks(moving.live.root)
         if (kind := file_system(disk.path)) not in SHARED_FILE_SYSTEMS
     ]
     if not local:
