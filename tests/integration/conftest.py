@@ -129,6 +129,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         since, what = marker.args
         if not has_libvirt(since):
             pytest.skip(f"{what} needs libvirt {since}")
+    for marker in item.iter_markers("needs_qemu_before"):
+        last, what = marker.args
+        if _release(root.chosen().versions.qemu) >= _release(last):
+            pytest.skip(f"{what} needs QEMU before {last}")
 
 
 @pytest.fixture(scope="session")

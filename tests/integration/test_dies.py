@@ -55,6 +55,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirt]:
     shutil.rmtree(host.root, ignore_errors=True)
 
 
+@pytest.mark.needs_qemu_before("9.1", "an emulated guest with dies")
 @pytest.mark.parametrize(
     ("vcpus", "options", "topology", "cells", "l3"),
     [

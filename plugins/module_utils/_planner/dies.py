@@ -25,6 +25,10 @@ from .limits import lacks_topoext
 #: (pc_machine_class_init, hw/i386/pc.c; seen with QEMU 7.2, from pc-i440fx-1.4 on).
 _FIRST_LIBVIRT = (6, 1)
 _FIRST_QEMU = (4, 1)
+#: From here on QEMU's emulation ends when a guest asks for more levels of its CPU topology than
+#: there are (encode_topo_cpuid1f, target/i386/cpu.c; seen with QEMU 10.0 and 11.1, before the guest
+#: prints a word). With KVM the host's kernel answers.
+_FIRST_THAT_CRASHES = (9, 1)
 #: The last machine types without an L3 cache (pc_compat_2_7, hw/i386/pc.c in QEMU).
 _LAST_WITHOUT_L3 = (2, 7)
 
@@ -53,8 +57,8 @@ def check_dies(policy: Policy) -> None:
         )
 
 
-def check_support(arch: str, host: Host) -> None:
-    """Refuse dies where the guest would not start with them.
+def check_support(guest: Guest, arch: str, host: Host) -> None:
+    """Refuse dies where the guest would not start with them, or not come up.
 
     Raises:
         LayoutError: with what has none.
@@ -68,12 +72,20 @@ def check_support(arch: str, host: Host) -> None:
         ("libvirt", host.libvirt_version, _FIRST_LIBVIRT),
         ("QEMU", host.hypervisor_version, _FIRST_QEMU),
     ):
-        release = tuple(whole_number(part) or 0 for part in version.split(".")[:2])
-        if version and release < first:
+        if version and _release(version) < first:
             raise LayoutError(
                 f"its host has {name} {version}, and dies came with {name} {first[0]}.{first[1]}; "
                 f"upgrade {name}, or set dies to 'none'."
             )
+    if guest.kind == "qemu" and _release(host.hypervisor_version) >= _FIRST_THAT_CRASHES:
+        raise LayoutError(
+            f"its host has QEMU {host.hypervisor_version}, whose emulation crashes while a guest "
+            "with several dies boots; use KVM (domain type 'kvm'), or set dies to 'none'."
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(whole_number(part) or 0 for part in version.split(".")[:2])
 
 
 def die_cores(

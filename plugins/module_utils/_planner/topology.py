@@ -110,7 +110,7 @@ def _mirrored(
         return Mirrored(_with_low_ids(plain, guest, arch, policy, per_socket, per_socket))
     topology = _with_low_ids(plain, guest, arch, policy, per_socket, per_die)
     if topology.dies > 1:
-        check_support(arch, host)
+        check_support(guest, arch, host)
     return Mirrored(topology, per_die * threads)
 
 

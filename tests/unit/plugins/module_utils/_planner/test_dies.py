@@ -206,6 +206,11 @@ def test_options_that_conflict(guest: GuestOf, options: dict[str, Any], said: st
         ({"libvirt_version": "6.0.0"}, {}, "dies came with libvirt 6.1; upgrade libvirt, or "),
         ({"hypervisor_version": "4.0.1"}, {}, "its host has QEMU 4.0.1, and dies came with QEMU"),
         ({}, {"arch": "aarch64"}, "guests of architecture aarch64 cannot have dies"),
+        (
+            {"hypervisor_version": "9.1.0"},
+            {"kind": "qemu"},
+            "its host has QEMU 9.1.0, whose emulation",
+        ),
     ],
 )
 def test_who_has_no_dies(
@@ -216,8 +221,11 @@ def test_who_has_no_dies(
     several = _host([4, 4], **host_keys)
     assert said in refusal(guest(8, **guest_keys), several, **asked)
     assert _topology(planned(guest(4, **guest_keys), several, **asked)) == (1, 1, 4, 1)
-    newer = _host([4, 4], libvirt_version="6.1.0", hypervisor_version="4.1.0")
-    assert _topology(planned(guest(8), newer, **asked)) == (1, 2, 4, 1)
+    for version in ("4.1.0", "9.0.4"):
+        able = _host([4, 4], libvirt_version="6.1.0", hypervisor_version=version)
+        assert _topology(planned(guest(8, kind="qemu"), able, **asked)) == (1, 2, 4, 1)
+    newest = _host([4, 4], libvirt_version="12.8.0", hypervisor_version="11.1.0")
+    assert _topology(planned(guest(8, kind="kvm"), newest, **asked)) == (1, 2, 4, 1)
 
 
 @pytest.mark.parametrize(
