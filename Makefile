@@ -10,7 +10,7 @@ RUN := $(PYTHON) tests/tools/run.py
 
 .PHONY: help
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: bootstrap ## Partition the RFC's guest on a private libvirt that has the RFC's host
@@ -27,7 +27,11 @@ test-kvm: bootstrap ## Real placement on emulated 8-node and 4-node KVM hosts, a
 
 .PHONY: test-migration
 test-migration: bootstrap ## Guests that migrate live between unlike hosts, and faults on the way
-	@$(RUN) migration molecule-kvm-migration
+	@$(RUN) migration
+
+.PHONY: test-kvm-migration
+test-kvm-migration: bootstrap ## A KVM guest that migrates between two emulated hosts, and comes back
+	@$(RUN) molecule-kvm-migration
 
 .PHONY: test-daemons
 test-daemons: bootstrap ## Partition four guests on each of 300 libvirt daemons that have just started
