@@ -27,14 +27,16 @@ def _mirrored() -> Evidence:
         for cell in range(3)
     }
     siblings = {cpu: str(cpu) for cpu in range(6)}
-    report = GuestReport(nodes, siblings, dict.fromkeys(range(6), 0), (), 500)
+    alone = dict.fromkeys(range(6), 0)
+    report = GuestReport(nodes, siblings, alone, alone, {}, complaints=(), log_lines=500)
     pins = [{0, 1}, {0, 1}, {2, 3}, {2, 3}, {4, 5}, {4, 5}]
     placement = Placement(pins, [{0: 60000}, {1: 60000}, {2: 60000}])
     return Evidence(SPEC, report, placement, 384)
 
 
 def _unpartitioned() -> Evidence:
-    report = GuestReport({0: GuestNode("0-5", (10,), 380000, 144)}, {}, {}, (), 500)
+    node = GuestNode("0-5", (10,), 380000, 144)
+    report = GuestReport({0: node}, {}, {}, {}, {}, complaints=(), log_lines=500)
     placement = Placement([set(range(6))] * 6, [{0: 50000, 1: 60000, 2: 70000}])
     return Evidence(SPEC, report, placement, 384)
 

@@ -56,7 +56,7 @@ from hypothesis import strategies as st
 from planning import partitioned_text, restored_text
 
 EXAMPLES = settings(
-    max_examples=300,
+    max_examples=200,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
