@@ -5,9 +5,8 @@
     python3 tests/tools/run.py check | test | demo | STEP...
     python3 tests/tools/run.py --molecule WORD...
 
-Steps run three at a time, the longest first, but for some that run alone; what each printed is in
-build/logs. A step that cannot run on this machine is NOT RUN, says why, and is never counted as
-passed.
+Steps run two at a time, but for some that run alone; what each printed is in build/logs. A step
+that cannot run on this machine is NOT RUN, says why, and is never counted as passed.
 """
 
 from __future__ import annotations
@@ -50,8 +49,6 @@ MIGRATION = tuple(
 #: What needs programs that a machine may lack, and that the other tests do not need.
 PAGE = ("tests/integration/test_page.py",)
 REPORT = ("tests/integration/test_report.py",)
-#: Guests that boot and shut down leave a core idle for half of the time: three steps fill two.
-_LANES = 3
 _PRINTING = threading.Lock()
 
 
@@ -230,20 +227,6 @@ def _docs() -> list[list[str]]:
 
 STEPS = (
     Step(
-        "restarts",
-        "guests that run, and faults that happen",
-        _pytest(ansible, *RESTARTS),
-    ),
-    Step(
-        "integration",
-        "real libvirt",
-        _pytest(
-            ansible,
-            "tests/integration",
-            *(f"--ignore={path}" for path in (*RESTARTS, *HOSTS, *PAGE, *REPORT, *MIGRATION)),
-        ),
-    ),
-    Step(
         "ruff",
         "style and common mistakes",
         lambda: [
@@ -304,6 +287,20 @@ STEPS = (
         "guests that migrate between hosts, and faults on the way",
         _pytest(ansible, *MIGRATION),
         alone=True,
+    ),
+    Step(
+        "restarts",
+        "guests that run, and faults that happen",
+        _pytest(ansible, *RESTARTS),
+    ),
+    Step(
+        "integration",
+        "real libvirt",
+        _pytest(
+            ansible,
+            "tests/integration",
+            *(f"--ignore={path}" for path in (*RESTARTS, *HOSTS, *PAGE, *REPORT, *MIGRATION)),
+        ),
     ),
     Step("hosts", "a dozen guests on every made-up host", _pytest(ansible, *HOSTS)),
     Step("report", "page and metrics by whole plays", _report, _linked, required=False),
@@ -417,7 +414,7 @@ def _main(names: list[str]) -> int:
     if any(name.startswith(tarball) for name in wanted):
         trees.install(ansible() / "bin/ansible-galaxy")
     chosen = [steps[name] for name in wanted]
-    with ThreadPoolExecutor(max_workers=_LANES) as pool:
+    with ThreadPoolExecutor(max_workers=2) as pool:
         answers = list(pool.map(run_step, [step for step in chosen if not step.alone]))
     answers += [run_step(step) for step in chosen if step.alone]
     print(f"\n{'step':<20} {'verdict':<8} {'seconds':>7}")
