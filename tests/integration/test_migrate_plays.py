@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from conftest import PROJECT
 from roads import Roads, firmware_guest
 
 pytestmark = pytest.mark.slow
@@ -79,6 +82,36 @@ def _where(roads: Roads) -> dict[str, set[str]]:
         found[name] = set(libvirt.virsh("list", "--name").split())
         assert set(libvirt.virsh("list", "--all", "--name").split()) == found[name]
     return found
+
+
+def _examples() -> list[dict[str, Any]]:
+    """Return the tasks in the documentation of the module."""
+    source = (PROJECT / "plugins/modules/vnuma_migrate.py").read_text()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "EXAMPLES":
+            tasks: list[dict[str, Any]] = yaml.safe_load(ast.literal_eval(node.value))
+            return tasks
+    raise AssertionError("vnuma_migrate has no EXAMPLES")
+
+
+def test_the_examples_of_the_module(roads: Roads) -> None:
+    """As they stand in its documentation, but for the addresses of the hosts."""
+    roads.clear()
+    for name in ("db1", "web"):
+        roads.libvirts["east"].define(firmware_guest(name))
+        roads.libvirts["east"].virsh("start", name)
+    called = {"kvm2": "west", "kvm3": "south"}
+    answers = []
+    for task in _examples():
+        arguments = task["kvm.vnuma.vnuma_migrate"]
+        targets = [roads.target(called[one["name"]]) for one in arguments["targets"]]
+        flags = ("--check",) if task.get("check_mode") else ()
+        run = roads.call("east", "vnuma_migrate", {**arguments, "targets": targets}, *flags)
+        assert not run.failed, run.msg
+        answers.append((run.result["migrated"], bool(flags)))
+    assert answers == [(["db1"], False), (["web"], True)]
+    assert roads.libvirts["west"].virsh("list", "--name").split() == ["db1"]
+    assert roads.libvirts["east"].virsh("list", "--name").split() == ["web"]
 
 
 def test_a_guest_by_name(roads: Roads, play: Callable[..., Play]) -> None:
