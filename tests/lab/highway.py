@@ -89,12 +89,7 @@ class Highway(Fleet):
     def variables(self, name: str) -> dict[str, Any]:
         """Return the variables by which Ansible reaches a host."""
         shared: dict[str, Any] = json.loads(self.inventory.read_text())["kvm_hosts"]["vars"]
-        # Of this fleet alone: another may have had a host of that name a moment ago.
-        return {
-            **shared,
-            "ansible_host": name,
-            "ansible_control_path": f"{self.folder}/control-{name}",
-        }
+        return {**shared, "ansible_host": name}
 
     @contextmanager
     def cut(self, name: str) -> Iterator[None]:
