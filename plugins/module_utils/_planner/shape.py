@@ -316,6 +316,6 @@ def _no_shape(counts: Sequence[int | None], reasons: Mapping[str, str]) -> str:
         )
     return (
         f"no number of cells can be had on every host of its migration group ({each}); take hosts "
-        "out of migration_group, reduce the guest's vCPUs or memory, raise cpu_overcommit, or lower "
-        "reserved_memory_mib."
+        "out of migration_group, reduce the guest's vCPUs or memory, raise cpu_overcommit, or "
+        "lower reserved_memory_mib."
     )
