@@ -142,6 +142,7 @@ _WINDOWS = (
 )
 
 
+@pytest.mark.needs_libvirt("7.1", "CPU mode maximum")
 def test_a_windows_client_on_eight_cells(lab: Callable[..., Libvirt], call: Call) -> None:
     """It uses two sockets: a warning says so, and the way out leads to two that start."""
     libvirt = lab("rfc-8n240c", shim=True)
