@@ -347,8 +347,8 @@ def test_a_guest_that_was_grown_boots_with_its_new_cells(hosts: Hosts) -> None:
     large = guestboot.read_report(hosts.console("a"))
     assert [node.cpus for node in small.nodes.values()] == ["0", "1"]
     assert [node.cpus for node in large.nodes.values()] == ["0-1", "2-3"]
-    # 74 MiB more each; but a kernel counts its own image (32 MiB) out of the node that it is on, and
-    # with KASLR that may be another one on each boot.
+    # 74 MiB more each; but a kernel leaves its own image (32 MiB) out of the node that it is on,
+    # which with KASLR may be another one on each boot.
     for number, node in large.nodes.items():
         assert node.memory_kib > small.nodes[number].memory_kib + 32 * 1024
     assert hosts.play({"roles": [ROLE], "hosts": "kvm1"}).recap("kvm1")["changed"] == 0
