@@ -17,7 +17,7 @@ from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._model.placement import Ledger, Placement
 from .._planner.cache_pins import add_pins
-from .._planner.cores import EXCLUSIVE
+from .._planner.cores import EXCLUSIVE, follows_domains
 from .._planner.pinning import exclusive_cpus
 from .._planner.plan import plan_guests
 from .._policy import AUTO, Policy
@@ -115,9 +115,7 @@ def plan_requests(
 
 def needs_others(requests: Sequence[Request]) -> bool:
     """Tell whether the plan depends on the other guests of the host."""
-    return any(
-        one.policy.nodes == AUTO or one.policy.pinning in (*EXCLUSIVE, "cache") for one in requests
-    )
+    return any(one.policy.nodes == AUTO or follows_domains(one.policy) for one in requests)
 
 
 def cores_by_pins(definitions: Iterable[Definition]) -> dict[Ids, Fraction]:

@@ -16,6 +16,11 @@ from .._policy import Policy
 EXCLUSIVE = ("core", "cpu")
 
 
+def follows_domains(policy: Policy) -> bool:
+    """Tell whether the pins of a guest keep to cache domains where they can."""
+    return policy.pinning in (*EXCLUSIVE, "cache")
+
+
 def on_host(policy: Policy, host: Host) -> Policy:
     """Return a policy with ``isolated`` among the reserved pCPUs as the pCPUs that it means.
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .._model.host import Node
 from .._policy import Policy
-from .cores import EXCLUSIVE
+from .cores import follows_domains
 
 
 class _Part(NamedTuple):
@@ -23,11 +23,6 @@ class _Part(NamedTuple):
 
     less_cores: int
     is_shared: bool
-
-
-def follows_domains(policy: Policy) -> bool:
-    """Tell whether the pins of a guest keep to cache domains where they can."""
-    return policy.pinning in (*EXCLUSIVE, "cache")
 
 
 class DomainRoom:

@@ -14,8 +14,9 @@ from .._model.host import Host, Node
 from .._model.layout import Ids
 from .._model.placement import Ledger, Need, NodeAccount
 from .._policy import Policy
+from .cores import follows_domains
 from .demand import Demand, Needs
-from .domains import DomainRoom, follows_domains
+from .domains import DomainRoom
 
 
 class Taken(NamedTuple):
