@@ -35,7 +35,7 @@ test-kvm-migration: bootstrap ## A KVM guest that migrates between two emulated 
 
 .PHONY: test-daemons
 test-daemons: bootstrap ## Partition four guests on each of 300 libvirt daemons that have just started
-	@$(PYTHON) tests/lab/freshdaemons.py
+	@"$$($(RUN) --install)/bin/python" tests/lab/freshdaemons.py
 
 .PHONY: test-platforms
 test-platforms: bootstrap ## Managed hosts of Debian 11 to sid and a modular libvirt (an hour)

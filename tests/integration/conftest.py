@@ -24,9 +24,11 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "tests" / "lab"))
 
+import commands
 import door
 import root
 from adhoc import SYSTEM_PYTHON, Adhoc, Run
+from community import fetch
 from fakehost import FakeHost, lab_root
 
 if TYPE_CHECKING:
@@ -144,6 +146,13 @@ def collections() -> Path:
 
 
 @pytest.fixture(scope="session")
+def ansible(collections: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Ansible's settings: where the collections are, those of the examples too."""
+    community = fetch(Path(sys.prefix))
+    commands.configure(f"{collections}:{community}", tmp_path_factory.mktemp("ansible"))
+
+
+@pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Libvirt]]:
     """Start a daemon for a host by its name in tests/hosts; one that runs is shared."""
     started: dict[tuple[str, bool], Libvirt] = {}
@@ -166,13 +175,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Libv
 
 
 @pytest.fixture(scope="session")
-def highway(collections: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roads]:
+def highway(ansible: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roads]:
     """Three unlike hosts that reach one another by ssh, and migrate guests."""
     from roads import Roads
 
-    adhoc = Adhoc(
-        Path(sys.executable).parent / "ansible", collections, tmp_path_factory.mktemp("roads")
-    )
+    adhoc = Adhoc(tmp_path_factory.mktemp("roads"))
     roads = Roads(f"mv{os.getpid() % 100000}", f"10.79.{os.getpid() % 250}", adhoc)
     roads.open(("east", "west", "south"))
     yield roads
@@ -203,9 +210,9 @@ def state_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def call(collections: Path, state_dir: Path, tmp_path: Path) -> Callable[..., Run]:
+def call(ansible: None, state_dir: Path, tmp_path: Path) -> Callable[..., Run]:
     """Call a module of the collection by Ansible, on the host of its URI unless told another."""
-    adhoc = Adhoc(Path(sys.executable).parent / "ansible", collections, tmp_path)
+    adhoc = Adhoc(tmp_path)
 
     def run(
         module: str,
@@ -223,27 +230,14 @@ def call(collections: Path, state_dir: Path, tmp_path: Path) -> Callable[..., Ru
     return run
 
 
-def play_tasks(
-    libvirt: Libvirt, path: Path, collections: Path, tasks: list[dict[str, Any]], **keys: Any
-) -> str:
+def play_tasks(libvirt: Libvirt, path: Path, tasks: list[dict[str, Any]], **keys: Any) -> str:
     """Run a play on a host; fail with its output if it fails."""
     play = {"hosts": "localhost", "gather_facts": False, **keys}
     reached = {"ansible_python_interpreter": SYSTEM_PYTHON, **libvirt.variables}
     play["vars"] = {**reached, **play.get("vars", {})}
     book = path / "play.yml"
     book.write_text(json.dumps([{**play, "tasks": tasks}]))
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(book)],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(collections),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_HOME": str(path / "ansible"),
-        },
-    )
+    done = commands.run(["ansible-playbook", "-i", "localhost,", str(book)], path)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -8,16 +8,14 @@ import ast
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import commands
 import guestboot
 import pytest
 import yaml
-from community import fetch
 from conftest import HOSTS, PROJECT, Libvirt
 from fleet import Fleet
 from guests import KIND, anuma
@@ -57,14 +55,13 @@ def hosts(fleet: Fleet) -> Iterator[dict[str, Libvirt]]:
 
 
 @pytest.fixture
-def play(fleet: Fleet, collections: Path, tmp_path: Path) -> Play:
+def play(fleet: Fleet, ansible: None, tmp_path: Path) -> Play:
     """Run a playbook with the examples' inventory and return what Ansible printed."""
-    community = fetch(Path(sys.prefix))
 
     def run(playbook: Path, *flags: str, fails: bool = False) -> str:
-        done = subprocess.run(
+        done = commands.run(
             [
-                str(Path(sys.executable).parent / "ansible-playbook"),
+                "ansible-playbook",
                 *("--inventory", str(fleet.inventory)),
                 *("--inventory", str(EXAMPLES / "inventory.yml")),
                 # The users are root on these hosts, and have no sudo.
@@ -73,17 +70,7 @@ def play(fleet: Fleet, collections: Path, tmp_path: Path) -> Play:
                 *flags,
                 str(playbook),
             ],
-            check=False,
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "ANSIBLE_COLLECTIONS_PATH": f"{collections}:{community}",
-                "ANSIBLE_NOCOLOR": "1",
-                "ANSIBLE_HOME": str(tmp_path / "ansible"),
-                "ANSIBLE_LOCALHOST_WARNING": "0",
-            },
+            tmp_path,
         )
         output = done.stdout + done.stderr
         assert "Traceback" not in output

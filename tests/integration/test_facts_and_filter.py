@@ -55,12 +55,11 @@ def test_feeding_the_facts_back_gives_the_same_layout(rfc: Libvirt, call: Call) 
         assert given == gathered
 
 
-def test_as_a_facts_module_of_gather_facts(rfc: Libvirt, collections: Path, tmp_path: Path) -> None:
+def test_as_a_facts_module_of_gather_facts(rfc: Libvirt, ansible: None, tmp_path: Path) -> None:
     """gather_facts runs it beside setup, and its defaults come from the action group."""
     output = play_tasks(
         rfc,
         tmp_path,
-        collections,
         [
             {
                 "ansible.builtin.assert": {
@@ -84,7 +83,7 @@ def test_as_a_facts_module_of_gather_facts(rfc: Libvirt, collections: Path, tmp_
 
 @pytest.mark.parametrize("source", ["facts", "capabilities"])
 def test_filter_gives_what_the_module_defines(
-    rfc: Libvirt, call: Call, collections: Path, tmp_path: Path, source: str
+    rfc: Libvirt, call: Call, tmp_path: Path, source: str
 ) -> None:
     """A template through the filter, defined by other means, needs no change by the module."""
     if source == "facts":
@@ -96,7 +95,6 @@ def test_filter_gives_what_the_module_defines(
     play_tasks(
         rfc,
         tmp_path,
-        collections,
         [
             {
                 "ansible.builtin.copy": {

@@ -469,8 +469,8 @@ def test_without_root(bench: Bench, call: Call, tmp_path: Path) -> None:
     run = call(
         "vnuma_info",
         {"uri": f"{bench.libvirt.uri}-ro", "state_dir": "/nowhere"},
+        "--extra-vars=ansible_remote_tmp=/tmp ansible_pipelining=true",
         python=str(nobody),
-        environment={"ANSIBLE_REMOTE_TMP": "/tmp", "ANSIBLE_PIPELINING": "true"},
     )
     assert not run.failed, run.output
     (guest,) = run.result["guests"]

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 import yaml
 from conftest import PROJECT
@@ -36,7 +34,7 @@ class Play:
 
 
 @pytest.fixture
-def play(roads: Roads, collections: Path, tmp_path: Path) -> Callable[..., Play]:
+def play(roads: Roads, tmp_path: Path) -> Callable[..., Play]:
     """Run a playbook of the collection on the hosts."""
 
     def run(book: str, *flags: str, **variables: Any) -> Play:
@@ -51,23 +49,15 @@ def play(roads: Roads, collections: Path, tmp_path: Path) -> Callable[..., Play]
         }
         inventory = {"all": {"hosts": hosts, "vars": {"vnuma_migration_group": list(names)}}}
         (tmp_path / "hosts.json").write_text(json.dumps(inventory))
-        done = subprocess.run(
+        done = commands.run(
             [
-                str(Path(sys.executable).parent / "ansible-playbook"),
+                "ansible-playbook",
                 f"kvm.vnuma.{book}",
                 f"--inventory={tmp_path / 'hosts.json'}",
                 f"--extra-vars={json.dumps(variables)}",
                 *flags,
             ],
-            check=False,
-            capture_output=True,
-            text=True,
-            env={
-                **os.environ,
-                "ANSIBLE_COLLECTIONS_PATH": str(collections),
-                "ANSIBLE_NOCOLOR": "1",
-                "ANSIBLE_HOME": str(tmp_path / "ansible"),
-            },
+            tmp_path,
         )
         assert "Traceback" not in done.stdout + done.stderr
         return Play(done.stdout + done.stderr, failed=done.returncode != 0)

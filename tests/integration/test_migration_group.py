@@ -25,14 +25,14 @@ SPECS = {
 
 
 @pytest.fixture
-def hosts(lab: Callable[..., Libvirt], collections: Path, tmp_path: Path) -> Iterator[Hosts]:
+def hosts(lab: Callable[..., Libvirt], ansible: None, tmp_path: Path) -> Iterator[Hosts]:
     """Four unlike hosts, a guest on each of the first three."""
     libvirts = {name: lab(spec) for name, spec in SPECS.items()}
     for name, libvirt in libvirts.items():
         libvirt.clear()
         if name != "tiny":
             libvirt.define(anuma(f"on-{name}", vcpus=8, memory_kib=8 * GIB))
-    yield Hosts(libvirts, tmp_path, collections)
+    yield Hosts(libvirts, tmp_path)
     for libvirt in libvirts.values():
         libvirt.clear()
 

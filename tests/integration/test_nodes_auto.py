@@ -338,9 +338,7 @@ def test_a_running_guest(lab: Callable[..., Libvirt], call: Call, tmp_path: Path
     libvirt.clear()
 
 
-def test_the_filter_gives_the_modules_answer(
-    rfc: Libvirt, call: Call, collections: Path, tmp_path: Path
-) -> None:
+def test_the_filter_gives_the_modules_answer(rfc: Libvirt, call: Call, tmp_path: Path) -> None:
     """The same nodes and layouts from texts as from the daemon."""
     guests = _many(20, "g", 2)
     _define(rfc, guests, tmp_path)
@@ -348,7 +346,7 @@ def test_the_filter_gives_the_modules_answer(
     arguments = _arguments(rfc, layouts="complete", cpu_overcommit=2)
     said = call("vnuma_partition", arguments, "--check").result
     texts = list(rfc.dumps(guests).values())
-    planned = _filtered(rfc, {"texts": texts, "host": host}, collections, tmp_path)
+    planned = _filtered(rfc, {"texts": texts, "host": host}, tmp_path)
     for part in ("placement", "layout"):
         assert {one["name"]: one[part] for one in planned["guests"]} == {
             one["name"]: one[part] for one in said["guests"]
@@ -357,13 +355,11 @@ def test_the_filter_gives_the_modules_answer(
     assert planned["ledger"]["nodes"] == said["ledger"]["nodes"]
 
 
-def _filtered(
-    libvirt: Libvirt, variables: dict[str, Any], collections: Path, folder: Path
-) -> dict[str, Any]:
+def _filtered(libvirt: Libvirt, variables: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return what the filter makes of texts and host in a play."""
     expression = "{{ texts | kvm.vnuma.plan_host(host, nodes='auto', cpu_overcommit=2) | to_json }}"
     write = {"content": expression, "dest": f"{folder}/plan.json"}
-    play_tasks(libvirt, folder, collections, [{"ansible.builtin.copy": write}], vars=variables)
+    play_tasks(libvirt, folder, [{"ansible.builtin.copy": write}], vars=variables)
     plan = json.loads((folder / "plan.json").read_text())
     assert isinstance(plan, dict)
     return plan

@@ -57,12 +57,12 @@ class Written:
 
 
 @pytest.fixture
-def written(lab: Callable[..., Libvirt], collections: Path, tmp_path: Path) -> Iterator[Written]:
+def written(lab: Callable[..., Libvirt], ansible: None, tmp_path: Path) -> Iterator[Written]:
     """Two hosts: one with four nodes, one with three."""
     libvirts = {"kvm1": lab("asymmetric-4n16c"), "kvm2": lab("asym-3n")}
     for libvirt in libvirts.values():
         libvirt.clear()
-    yield Written(Hosts(libvirts, tmp_path, collections))
+    yield Written(Hosts(libvirts, tmp_path))
     for libvirt in libvirts.values():
         libvirt.clear()
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import commands
 import guestboot
 import pytest
 from conftest import SYSTEM_PYTHON, Libvirt
@@ -55,13 +56,11 @@ class Hosts:
     Args:
         libvirts: the hosts by their name in the inventory.
         folder: for inventory, plays, consoles and state.
-        collections: where the collection is installed.
     """
 
-    def __init__(self, libvirts: dict[str, Libvirt], folder: Path, collections: Path) -> None:
+    def __init__(self, libvirts: dict[str, Libvirt], folder: Path) -> None:
         self.libvirts = libvirts
         self.folder = folder
-        self._collections = collections
         self._variables: dict[str, dict[str, Any]] = {name: {} for name in libvirts}
 
     def guests(self, host: str, *guests: str | dict[str, Any], **variables: Any) -> None:
@@ -85,8 +84,8 @@ class Hosts:
         guestboot.wait_for_boots(self.console(name), boots)
         return len(guestboot.read_report(self.console(name)).nodes)
 
-    def command(self, *plays: dict[str, Any] | str, flags: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Return the arguments that run plays, or a playbook by its name."""
+    def command(self, *plays: dict[str, Any] | str, flags: tuple[str, ...] = ()) -> list[str]:
+        """Return the command that runs plays, or a playbook by its name."""
         inventory = self.folder / "inventory.json"
         hosts = {
             name: {"vnuma_uri": libvirt.uri, **self._variables[name]}
@@ -107,25 +106,11 @@ class Hosts:
                 json.dumps([{"hosts": "all", "gather_facts": False, **play} for play in plays])
             )
             books = [str(book)]
-        return {
-            "args": [
-                str(Path(sys.executable).parent / "ansible-playbook"),
-                *("--inventory", str(inventory), *flags, *books),
-            ],
-            "cwd": self.folder,
-            "env": {
-                **os.environ,
-                "ANSIBLE_COLLECTIONS_PATH": str(self._collections),
-                "ANSIBLE_NOCOLOR": "1",
-                "ANSIBLE_HOME": str(self.folder / "ansible"),
-            },
-        }
+        return ["ansible-playbook", "--inventory", str(inventory), *flags, *books]
 
     def play(self, *plays: dict[str, Any] | str, flags: tuple[str, ...] = ()) -> Play:
         """Run plays, or a playbook by its name."""
-        done = subprocess.run(
-            **self.command(*plays, flags=flags), check=False, capture_output=True, text=True
-        )
+        done = commands.run(self.command(*plays, flags=flags), self.folder)
         assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
         return Play(done.stdout + done.stderr, done.returncode != 0)
 
@@ -142,12 +127,12 @@ class Hosts:
 
 
 @pytest.fixture
-def hosts(lab: Callable[..., Libvirt], collections: Path, tmp_path: Path) -> Iterator[Hosts]:
+def hosts(lab: Callable[..., Libvirt], ansible: None, tmp_path: Path) -> Iterator[Hosts]:
     """Two hosts: one with four nodes, one with three."""
     libvirts = {"kvm1": lab("asymmetric-4n16c", shim=True), "kvm2": lab("asym-3n", shim=True)}
     for libvirt in libvirts.values():
         libvirt.clear()
-    yield Hosts(libvirts, tmp_path, collections)
+    yield Hosts(libvirts, tmp_path)
     for libvirt in libvirts.values():
         libvirt.clear()
 
@@ -458,8 +443,10 @@ def test_the_controller_is_killed_in_the_middle(hosts: Hosts) -> None:
     """Whatever it leaves half done, the next run ends, and the guest runs."""
     hosts.boot("kvm1", "a", cmdline="vnuma.ignore_acpi")
     hosts.guests("kvm1", "a", vnuma_restart="force", vnuma_shutdown_timeout=15)
+    name, *words = hosts.command({"roles": [ROLE], "hosts": "kvm1"})
     with subprocess.Popen(
-        **hosts.command({"roles": [ROLE], "hosts": "kvm1"}),
+        [str(Path(sys.executable).parent / name), *words],
+        cwd=hosts.folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -540,12 +527,12 @@ def test_two_plays_at_once(hosts: Hosts) -> None:
 
 @pytest.mark.slow
 def test_a_guest_that_does_not_start_goes_back(
-    lab: Callable[..., Libvirt], collections: Path, tmp_path: Path
+    lab: Callable[..., Libvirt], ansible: None, tmp_path: Path
 ) -> None:
     """This machine lacks the nodes that the host reports, so that a strict binding fails."""
     libvirt = lab("asymmetric-4n16c")
     libvirt.clear()
-    hosts = Hosts({"kvm1": libvirt}, tmp_path, collections)
+    hosts = Hosts({"kvm1": libvirt}, tmp_path)
     hosts.boot("kvm1", "a")
     before = libvirt.dump("a")
     hosts.guests("kvm1", "a", vnuma_pinning="none")

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import commands
 
 #: Interpreter of the distribution, which has its libvirt bindings.
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -41,13 +41,9 @@ class Adhoc:
     """Calls of modules by one Ansible.
 
     Attributes:
-        ansible: its ``ansible`` command.
-        collections: the folder that the collection is installed in.
-        folder: where it runs, and puts its own files.
+        folder: where it runs.
     """
 
-    ansible: Path
-    collections: Path
     folder: Path
 
     def call(
@@ -64,9 +60,9 @@ class Adhoc:
         A traceback in what it prints fails an assertion.
         """
         reached = {"ansible_connection": "local"} if variables is None else variables
-        done = subprocess.run(
+        done = commands.run(
             [
-                str(self.ansible),
+                "ansible",
                 "localhost",
                 "--inventory=localhost,",
                 f"--extra-vars={json.dumps({**reached, 'ansible_python_interpreter': python})}",
@@ -74,18 +70,8 @@ class Adhoc:
                 f"--args={json.dumps(arguments)}",
                 *flags,
             ],
-            check=False,
-            capture_output=True,
-            text=True,
-            cwd=self.folder,
-            env={
-                **os.environ,
-                "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
-                "ANSIBLE_NOCOLOR": "1",
-                "ANSIBLE_LOCALHOST_WARNING": "0",
-                "ANSIBLE_HOME": str(self.folder / "ansible"),
-                **(environment or {}),
-            },
+            self.folder,
+            environment,
         )
         output = done.stdout + done.stderr
         return Run(_result(done.stdout, output), output, failed=done.returncode != 0)

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Partition four guests in one call on each of many libvirt daemons that have just started.
 
-    /usr/bin/python3 tests/lab/freshdaemons.py [--daemons N] [--slow-types]
+    "$(/usr/bin/python3 tests/tools/run.py --install)/bin/python" tests/lab/freshdaemons.py \
+        [--daemons N] [--slow-types]
 
 Says how many defines failed, and what was said of them; ends with 1 where any did. Every daemon
 gets one call of vnuma_partition, in turn present and absent, so that each of the four guests is
@@ -26,7 +27,7 @@ from typing import Any
 _TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(_TESTS / "tools"), str(_TESTS / "integration")]
 
-import run
+import commands
 import trees
 from adhoc import SYSTEM_PYTHON, Adhoc
 from errors import LabError
@@ -49,8 +50,8 @@ class Payload:
 
     def __init__(self, adhoc: Adhoc, arguments: Mapping[str, object]) -> None:
         folder = Path(tempfile.mkdtemp(dir=adhoc.folder))
-        keep = {"ANSIBLE_KEEP_REMOTE_FILES": "1", "ANSIBLE_REMOTE_TMP": str(folder)}
-        adhoc.call("vnuma_partition", arguments, environment=keep)
+        here = {"ansible_connection": "local", "ansible_remote_tmp": str(folder)}
+        adhoc.call("vnuma_partition", arguments, variables=here)
         (self._path,) = folder.rglob("AnsiballZ_vnuma_partition.py")
 
     def call(self) -> dict[str, Any]:
@@ -115,11 +116,10 @@ def main() -> int:
         "--slow-types", action="store_true", help="hold the race for libxml2's types open"
     )
     options = parser.parse_args()
-    environment = run.ansible()
-    trees.install(environment / "bin/ansible-galaxy")
     folder = Path(tempfile.mkdtemp(prefix="vnuma-fresh-"))
+    commands.configure(trees.INSTALLED, folder / "ansible", ANSIBLE_KEEP_REMOTE_FILES="1")
     host = FakeHost(f"fresh-{os.getpid()}", _SPEC, slow_types=options.slow_types)
-    adhoc = Adhoc(environment / "bin/ansible", trees.INSTALLED, folder)
+    adhoc = Adhoc(folder)
     try:
         with host:
             said = measure(host, adhoc, options.daemons)

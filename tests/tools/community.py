@@ -9,6 +9,7 @@ Galaxy is not asked; the package index that everything else comes from has it to
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import sys
@@ -31,9 +32,18 @@ def fetch(environment: Path) -> Path:
         ToolError: when it is not to be had.
     """
     folder = cache() / f"community-{_PACKAGE.partition('==')[2]}"
-    if (folder / _WANTED).is_dir():
-        return folder
-    draft = folder.with_suffix(".draft")
+    if not (folder / _WANTED).is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Steps that run side by side want it.
+        with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / _WANTED).is_dir():
+                _download(environment, folder)
+    return folder
+
+
+def _download(environment: Path, folder: Path) -> None:
+    draft = folder.with_name(f"{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     done = subprocess.run(
@@ -52,7 +62,6 @@ def fetch(environment: Path) -> Path:
         archive.extractall(draft, [name for name in archive.namelist() if name.startswith(_WANTED)])
     wheel.unlink()
     draft.rename(folder)
-    return folder
 
 
 if __name__ == "__main__":

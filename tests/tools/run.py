@@ -256,7 +256,11 @@ STEPS = (
     ),
     Step("unit", "unit tests", _pytest(ansible, "tests/unit"), _linked),
     Step(
-        "unit-3.9", "unit tests, Python 3.9", _pytest(target, "tests/unit"), _linked, required=False
+        "unit-3.9",
+        "unit tests, Python 3.9",
+        _pytest(target, "tests/unit", "--hypothesis-profile=few"),
+        _linked,
+        required=False,
     ),
     Step(
         "unit-latest",

@@ -16,20 +16,13 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host,
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout, Topology
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from planning import planned, refusal
 
 HostOf = Callable[[str], Host]
 GuestOf = Callable[..., Guest]
 GIB = 1 << 20
-
-EXAMPLES = settings(
-    max_examples=200,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 def _node(node_id: int, first: int, sizes: list[int], threads: int = 1) -> Node:
@@ -295,7 +288,6 @@ _OPTIONS = st.fixed_dictionaries(
 )
 
 
-@EXAMPLES
 @given(_hosts(), st.integers(1, 5), st.data())
 def test_pins_are_domains(
     count_example: Callable[[], None], host: Host, count: int, data: st.DataObject
@@ -330,7 +322,6 @@ def test_pins_are_domains(
     assert plan_guests([*seated, newcomer], host)[:-1] == layouts
 
 
-@EXAMPLES
 @given(_hosts(), st.data())
 def test_a_guest_alone_is_on_the_fewest(
     count_example: Callable[[], None], host: Host, data: st.DataObject
@@ -360,7 +351,6 @@ def test_a_guest_alone_is_on_the_fewest(
         )
 
 
-@EXAMPLES
 @given(_hosts(), st.sampled_from(["node", "cache", "core", "cpu"]), st.data())
 def test_without_lists_nothing_is_different(
     count_example: Callable[[], None], host: Host, pinning: str, data: st.DataObject

@@ -22,10 +22,9 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     Policy,
     policy_from_options,
 )
-from hypothesis import assume, event, given, settings
+from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
-EXAMPLES = settings(max_examples=120, deadline=None, derandomize=True)
 NO_DIES = "have one die each"
 
 
@@ -110,7 +109,6 @@ def _layouts(host: Host, pairs: list[tuple[Guest, Policy]]) -> Iterator[Layout]:
             assert said.endswith(".")
 
 
-@EXAMPLES
 @given(hosts(), st.data())
 def test_dies_stand_for_cache_domains(host: Host, data: st.DataObject) -> None:
     """No die over two cells or two cache domains, unless a warning says that there are none."""
@@ -139,7 +137,6 @@ def test_dies_stand_for_cache_domains(host: Host, data: st.DataObject) -> None:
             assert pinned <= set(domain_of)
 
 
-@EXAMPLES
 @given(hosts(), guests(), policies(pinning="node"))
 def test_sockets_are_as_many_as_asked_for(host: Host, guest: Guest, policy: Policy) -> None:
     """So many, or a sentence; none holds a part of a cell and more than that."""
@@ -158,7 +155,6 @@ def test_sockets_are_as_many_as_asked_for(host: Host, guest: Guest, policy: Poli
             event("shared" if shape.sockets < len(layout.cells) else "not shared")
 
 
-@EXAMPLES
 @given(hosts(), guests(), policies(sockets="auto"))
 def test_who_has_sockets_keeps_them(host: Host, guest: Guest, policy: Policy) -> None:
     """The default asks nobody for a cold start whose cells stay."""
@@ -170,7 +166,6 @@ def test_who_has_sockets_keeps_them(host: Host, guest: Guest, policy: Policy) ->
         assert again.topology == layout.topology
 
 
-@EXAMPLES
 @given(hosts(), guests(), policies(), st.sampled_from(["core", "cpu", "cache", "node"]))
 def test_a_host_without_caches_is_as_before(
     host: Host, guest: Guest, policy: Policy, pinning: str

@@ -31,12 +31,11 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._planner.placement impor
     place_guests,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 GIB = 1 << 20
 #: Together over a thousand examples.
-EXAMPLES = settings(max_examples=180, deadline=None, derandomize=True)
 
 
 def make_host(
@@ -168,7 +167,6 @@ def fewest(host: Host, applicant: Applicant) -> int | None:
 
 
 @given(cases(), st.randoms(use_true_random=False))
-@EXAMPLES
 def test_the_order_of_guests_is_irrelevant(case: tuple[Host, list[Applicant]], random: Any) -> None:
     """Each guest has the same answer, wherever it stands in the list."""
     host, applicants = case
@@ -180,7 +178,6 @@ def test_the_order_of_guests_is_irrelevant(case: tuple[Host, list[Applicant]], r
 
 
 @given(cases())
-@EXAMPLES
 def test_no_node_holds_more_than_it_has(case: tuple[Host, list[Applicant]]) -> None:
     """Cores, by pins that are exclusive or shared, and memory."""
     host, applicants = case
@@ -195,7 +192,6 @@ def test_no_node_holds_more_than_it_has(case: tuple[Host, list[Applicant]]) -> N
 
 
 @given(cases())
-@EXAMPLES
 def test_the_fewest_nodes_unless_widened(case: tuple[Host, list[Applicant]]) -> None:
     """As many as hold it on an empty host, by trying them all."""
     host, applicants = case
@@ -212,7 +208,6 @@ def test_the_fewest_nodes_unless_widened(case: tuple[Host, list[Applicant]]) -> 
 
 
 @given(cases())
-@EXAMPLES
 def test_who_is_placed_stays(case: tuple[Host, list[Applicant]]) -> None:
     """A second run moves nobody, and neither does one more guest, nor one that goes."""
     host, applicants = case
@@ -229,7 +224,6 @@ def test_who_is_placed_stays(case: tuple[Host, list[Applicant]]) -> None:
 
 
 @given(cases(nodes=4, guests=8, largest=5))
-@settings(max_examples=250, deadline=None, derandomize=True)
 def test_no_refusal_where_there_is_room(case: tuple[Host, list[Applicant]]) -> None:
     """Where trying everything finds a plan that holds all guests, so does the search."""
     host, applicants = case
@@ -259,7 +253,6 @@ def test_no_refusal_where_there_is_room(case: tuple[Host, list[Applicant]]) -> N
 
 
 @given(cases(), st.integers(2, 9))
-@EXAMPLES
 def test_renumbered_nodes_renumber_the_answer(
     case: tuple[Host, list[Applicant]], step: int
 ) -> None:

@@ -51,16 +51,9 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     Policy,
     policy_from_options,
 )
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from planning import partitioned_text, restored_text
-
-EXAMPLES = settings(
-    max_examples=200,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 @st.composite
@@ -179,7 +172,6 @@ def _planned(host: Host, pairs: list[tuple[Guest, Policy]]) -> list[Layout | Lay
     return answers
 
 
-@EXAMPLES
 @given(hosts(), guests(), policies())
 def test_vcpus_and_topology(
     count_example: Callable[[], None], host: Host, guest: Guest, policy: Policy
@@ -213,7 +205,6 @@ def test_vcpus_and_topology(
     )
 
 
-@EXAMPLES
 @given(hosts(), guests(), policies())
 def test_memory_and_distances(
     count_example: Callable[[], None], host: Host, guest: Guest, policy: Policy
@@ -244,7 +235,6 @@ def test_memory_and_distances(
                 assert (value == 11) or nodes[cell.id] != nodes[other]
 
 
-@EXAMPLES
 @given(hosts(), guests(), policies())
 def test_in_proportion(
     count_example: Callable[[], None], host: Host, guest: Guest, policy: Policy
@@ -270,7 +260,6 @@ def test_in_proportion(
         assert all(one <= max(1, most) for one, most in zip(memory, room))
 
 
-@EXAMPLES
 @given(hosts(), st.lists(st.integers(0, 3), min_size=1, max_size=4), st.data())
 def test_pins(
     count_example: Callable[[], None], host: Host, names: list[int], data: st.DataObject
@@ -309,7 +298,6 @@ def test_pins(
                 assert all(taken.setdefault(cpu, core) == core for cpu in pins)
 
 
-@EXAMPLES
 @given(hosts(), st.lists(st.integers(0, 9), min_size=2, max_size=4, unique=True), st.data())
 def test_order_does_not_matter(
     count_example: Callable[[], None], host: Host, names: list[int], data: st.DataObject
@@ -402,7 +390,6 @@ def _edited(definition: Definition, host: Host, policy: Policy) -> tuple[str, La
         return str(error), None
 
 
-@EXAMPLES
 @given(hosts(), definitions(), st.lists(policies(), min_size=1, max_size=3))
 def test_editing(
     count_example: Callable[[], None], host: Host, text: str, sequence: list[Policy]
@@ -432,7 +419,6 @@ def _same_besides(one: Definition, other: Definition) -> bool:
     return lost_elements(one, other) == lost_elements(other, one) == []
 
 
-@EXAMPLES
 @given(hosts(), definitions(), policies(), policies(), st.sampled_from(fields(Policy)))
 def test_settled_means_that_an_edit_changes_nothing(
     count_example: Callable[[], None],
@@ -467,7 +453,6 @@ def test_settled_means_that_an_edit_changes_nothing(
         event(f"settled: {settled}")
 
 
-@EXAMPLES
 @given(hosts(), definitions(), policies())
 def test_what_is_written_is_what_was_planned(
     count_example: Callable[[], None], host: Host, text: str, policy: Policy
@@ -511,7 +496,6 @@ def _pieces(text: str) -> list[str]:
     return [piece.strip() for piece in re.split(r"(?<=>)|(?=<)", rest) if piece.strip()]
 
 
-@EXAMPLES
 @given(hosts(), definitions(), policies(), st.data())
 def test_every_other_piece_of_text_stays(
     count_example: Callable[[], None], host: Host, text: str, policy: Policy, data: st.DataObject
@@ -531,7 +515,6 @@ def test_every_other_piece_of_text_stays(
         assert _pieces(restored_text(read_definition(edited))) == parsed
 
 
-@EXAMPLES
 @given(hosts(), st.integers(1, 4), st.data())
 def test_a_newcomer_moves_nobody(
     count_example: Callable[[], None], host: Host, count: int, data: st.DataObject
@@ -559,7 +542,6 @@ def test_a_newcomer_moves_nobody(
     _assert_exclusive([(p, one) for p, one in zip(whole, again) if isinstance(one, Layout)])
 
 
-@settings(EXAMPLES, max_examples=150)
 @given(hosts(), st.integers(1, 5), st.data())
 def test_chosen_nodes_hold_what_is_planned_there(
     count_example: Callable[[], None], host: Host, count: int, data: st.DataObject
@@ -599,7 +581,6 @@ def _assert_exclusive(planned: list[tuple[tuple[Guest, Policy], Layout]]) -> Non
             assert all(owner.setdefault(cpu, mine) == mine for cpu in pins)
 
 
-@EXAMPLES
 @given(
     st.text(alphabet="0123456789-,^ a", max_size=12), st.sampled_from(["nodes", "reserved_cpus"])
 )

@@ -1,0 +1,91 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ansible's commands, by processes that need not load Ansible first.
+
+Loading it takes longer than most of what the tests ask of it. The fork server of Python's
+multiprocessing loads it once; every command is a process of its own that begins as a copy of that.
+Ansible reads its settings while it is loaded, so that all commands of one process have the same.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_SERVER = multiprocessing.get_context("forkserver")
+_LOADED = (
+    *("ansible.cli.adhoc", "ansible.cli.playbook", "ansible.executor.module_common"),
+    *("ansible.plugins.action.normal", "ansible.plugins.callback.default"),
+    *("ansible.plugins.callback.minimal", "ansible.plugins.connection.local"),
+    *("ansible.plugins.connection.ssh", "ansible.plugins.filter.core"),
+    *("ansible.plugins.shell.sh", "ansible.plugins.strategy.linear", "ansible.plugins.test.core"),
+)
+
+
+def configure(collections: Path | str, home: Path, **more: str) -> None:
+    """Set what Ansible is loaded with, before the first command of this process.
+
+    Args:
+        collections: folders that collections are installed in, as a path.
+        home: where Ansible keeps its own files.
+        more: other settings, by the names of their variables.
+    """
+    os.environ.update(
+        ANSIBLE_COLLECTIONS_PATH=str(collections),
+        ANSIBLE_HOME=str(home),
+        ANSIBLE_LOCALHOST_WARNING="0",
+        ANSIBLE_NOCOLOR="1",
+        **more,
+    )
+    _SERVER.set_forkserver_preload(list(_LOADED))
+
+
+def run(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``ansible`` or ``ansible-playbook`` in a folder and return what it printed.
+
+    Args:
+        command: its words, the name first.
+        folder: where it runs.
+        environment: variables that are no settings of Ansible's.
+    """
+    with tempfile.TemporaryDirectory(prefix="vnuma-command-") as printed:
+        output, errors = Path(printed) / "output", Path(printed) / "errors"
+        process = _SERVER.Process(
+            target=_become,
+            args=(list(command), folder, output, errors, dict(environment or {})),
+        )
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        return subprocess.CompletedProcess(
+            list(command), process.exitcode, output.read_text(), errors.read_text()
+        )
+
+
+def _become(
+    command: list[str], folder: Path, output: Path, errors: Path, environment: Mapping[str, str]
+) -> None:
+    """Be that command in this process, which has no other use."""
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.argv = command
+    with Path(os.devnull).open() as nothing, output.open("w") as printed, errors.open("w") as said:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(printed.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", closefd=False)
+    if command[0] == "ansible":
+        from ansible.cli.adhoc import AdHocCLI as Command
+    elif command[0] == "ansible-playbook":
+        from ansible.cli.playbook import PlaybookCLI as Command
+    else:
+        raise ValueError(command[0])
+    Command.cli_executor(command)
