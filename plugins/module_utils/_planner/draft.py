@@ -34,7 +34,6 @@ from .limits import (
 from .memory import check_pools, memory_node, split_memory
 from .nodes import cell_count, chosen_nodes, leaves_cells
 from .pinning import CoreDemand
-from .shape import backing_nodes
 from .sizing import check_own_size, memory_size, resized_topology, vcpu_count
 from .topology import cpu_topology
 
@@ -119,6 +118,9 @@ def draft_guest(guest: Guest, view: HostView, policy: Policy, placed: Ids | None
         )
     nodes = chosen_nodes(view.host, view.eligible, policy, placed, warnings)
     if policy.migration_group and placed is None:
+        # Here, since with shapes comes all that chooses nodes, which most runs do not load.
+        from .shape import backing_nodes
+
         backing = backing_nodes(guest, view.host, policy)
         nodes = tuple(node for node in nodes if node.id in backing)
     if leaves_cells(policy, len(nodes)):
