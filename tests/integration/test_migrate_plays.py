@@ -152,7 +152,7 @@ def test_a_host_is_drained(roads: Roads, play: Callable[..., Play]) -> None:
 
 
 def test_a_host_that_the_others_have_no_room_for(roads: Roads, play: Callable[..., Play]) -> None:
-    """Who stays is said before anything moves, with the reasons; the others go."""
+    """Who stays is said before anything moves, with the reasons in the group's order; others go."""
     east, west = roads.libvirts["east"], roads.libvirts["west"]
     large, small = ("large1", "large2"), ("small1", "small2")
     for name in large:
