@@ -14,6 +14,7 @@ runs, its libvirt, QEMU and Python, is this machine's own or that of a root (roo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
@@ -168,6 +169,8 @@ class FakeHost:
             *("lib/images", "lib/qemu", "cache/qemu", "log/qemu"),
         ):
             (self.root / folder).mkdir(parents=True)
+        if self._known_capabilities.is_dir():
+            shutil.copytree(self._known_capabilities, self._capabilities)
         sysfs.write_tree(sysfs.load(self.spec), self.root / "tree")
         host_uuid = uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.name}.vnuma-lab")
         etc = self.root / "etc-libvirt"
@@ -215,6 +218,7 @@ class FakeHost:
             pid = self.pid
         except LabError:
             return
+        self._keep_capabilities()
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + _PATIENCE_S
         while not pids.is_gone(pid) and time.monotonic() < deadline:
@@ -257,6 +261,26 @@ class FakeHost:
         logs = (self.root / "init.log", self.root / "log/libvirtd.log")
         lines = [line for log in logs if log.exists() for line in log.read_text().splitlines()[-5:]]
         return "\n".join([f"fake host {self.name}:", *lines])
+
+    @property
+    def _capabilities(self) -> Path:
+        """Where the daemon keeps what it has learnt of QEMU's programs by starting them."""
+        return self.root / "cache/qemu/capabilities"
+
+    @property
+    def _known_capabilities(self) -> Path:
+        """The same from an earlier host, to start with; libvirt checks that it is still true."""
+        return lab_root() / f"capabilities-{self.platform.name}"
+
+    def _keep_capabilities(self) -> None:
+        if self._known_capabilities.exists() or not self._capabilities.is_dir():
+            return
+        draft = Path(tempfile.mkdtemp(dir=lab_root()))
+        shutil.copytree(self._capabilities, draft / "kept")
+        with contextlib.suppress(OSError):
+            # Another host may have been faster.
+            (draft / "kept").rename(self._known_capabilities)
+        shutil.rmtree(draft)
 
     def _daemons(self) -> set[str]:
         """Return the process ids of the daemon, from inside."""
