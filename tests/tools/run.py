@@ -310,8 +310,6 @@ STEPS = (
     Step("report", "page and metrics by whole plays", _report, _linked, required=False),
     Step("browser", "the page in a browser", _browser, _linked, required=False),
     Step("sanity", "ansible-test sanity", _sanity(ansible)),
-    _molecule("default"),
-    _molecule("fleet"),
     Step(
         "integration-latest",
         "real libvirt, newest ansible-core",
@@ -321,6 +319,9 @@ STEPS = (
     Step(
         "sanity-latest", "ansible-test sanity, newest ansible-core", _sanity(newest), required=False
     ),
+    # Last those that are short: both cores have something to do until the end.
+    _molecule("fleet"),
+    _molecule("default"),
 )
 GROUPS = {
     "check": ("ruff", "yamllint", "mypy", "ansible-lint", "changelog", "unit"),
