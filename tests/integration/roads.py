@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adhoc import Adhoc, Run
+from adhoc import Adhoc, Run, command
 from conftest import Libvirt
 from highway import Highway
 
@@ -77,8 +77,15 @@ class Roads(Highway):
         self, on: str, to: str, *guests: str, flags: tuple[str, ...] = (), **options: Any
     ) -> Run:
         """Migrate guests from a host to another."""
-        arguments = {"guests": list(guests), "targets": [self.target(to)], **options}
-        return self.call(on, "vnuma_migrate", arguments, *flags)
+        return self.call(on, "vnuma_migrate", self._to(to, guests, options), *flags)
+
+    def migrate_command(self, on: str, to: str, *guests: str, **options: Any) -> list[str]:
+        """Return the command that migrates guests from a host to another."""
+        arguments = self._to(to, guests, options)
+        return command("vnuma_migrate", arguments, variables=self.variables(on))
+
+    def _to(self, to: str, guests: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
+        return {"guests": list(guests), "targets": [self.target(to)], **options}
 
     def clear(self) -> None:
         """End and undefine every guest of every host."""

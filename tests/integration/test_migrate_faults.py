@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -125,6 +127,28 @@ def test_the_module_is_killed(highway: Roads, guest: str, peer_to_peer: bool) ->
         assert (run.failed, run.result["changed"]) == (False, False), run.output
         run = highway.migrate("west", "east", guest)
         assert not run.failed, run.msg
+
+
+def test_the_controller_is_killed(highway: Roads, guest: str) -> None:
+    """With its connections: the module ends what it has begun, and the next run finds the guest."""
+    ansible, *words = highway.migrate_command("east", "west", guest, bandwidth_mib=4)
+    with subprocess.Popen(
+        [str(Path(sys.executable).parent / ansible), *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as controller:
+        west = highway.libvirts["west"]
+        _until(lambda: guest in west.virsh("list", "--all", "--name"))
+        assert controller.poll() is None
+        # It has the folder on its command line, as its workers and ssh's clients have.
+        control = f"{highway.folder}/control"
+        subprocess.run(["pkill", "-KILL", "--full", control], check=True)
+    _until(lambda: _is_on_one_host(highway, guest, "west", "east"))
+    run = highway.migrate("east", "west", guest)
+    assert (run.failed, run.result["changed"]) == (False, False), run.output
+    run = highway.migrate("west", "east", guest)
+    assert not run.failed, run.msg
 
 
 def test_post_copy_ends_what_is_late(highway: Roads, guest: str) -> None:

@@ -59,22 +59,29 @@ class Adhoc:
 
         A traceback in what it prints fails an assertion.
         """
-        reached = {"ansible_connection": "local"} if variables is None else variables
         done = commands.run(
-            [
-                "ansible",
-                "localhost",
-                "--inventory=localhost,",
-                f"--extra-vars={json.dumps({**reached, 'ansible_python_interpreter': python})}",
-                f"--module-name=kvm.vnuma.{module}",
-                f"--args={json.dumps(arguments)}",
-                *flags,
-            ],
-            self.folder,
-            environment,
+            command(module, arguments, flags, python, variables), self.folder, environment
         )
         output = done.stdout + done.stderr
         return Run(_result(done.stdout, output), output, failed=done.returncode != 0)
+
+
+def command(
+    module: str,
+    arguments: Mapping[str, Any],
+    flags: Sequence[str] = (),
+    python: str = SYSTEM_PYTHON,
+    variables: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Return the command that calls a module of the collection."""
+    reached = {"ansible_connection": "local"} if variables is None else variables
+    return [
+        *("ansible", "localhost", "--inventory=localhost,"),
+        f"--extra-vars={json.dumps({**reached, 'ansible_python_interpreter': python})}",
+        f"--module-name=kvm.vnuma.{module}",
+        f"--args={json.dumps(arguments)}",
+        *flags,
+    ]
 
 
 def _result(stdout: str, output: str) -> dict[str, Any]:
