@@ -31,11 +31,13 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._planner.placement impor
     place_guests,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 GIB = 1 << 20
-#: Together over a thousand examples.
+#: Together over a thousand examples, where the profile is the whole one.
+EXAMPLES = settings(max_examples=settings.default.max_examples * 6 // 5)
+MANY_EXAMPLES = settings(max_examples=settings.default.max_examples * 5 // 3)
 
 
 def make_host(
@@ -167,6 +169,7 @@ def fewest(host: Host, applicant: Applicant) -> int | None:
 
 
 @given(cases(), st.randoms(use_true_random=False))
+@EXAMPLES
 def test_the_order_of_guests_is_irrelevant(case: tuple[Host, list[Applicant]], random: Any) -> None:
     """Each guest has the same answer, wherever it stands in the list."""
     host, applicants = case
@@ -178,6 +181,7 @@ def test_the_order_of_guests_is_irrelevant(case: tuple[Host, list[Applicant]], r
 
 
 @given(cases())
+@EXAMPLES
 def test_no_node_holds_more_than_it_has(case: tuple[Host, list[Applicant]]) -> None:
     """Cores, by pins that are exclusive or shared, and memory."""
     host, applicants = case
@@ -192,6 +196,7 @@ def test_no_node_holds_more_than_it_has(case: tuple[Host, list[Applicant]]) -> N
 
 
 @given(cases())
+@EXAMPLES
 def test_the_fewest_nodes_unless_widened(case: tuple[Host, list[Applicant]]) -> None:
     """As many as hold it on an empty host, by trying them all."""
     host, applicants = case
@@ -208,6 +213,7 @@ def test_the_fewest_nodes_unless_widened(case: tuple[Host, list[Applicant]]) -> 
 
 
 @given(cases())
+@EXAMPLES
 def test_who_is_placed_stays(case: tuple[Host, list[Applicant]]) -> None:
     """A second run moves nobody, and neither does one more guest, nor one that goes."""
     host, applicants = case
@@ -224,6 +230,7 @@ def test_who_is_placed_stays(case: tuple[Host, list[Applicant]]) -> None:
 
 
 @given(cases(nodes=4, guests=8, largest=5))
+@MANY_EXAMPLES
 def test_no_refusal_where_there_is_room(case: tuple[Host, list[Applicant]]) -> None:
     """Where trying everything finds a plan that holds all guests, so does the search."""
     host, applicants = case
@@ -253,6 +260,7 @@ def test_no_refusal_where_there_is_room(case: tuple[Host, list[Applicant]]) -> N
 
 
 @given(cases(), st.integers(2, 9))
+@EXAMPLES
 def test_renumbered_nodes_renumber_the_answer(
     case: tuple[Host, list[Applicant]], step: int
 ) -> None:
