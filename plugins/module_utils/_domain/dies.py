@@ -45,16 +45,14 @@ def _split_dies(state: ManagedState, host: Host) -> list[Ids]:
     topology = state.topology
     if topology is None or topology.dies < 2:
         return []
-    domain_of = {
-        cpu: domain for node in host.nodes for domain in node.cache_domains for cpu in domain
-    }
+    everywhere = tuple(cpu for node in host.nodes for cpu in node.cpus)
     # QEMU numbers vCPUs by thread, core, cluster, die and socket, in this order.
     size = topology.clusters * topology.cores * topology.threads
     found = []
     for first in range(0, topology.vcpus, size):
         vcpus = tuple(range(first, first + size))
-        pins = [state.vcpu_pins.get(vcpu, ()) or tuple(domain_of) for vcpu in vcpus]
-        domains = {domain_of[cpu] for cpus in pins for cpu in cpus if cpu in domain_of}
-        if len(domains) > 1:
+        pins = [state.vcpu_pins.get(vcpu, ()) or everywhere for vcpu in vcpus]
+        domains = {host.cache_domain(cpu) for cpus in pins for cpu in cpus}
+        if len(domains - {()}) > 1:
             found.append(vcpus)
     return found

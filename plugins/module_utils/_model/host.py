@@ -78,6 +78,11 @@ class Node:
         """The widest core of the node in online threads, 1 for a node without pCPUs."""
         return max((len(core) for core in self.cores), default=1)
 
+    @cached_property
+    def domain_numbers(self) -> Mapping[int, int]:
+        """The place in ``cache_domains`` of each pCPU that is in one."""
+        return {cpu: number for number, cpus in enumerate(self.cache_domains) for cpu in cpus}
+
 
 @dataclass(frozen=True)
 class Host:
@@ -108,6 +113,9 @@ class Host:
     cpu_kinds: tuple[tuple[int, ...], ...] = ()
     _by_id: Mapping[int, Node] = field(init=False, repr=False, compare=False, hash=False)
     _cores: Mapping[int, tuple[int, ...]] = field(init=False, repr=False, compare=False, hash=False)
+    _domains: Mapping[int, tuple[int, ...]] = field(
+        init=False, repr=False, compare=False, hash=False
+    )
     _node_of: Mapping[int, int] = field(init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
@@ -120,9 +128,13 @@ class Host:
         if len(by_id) != len(self.nodes):
             raise HostError("the host topology lists a node id twice; gather it again.")
         cores = {cpu: core for node in self.nodes for core in node.cores for cpu in core}
-        object.__setattr__(self, "_by_id", by_id)
+        domains = {
+            cpu: domain for node in self.nodes for domain in node.cache_domains for cpu in domain
+        }
         node_of = {cpu: node.id for node in self.nodes for cpu in node.cpus}
+        object.__setattr__(self, "_by_id", by_id)
         object.__setattr__(self, "_cores", cores)
+        object.__setattr__(self, "_domains", domains)
         object.__setattr__(self, "_node_of", node_of)
 
     @property
@@ -146,6 +158,10 @@ class Host:
     def core(self, cpu: int) -> tuple[int, ...]:
         """Return the online threads of the core that a pCPU belongs to, () for none."""
         return self._cores.get(cpu, ())
+
+    def cache_domain(self, cpu: int) -> tuple[int, ...]:
+        """Return the pCPUs that share an L3 cache with one, () where the host does not say."""
+        return self._domains.get(cpu, ())
 
 
 def host_to_facts(host: Host) -> dict[str, Any]:

@@ -68,9 +68,7 @@ class CacheLoad:
 
     def __init__(self, host: Host, cores_by_pins: Mapping[Ids, Fraction]) -> None:
         self._everywhere = tuple(cpu for node in host.nodes for cpu in node.cpus)
-        self._domains = {
-            cpu: domain for node in host.nodes for domain in node.cache_domains for cpu in domain
-        }
+        self._host = host
         self._cores: dict[Ids, Fraction] = {}
         self._held: dict[Ids, Fraction] = {}
         for pins, cores in sorted(cores_by_pins.items()):
@@ -79,7 +77,7 @@ class CacheLoad:
     def add(self, pins: Ids, cores: Fraction) -> None:
         """Add guest cores that may run on some pCPUs, on any where there are none."""
         cpus = pins or self._everywhere
-        counts = Counter(self._domains[cpu] for cpu in cpus if cpu in self._domains)
+        counts = Counter(filter(None, map(self._host.cache_domain, cpus)))
         for domain, count in counts.items():
             self._cores[domain] = self.on(domain) + cores * Fraction(count, len(cpus))
             if count == len(cpus):

@@ -36,9 +36,7 @@ class Chooser:
     def __init__(self, host: Host, node: Node) -> None:
         self._cores = {cpu: core for core in node.cores for cpu in core}
         self._kinds = {cpu: kind_of(host, core) for cpu, core in self._cores.items()}
-        self._domains = {
-            cpu: number for number, cpus in enumerate(node.cache_domains) for cpu in cpus
-        }
+        self._node = node
 
     def kinds(self, seats: Collection[Seat]) -> set[Kind]:
         """Return the kinds of the cores that some seats are on."""
@@ -108,7 +106,7 @@ class Chooser:
     def room_for_dies(self, layers: Sequence[Sequence[Seat]]) -> list[int]:
         """Return how many free seats each cache domain has, by its number."""
         free = [self._domain(seat) for layer in layers for seat in layer]
-        return [free.count(domain) for domain in sorted({*self._domains.values()})]
+        return [free.count(domain) for domain in range(len(self._node.cache_domains))]
 
     def _in_domains(
         self, seats: Sequence[Seat], count: int, beside: Collection[Seat]
@@ -136,7 +134,7 @@ class Chooser:
         return self._kinds[seat[0]]
 
     def _domain(self, seat: Seat) -> int:
-        return self._domains.get(seat[0], -1)
+        return self._node.domain_numbers.get(seat[0], -1)
 
 
 def _take_dies(found: dict[int, list[list[Seat]]], count: int, inside: set[int]) -> list[Seat]:

@@ -106,10 +106,9 @@ def _open_cores(
     node: Node, width: int, barred: Collection[int], owned: frozenset[int]
 ) -> list[int]:
     """Return how many cores of each domain nobody owns, and have so many threads to pin to."""
-    domain_of = {cpu: number for number, cpus in enumerate(node.cache_domains) for cpu in cpus}
     counts = [0] * len(node.cache_domains)
     for core in node.cores:
-        number = domain_of.get(core[0])
+        number = node.domain_numbers.get(core[0])
         if number is not None and owned.isdisjoint(core):
             counts[number] += sum(cpu not in barred for cpu in core) >= width
     return counts
