@@ -10,7 +10,6 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 from conftest import Libvirt, Run
 from fakehost import FakeHost
 from guests import PASSWORD, anuma
+from hugepages import more_hugepages
 from lxml import etree
 
 Call = Callable[..., Run]
@@ -327,27 +327,10 @@ def test_hugepages_are_added_up(make: Make, call: Call) -> None:
     )
 
 
-@contextmanager
-def _hugepages(count: int) -> Iterator[None]:
-    """Let this machine have so many hugepages that nobody uses."""
-    pool = Path("/proc/sys/vm/nr_hugepages")
-    before = pool.read_text()
-    try:
-        pool.write_text(str(int(before) + count))
-    except OSError as error:
-        pytest.skip(f"this machine lets nobody set its hugepages: {error}")
-    try:
-        if int(pool.read_text()) < int(before) + count:
-            pytest.skip(f"this machine has no memory in one piece for {count} hugepages")
-        yield
-    finally:
-        pool.write_text(before)
-
-
 @pytest.mark.slow
 def test_hugepages_that_a_running_guest_holds(make: Make, call: Call, tmp_path: Path) -> None:
     """A guest that would not start beside it is left as it is."""
-    with _hugepages(64):
+    with more_hugepages(64):
         pools = [{"2048": [64, 64]}, {"2048": [0, 0]}]
         libvirt = make(
             shim=True,

@@ -5,16 +5,17 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import commands
 import guestboot
 import pytest
 from adhoc import Run
+from hugepages import more_hugepages
 from roads import Roads, firmware_guest
 
 pytestmark = pytest.mark.slow
@@ -131,13 +132,8 @@ def test_the_module_is_killed(highway: Roads, guest: str, peer_to_peer: bool) ->
 
 def test_the_controller_is_killed(highway: Roads, guest: str) -> None:
     """With its connections: the module ends what it has begun, and the next run finds the guest."""
-    ansible, *words = highway.migrate_command("east", "west", guest, bandwidth_mib=4)
-    with subprocess.Popen(
-        [str(Path(sys.executable).parent / ansible), *words],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as controller:
+    words = highway.migrate_command("east", "west", guest, bandwidth_mib=4)
+    with commands.begin(words, highway.folder) as controller:
         west = highway.libvirts["west"]
         _until(lambda: guest in west.virsh("list", "--all", "--name"))
         assert controller.poll() is None
@@ -160,27 +156,10 @@ def test_post_copy_ends_what_is_late(highway: Roads, guest: str) -> None:
     assert not run.failed, run.msg
 
 
-@contextmanager
-def _hugepages(count: int) -> Iterator[None]:
-    """Let this machine have so many hugepages that nobody uses."""
-    pool = Path("/proc/sys/vm/nr_hugepages")
-    before = pool.read_text()
-    try:
-        pool.write_text(str(int(before) + count))
-    except OSError as error:
-        pytest.skip(f"this machine lets nobody set its hugepages: {error}")
-    try:
-        if int(pool.read_text()) < int(before) + count:
-            pytest.skip(f"this machine has no memory in one piece for {count} hugepages")
-        yield
-    finally:
-        pool.write_text(before)
-
-
 def test_hugepages_that_are_taken(roads: Roads) -> None:
     """Taken by a guest: refused. Taken by another program: QEMU finds none, and it stays."""
     pages = "<memoryBacking><hugepages/></memoryBacking><vcpu>"
-    with _hugepages(128):
+    with more_hugepages(128):
         for name in ("east", "west"):
             roads.host(name).exec(["mkdir", "-p", "/dev/hugepages"])
             roads.host(name).exec(["mount", "-t", "hugetlbfs", "none", "/dev/hugepages"])

@@ -8,8 +8,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -443,14 +441,8 @@ def test_the_controller_is_killed_in_the_middle(hosts: Hosts) -> None:
     """Whatever it leaves half done, the next run ends, and the guest runs."""
     hosts.boot("kvm1", "a", cmdline="vnuma.ignore_acpi")
     hosts.guests("kvm1", "a", vnuma_restart="force", vnuma_shutdown_timeout=15)
-    name, *words = hosts.command({"roles": [ROLE], "hosts": "kvm1"})
-    with subprocess.Popen(
-        [str(Path(sys.executable).parent / name), *words],
-        cwd=hosts.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as controller:
+    words = hosts.command({"roles": [ROLE], "hosts": "kvm1"})
+    with commands.begin(words, hosts.folder) as controller:
         while not list((hosts.folder / "state").rglob("*.restart")):
             assert controller.poll() is None
             time.sleep(0.1)

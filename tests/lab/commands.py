@@ -69,6 +69,24 @@ def run(
         )
 
 
+def begin(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Begin one of Ansible's commands as a program and a session of its own, which can be killed.
+
+    Args:
+        command: its words, the name first.
+        folder: where it runs.
+    """
+    name, *words = command
+    return subprocess.Popen(
+        [str(Path(sys.executable).parent / name), *words],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
 def _become(
     command: list[str], folder: Path, output: Path, errors: Path, environment: Mapping[str, str]
 ) -> None:
