@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import guestboot
-from conftest import Libvirt, Run
+from adhoc import Run
+from conftest import Libvirt
 
 #: Memory of such a guest, for all of its cells, in MiB.
 MEMORY_MIB = 1024

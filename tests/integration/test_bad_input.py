@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SYSTEM_PYTHON, Libvirt, Run
+from adhoc import SYSTEM_PYTHON, Run
+from conftest import Libvirt
 from guests import anuma
 
 Call = Callable[..., Run]

@@ -12,8 +12,9 @@ from typing import Any
 import bootstate
 import guestboot
 import pytest
+from adhoc import Run
 from booted import boot
-from conftest import Libvirt, Run
+from conftest import Libvirt
 from guests import anuma
 
 pytestmark = pytest.mark.slow

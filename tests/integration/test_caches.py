@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from conftest import Libvirt, Run
+from adhoc import Run
+from conftest import Libvirt
 from guests import anuma
 from lxml import etree
 

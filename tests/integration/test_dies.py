@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adhoc import Run
 from booted import boot
-from conftest import Libvirt, Run
+from conftest import Libvirt
 from fakehost import FakeHost
 from guests import anuma
 

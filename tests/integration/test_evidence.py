@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numahost
 import pytest
@@ -48,7 +49,7 @@ def test_nothing_is_wrong_with_a_guest_that_mirrors_its_host() -> None:
     assert _mirrored().local_shares() == [1, 1, 1]
 
 
-def _node(**changes: object) -> Callable[[Evidence], None]:
+def _node(**changes: Any) -> Callable[[Evidence], None]:
     def change(evidence: Evidence) -> None:
         nodes = dict(evidence.report.nodes)
         nodes[1] = replace(nodes[1], **changes)

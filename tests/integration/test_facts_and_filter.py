@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Libvirt, Run, play_tasks
+from adhoc import Run
+from conftest import Libvirt, play_tasks
 from guests import anuma
 
 Call = Callable[..., Run]
@@ -36,6 +37,7 @@ def test_hugepages_total_and_free(lab: Callable[..., Libvirt], call: Call) -> No
     libvirt = lab("hugepages-2n")
     host = call("vnuma_facts", {"uri": libvirt.uri}).result["ansible_facts"]["vnuma_host"]
     pools = [node["hugepages"] for node in host["nodes"]]
+    assert libvirt.host.spec is not None
     spec = json.loads(libvirt.host.spec.read_text())
     assert [
         [(str(pool["size_kib"]), [pool["total"], pool["free"]]) for pool in node] for node in pools

@@ -15,7 +15,8 @@ from typing import Any
 
 import fakehost
 import pytest
-from conftest import HOSTS, Libvirt, Run
+from adhoc import Run
+from conftest import HOSTS, Libvirt
 from fakehost import FakeHost
 from guests import anuma
 

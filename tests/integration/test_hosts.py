@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HOSTS, Libvirt, Run
+from adhoc import Run
+from conftest import HOSTS, Libvirt
 from guests import PASSTHROUGH, anuma
 from lxml import etree
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import guestboot
 import pytest
-from conftest import SYSTEM_PYTHON, Libvirt, Run, has_libvirt
+from adhoc import SYSTEM_PYTHON, Run
+from conftest import Libvirt, has_libvirt
 from fakehost import FakeHost
 from guests import PASSWORD, RICH, anuma
 

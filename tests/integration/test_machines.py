@@ -15,7 +15,8 @@ from typing import Any
 
 import guestboot
 import pytest
-from conftest import Libvirt, Run
+from adhoc import Run
+from conftest import Libvirt
 from fakehost import FakeHost
 from guests import PASSWORD, anuma
 from hugepages import more_hugepages

@@ -59,7 +59,7 @@ def _rest(xml: str) -> bytes:
     root = etree.fromstring(xml, etree.XMLParser(remove_blank_text=True))
     for path in ("cputune", "numatune"):
         root.remove(root.find(path))
-    return etree.tostring(root, method="c14n")
+    return bytes(etree.tostring(root, method="c14n"))
 
 
 def _asked_for(roads: Roads, name: str, since: int) -> tuple[set[str], set[str]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import commands
 import guestboot
@@ -21,7 +22,7 @@ from roads import Roads, firmware_guest
 pytestmark = pytest.mark.slow
 
 #: So slow that there is time for every fault: a booted guest has tens of MiB to copy.
-_SLOW = {"bandwidth_mib": 1}
+_SLOW: dict[str, Any] = {"bandwidth_mib": 1}
 _PATIENCE_S = 240.0
 
 
@@ -41,7 +42,7 @@ def guest(highway: Roads, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @contextmanager
-def _migrating(roads: Roads, **options: object) -> Iterator[Future[Run]]:
+def _migrating(roads: Roads, **options: Any) -> Iterator[Future[Run]]:
     """Begin a slow migration to the west, and go on once the guest has begun to arrive there."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(roads.migrate, "east", "west", "db1", **{**_SLOW, **options})

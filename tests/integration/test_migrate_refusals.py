@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from typing import Any
 
 import pytest
 from roads import Roads, firmware_guest
@@ -193,10 +194,11 @@ def test_memory_that_others_bind(roads: Roads) -> None:
 
 def test_options_that_mean_nothing(roads: Roads) -> None:
     """One sentence each, before anything is asked."""
-    for options, words in (
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"at_once": 0}, "at_once must be an integer of at least 1, not '0'."),
         ({"timeout": 0}, "timeout must be more than 0 s, not 0 s."),
-    ):
+    )
+    for options, words in refused:
         run = roads.migrate("east", "west", "any", **options)
         assert run.failed
         assert words in run.msg
@@ -216,8 +218,13 @@ def test_storage_is_copied_where_that_is_asked_for(roads: Roads) -> None:
     east.define(firmware_guest("copied", devices=_DISK.format(name="copied")))
     roads.partition("east", "copied", group=("east", "west"))
     east.virsh("start", "copied")
-    options = {"copy_storage": "all", "source": "keep", "compression": "xbzrle"}
-    run = roads.migrate("east", "west", "copied", auto_converge=True, **options)
+    options: dict[str, Any] = {
+        "auto_converge": True,
+        "copy_storage": "all",
+        "source": "keep",
+        "compression": "xbzrle",
+    }
+    run = roads.migrate("east", "west", "copied", **options)
     assert not run.failed, run.msg
     assert mark in west.host.exec(["head", "-c", "64", image]).stdout
     assert east.virsh("domstate", "copied").strip() == "shut off"

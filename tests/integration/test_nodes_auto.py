@@ -15,7 +15,8 @@ from typing import Any
 import guestboot
 import pytest
 import sysfs
-from conftest import HOSTS, Libvirt, Run, play_tasks
+from adhoc import Run
+from conftest import HOSTS, Libvirt, play_tasks
 from fakehost import FakeHost
 from guests import anuma
 from lxml import etree

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import Libvirt, Run
+from adhoc import Run
+from conftest import Libvirt
 from guests import PASSTHROUGH, anuma
 from lxml import etree
 

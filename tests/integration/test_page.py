@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _caches() -> reports.Entry:
 
 
 #: Pages by name.
-PAGES = {
+PAGES: dict[str, Callable[[], dict[str, Any]]] = {
     "odd": lambda: {'<b>&"': reports.odd_host()},
     "large": lambda: {"kvm1": reports.large_host()},
     "plan": lambda: {"kvm1": _plan()},

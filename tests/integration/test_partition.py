@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import BARE_PYTHON, Libvirt, Run
+from adhoc import Run
+from conftest import BARE_PYTHON, Libvirt
 from guests import HAS_KVM, PASSWORD, RICH, anuma
 from lxml import etree
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SYSTEM_PYTHON
+from adhoc import SYSTEM_PYTHON
 
 _LOCATE = """
 import json, sys

@@ -16,7 +16,8 @@ from typing import Any
 
 import guestboot
 import pytest
-from conftest import Libvirt, Run
+from adhoc import Run
+from conftest import Libvirt
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,8 @@ from typing import Any
 import commands
 import guestboot
 import pytest
-from conftest import SYSTEM_PYTHON, Libvirt
+from adhoc import SYSTEM_PYTHON
+from conftest import Libvirt
 from guests import PASSWORD, RICH, anuma
 
 ROLE = {"role": "kvm.vnuma.vnuma"}
@@ -98,12 +99,13 @@ class Hosts:
         }
         inventory.write_text(json.dumps({"kvm_hosts": {"hosts": hosts, "vars": variables}}))
         books = [play for play in plays if isinstance(play, str)]
-        if len(books) < len(plays):
+        tasks = [play for play in plays if isinstance(play, dict)]
+        if tasks:
             book = self.folder / f"play-{time.monotonic_ns()}.json"
             book.write_text(
-                json.dumps([{"hosts": "all", "gather_facts": False, **play} for play in plays])
+                json.dumps([{"hosts": "all", "gather_facts": False, **play} for play in tasks])
             )
-            books = [str(book)]
+            books.append(str(book))
         return ["ansible-playbook", "--inventory", str(inventory), *flags, *books]
 
     def play(self, *plays: dict[str, Any] | str, flags: tuple[str, ...] = ()) -> Play:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import guestboot
 import pytest
-from conftest import Libvirt, Run, has_libvirt
+from adhoc import Run
+from conftest import Libvirt, has_libvirt
 from guests import anuma
 from lxml import etree
 from rules import RULES, SIXTEEN_CELLS, SLOTS, Rule

@@ -10,7 +10,8 @@ from pathlib import Path
 import guestboot
 import pytest
 import root
-from conftest import Libvirt, Run
+from adhoc import Run
+from conftest import Libvirt
 
 Call = Callable[..., Run]
 

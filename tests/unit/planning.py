@@ -13,7 +13,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import part
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout, Topology
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import Policy, policy_from_options
 
@@ -24,6 +24,12 @@ GuestOf = Callable[..., Guest]
 def planned(guest: Guest, host: Host, **options: Any) -> Layout:
     """Return a guest's layout."""
     return plan(guest, host, policy_from_options(options))
+
+
+def topology_of(layout: Layout) -> Topology:
+    """Return the topology of a layout that has one."""
+    assert layout.topology is not None
+    return layout.topology
 
 
 def refusal(guest: Guest, host: Host, **options: Any) -> str:

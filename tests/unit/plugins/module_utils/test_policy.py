@@ -284,7 +284,9 @@ def test_a_matrix_in_every_spelling() -> None:
 
 def test_a_group_in_every_spelling() -> None:
     """Names, facts by name, and the text of a record; sorted, once each."""
-    for value in (["b", "a", "a"], {"a": {}, "b": {}}, "b, a"):
+    values: tuple[object, ...] = (["b", "a", "a"], {"a": {}, "b": {}}, "b, a")
+    for value in values:
         assert policy_from_options({"migration_group": value}).migration_group == ("a", "b")
-    for value in ([], "", {}):
+    nothing: tuple[object, ...] = ([], "", {})
+    for value in nothing:
         assert policy_from_options({"migration_group": value}).migration_group == ()

@@ -113,14 +113,15 @@ def test_live_pins(host: Callable[[str], Host]) -> None:
     rfc = host("rfc-8n240c")
     live = "<cputune><vcpupin vcpu='0' cpuset='0'/><vcpupin vcpu='1' cpuset='1'/></cputune>"
     then = "<cputune><vcpupin vcpu='1' cpuset='1,121'/></cputune>"
-    both = [read_definition(_domain(text)) for text in (live, then)]
-    assert live_pins(*both, rfc) == [
+    running, defined = read_definition(_domain(live)), read_definition(_domain(then))
+    assert live_pins(running, defined, rfc) == [
         LivePin("vcpu_pins", 0, tuple(range(240))),
         LivePin("vcpu_pins", 1, (1, 121)),
     ]
-    assert live_pins(both[1], both[1], rfc) == []
+    assert live_pins(defined, defined, rfc) == []
     # Nobody knows where everywhere is on a host without topology.
-    assert live_pins(*both, host("edited-no-topology")) == [LivePin("vcpu_pins", 1, (1, 121))]
+    unknown = host("edited-no-topology")
+    assert live_pins(running, defined, unknown) == [LivePin("vcpu_pins", 1, (1, 121))]
 
 
 @pytest.mark.parametrize("option", ["", "emulator_pinning='nodes'", "iothread_pinning='nodes'"])

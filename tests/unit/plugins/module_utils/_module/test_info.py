@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
@@ -15,6 +15,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
     read_guest,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.info import (
@@ -114,7 +115,7 @@ class Bench:
 
     def inspect_guests(self, *names: str) -> Findings:
         """Find out about the guests named, or about all."""
-        return inspect_guests(self.fake, list(names) or None, self.store, None)
+        return inspect_guests(cast(Hypervisor, self.fake), list(names) or None, self.store, None)
 
     def only(self) -> dict[str, Any]:
         """Find out about the only guest."""

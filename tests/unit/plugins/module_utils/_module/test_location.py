@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional, cast
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.numa_maps import (
     MemoryMapping,
     NumaMapsError,
+    Processes,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
@@ -97,8 +99,8 @@ def placed(host: Callable[[str], Host]) -> Place:
             Domain("anuma", "uuid-anuma", True, True),
             read_definition(xml),
             host("asymmetric-4n16c"),
-            FakeHypervisor(_AS_PINNED if affinities is None else affinities),
-            processes,
+            cast(Hypervisor, FakeHypervisor(_AS_PINNED if affinities is None else affinities)),
+            cast(Optional[Processes], processes),
             with_memory,
         )
 
@@ -259,8 +261,8 @@ def test_a_driver_that_does_not_tell(host: Callable[[str], Host]) -> None:
         Domain("anuma", "uuid-anuma", True, True),
         read_definition(_XML),
         host("asymmetric-4n16c"),
-        FakeHypervisor(None),
-        FakeProcesses([{0: 4}, {1: 4}]),
+        cast(Hypervisor, FakeHypervisor(None)),
+        cast(Processes, FakeProcesses([{0: 4}, {1: 4}])),
         with_memory=True,
     )
     assert location_to_result(placement)["vcpus"] is None

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError, PolicyError
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, HugepagePool
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import partition_guests
@@ -139,7 +140,7 @@ def call(fake: FakeHypervisor, tmp_path: Path) -> Call:
         fake.calls.clear()
         fake.reads.clear()
         listed = entries or [{"name": "*"}]
-        return partition_guests(fake, listed, options, None, write, safeguards)
+        return partition_guests(cast(Hypervisor, fake), listed, options, None, write, safeguards)
 
     return partition
 
@@ -315,7 +316,7 @@ def test_an_unwritable_state_dir_stops_before_define(fake: FakeHypervisor, tmp_p
     for folder in ("/proc/kvm-vnuma", str(tmp_path / "file")):
         safeguards = Safeguards(StateDir(folder, "host"))
         with pytest.raises(StateDirError, match="nothing was changed"):
-            partition_guests(fake, [{"name": "*"}], {}, None, True, safeguards)
+            partition_guests(cast(Hypervisor, fake), [{"name": "*"}], {}, None, True, safeguards)
     assert fake.calls == []
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.restart import (
     Restart,
@@ -108,7 +109,7 @@ def _restart(
     restart = Restart(domain, keys.pop("by_name", True))
     write = keys.pop("write", True)
     policy = RestartPolicy(timeout_s=0.01, **keys)
-    errors = restart_guests(fake, [restart], policy, state_dir, write)
+    errors = restart_guests(cast(Hypervisor, fake), [restart], policy, state_dir, write)
     return restart, [str(error) for error in errors]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_a_damaged_note_still_counts(tmp_path: Path) -> None:
     assert store.begun_restart("a") == {}
 
 
-def _hold(folder: str, taken: object, go: object) -> None:
+def _hold(folder: str, taken: Event, go: Event) -> None:
     with StateDir(folder, "host").locked():
         taken.set()
         go.wait()

@@ -62,8 +62,9 @@ def _layouts(
     answers = plan_guests(
         [(guest, policy) for guest in guests], host, cores_by_pins=cores_by_pins or {}
     )
-    assert all(isinstance(answer, Layout) for answer in answers), answers
-    return {guest.name: answer for guest, answer in zip(guests, answers)}
+    layouts = [answer for answer in answers if isinstance(answer, Layout)]
+    assert len(layouts) == len(guests), answers
+    return {guest.name: layout for guest, layout in zip(guests, layouts)}
 
 
 def _pins(layout: Layout) -> list[str]:
@@ -208,7 +209,7 @@ def test_more_cores_than_the_node_has(guest: GuestOf) -> None:
     layout = planned(crowded, host, pinning="cache")
     assert _pins(layout) == ["0-3"] * 7 + ["4-11"] * 13
     assert "cell 0 has 20 vCPUs on the 12 pCPUs of host node 0" in layout.warnings[0]
-    load = {(0, 1, 2, 3): Fraction(4)}
+    load: dict[tuple[int, ...], Fraction] = {(0, 1, 2, 3): Fraction(4)}
     assert _layouts(host, [_seated(crowded, layout)], load)["anuma"] == layout
 
 
@@ -309,7 +310,9 @@ def test_pins_are_domains(
         barred = {*policy.reserved_cpus, *(host.isolated_cpus or ())}
         threads = answer.topology.threads if answer.topology else 1
         for cell, node_id in zip(answer.cells, answer.host_nodes):
+            assert node_id is not None
             node = host.node(node_id)
+            assert node is not None
             domains = [tuple(cpu for cpu in one if cpu not in barred) for one in node.cache_domains]
             pins = [answer.vcpu_pins[vcpu] for vcpu in cell.vcpus]
             assert set(pins) <= set(domains)

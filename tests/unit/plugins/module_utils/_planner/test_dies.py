@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, Node
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout, Topology
@@ -26,7 +26,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
 )
 from planning import GuestOf, HostOf, planned, refusal
 
-INTEL = {"cpu_vendor": "Intel", "cpu_model": "Skylake-Server-IBRS"}
+INTEL: dict[str, Any] = {"cpu_vendor": "Intel", "cpu_model": "Skylake-Server-IBRS"}
 
 
 def _host(*nodes: Sequence[int], per_socket: int = 1, threads: int = 1, **keys: Any) -> Host:
@@ -114,7 +114,7 @@ def test_a_die_is_within_one_domain(guest: GuestOf) -> None:
     assert [pins[0] for pins in layout.vcpu_pins] == [0, 2, 3, 4, 5, 6]
 
 
-def _call(host: Host, *guests: Guest, **options: Any) -> dict[str, Layout | LayoutError]:
+def _call(host: Host, *guests: Guest, **options: Any) -> dict[str, Layout | VnumaError]:
     policy = policy_from_options({"dies": "host", "pinning": "core", **options})
     answers = plan_guests([(guest, policy) for guest in guests], host)
     return {guest.name: answer for guest, answer in zip(guests, answers)}

@@ -11,11 +11,11 @@ import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import HugepageUse
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_from_facts
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout
-from planning import GuestOf, HostOf, planned, refusal
+from planning import GuestOf, HostOf, planned, refusal, topology_of
 
 
 def _topology(layout: Layout) -> tuple[int, int, int, int]:
-    shape = layout.topology
+    shape = topology_of(layout)
     return (shape.sockets, shape.dies, shape.cores, shape.threads)
 
 

@@ -64,7 +64,7 @@ def test_where_one_cache_holds_it(pinning: str, placement: str) -> None:
     """Four cores are left on both nodes, and on the second of them within one L3."""
     host = _host(4, 2, 2)
     owner = _owner(0, 1, 4, 5, 8, 9, 10, 11)
-    options = {"placement": placement, "pinning": pinning, "cpu_overcommit": 1}
+    options: dict[str, Any] = {"placement": placement, "pinning": pinning, "cpu_overcommit": 1}
     assert _nodes(host, [_asks("a", 4, **options)], owner) == [(1,)]
     assert _nodes(host, [_asks("a", 4, **{**options, "pinning": "node"})], owner) == [(0,)]
 

@@ -50,7 +50,7 @@ def test_cpu_is_one_to_one(host: HostOf, guest: GuestOf) -> None:
 
 def test_reserved_cpus_stay_free(host: HostOf, guest: GuestOf) -> None:
     """A core that is reserved in part has too few threads for a guest core with all of them."""
-    options = {"pinning": "core", "reserved_cpus": "0", "nodes": "0"}
+    options: dict[str, Any] = {"pinning": "core", "reserved_cpus": "0", "nodes": "0"}
     layout = plan(guest(2), host("rfc-8n240c"), policy_from_options(options))
     assert layout.vcpu_pins == ((1, 121), (1, 121))
     options["threads"] = 1

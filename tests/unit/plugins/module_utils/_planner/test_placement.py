@@ -36,8 +36,8 @@ from hypothesis import strategies as st
 
 GIB = 1 << 20
 #: Together over a thousand examples, where the profile is the whole one.
-EXAMPLES = settings(max_examples=settings.default.max_examples * 6 // 5)
-MANY_EXAMPLES = settings(max_examples=settings.default.max_examples * 5 // 3)
+EXAMPLES = settings(max_examples=settings().max_examples * 6 // 5)
+MANY_EXAMPLES = settings(max_examples=settings().max_examples * 5 // 3)
 
 
 def make_host(
@@ -94,7 +94,7 @@ def settled(applicants: Sequence[Applicant], answers: Sequence[Answer]) -> list[
     ]
 
 
-OPTIONS = st.fixed_dictionaries(
+OPTIONS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
         "pinning": st.sampled_from(["node", "node", "core", "none"]),
         "placement": st.sampled_from(["pack", "pack", "spread"]),

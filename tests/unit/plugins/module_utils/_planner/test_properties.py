@@ -53,7 +53,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
 )
 from hypothesis import event, given
 from hypothesis import strategies as st
-from planning import partitioned_text, restored_text
+from planning import partitioned_text, restored_text, topology_of
 
 
 @st.composite
@@ -159,8 +159,10 @@ def policies(draw: st.DrawFn) -> Policy:
 
 
 def _planned(host: Host, pairs: list[tuple[Guest, Policy]]) -> list[Layout | LayoutError]:
-    answers = plan_guests(pairs, host)
-    for answer in answers:
+    answers: list[Layout | LayoutError] = []
+    for answer in plan_guests(pairs, host):
+        assert isinstance(answer, (Layout, LayoutError))
+        answers.append(answer)
         if isinstance(answer, LayoutError):
             said = str(answer)
             assert "\n" not in said
@@ -181,7 +183,7 @@ def test_vcpus_and_topology(
     (layout,) = _planned(host, [(guest, policy)])
     if isinstance(layout, LayoutError):
         return
-    cells, shape = layout.cells, layout.topology
+    cells, shape = layout.cells, topology_of(layout)
     assert sorted(v for cell in cells for v in cell.vcpus) == list(range(guest.vcpus))
     assert shape.sockets * shape.dies * shape.cores * shape.threads == guest.vcpus
     sizes = [len(cell.vcpus) for cell in cells]
@@ -248,9 +250,10 @@ def test_in_proportion(
     if isinstance(layout, LayoutError) or not host.eligible:
         return
     nodes, granule = host.eligible, 262144 if guest.arch == "ppc64le" else 1024
-    width = layout.topology.threads if policy.pinning in ("core", "cpu") else 1
+    threads = topology_of(layout).threads
+    width = threads if policy.pinning in ("core", "cpu") else 1
     has = [sum(len(core) >= width for core in node.cores) for node in nodes]
-    cores = [len(cell.vcpus) // layout.topology.threads for cell in layout.cells]
+    cores = [len(cell.vcpus) // threads for cell in layout.cells]
     if sum(cores) <= sum(has):
         assert all(one <= max(1, most) for one, most in zip(cores, has))
     memory = [cell.memory_kib // granule for cell in layout.cells]
@@ -277,7 +280,7 @@ def test_pins(
             v: node for cell, node in zip(layout.cells, layout.host_nodes) for v in cell.vcpus
         }
         assert len(layout.vcpu_pins) in (0, guest.vcpus)
-        width = 1 if policy.distribution == "round_robin" else layout.topology.threads
+        width = 1 if policy.distribution == "round_robin" else topology_of(layout).threads
         for vcpu, pins in enumerate(layout.vcpu_pins):
             node = node_of[vcpu]
             assert node is not None
@@ -313,7 +316,7 @@ def test_order_does_not_matter(
     ]
     turned = [
         str(answer) if isinstance(answer, LayoutError) else json.dumps(layout_to_result(answer))
-        for answer in plan_guests(pairs[::-1], again)
+        for answer in _planned(again, pairs[::-1])
     ]
     assert shown == turned[::-1]
 
@@ -474,6 +477,8 @@ def test_what_is_written_is_what_was_planned(
         for cell, node in zip(layout.cells, layout.memory_nodes)
         if mode != "none" and node is not None
     }
+    assert says.vcpus is not None
+    assert says.memory is not None
     assert policy.vcpus in (None, says.vcpus.most)
     assert policy.memory_kib in (None, says.memory.total_kib, sum(c.memory_kib for c in says.cells))
     bound = mode not in ("none", "preferred")
@@ -575,7 +580,7 @@ def _without_iothreads(answer: Layout | LayoutError) -> Layout | LayoutError:
 def _assert_exclusive(planned: list[tuple[tuple[Guest, Policy], Layout]]) -> None:
     owner: dict[int, tuple[str, int]] = {}
     for (guest, policy), layout in planned:
-        width = 1 if policy.distribution == "round_robin" else layout.topology.threads
+        width = 1 if policy.distribution == "round_robin" else topology_of(layout).threads
         for vcpu, pins in enumerate(layout.vcpu_pins):
             mine = (guest.name, vcpu // width if policy.pinning == "core" else vcpu)
             assert all(owner.setdefault(cpu, mine) == mine for cpu in pins)

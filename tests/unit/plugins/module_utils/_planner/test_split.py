@@ -16,7 +16,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._planner.apportion impor
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
-from planning import GuestOf, planned, refusal
+from planning import GuestOf, planned, refusal, topology_of
 
 GIB = 1 << 20
 
@@ -74,7 +74,8 @@ def test_in_proportion_to_the_nodes(guest: GuestOf) -> None:
     assert [len(cell.vcpus) for cell in layout.cells] == [12, 4]
     assert [cell.memory_kib for cell in layout.cells] == [72 * GIB, 24 * GIB]
     assert layout.warnings == ()
-    assert (layout.topology.sockets, layout.topology.cores) == (4, 4)
+    shape = topology_of(layout)
+    assert (shape.sockets, shape.cores) == (4, 4)
 
 
 def test_in_proportion_with_several_cells_a_node(guest: GuestOf) -> None:
@@ -139,8 +140,10 @@ def test_iothreads_beside_vcpus(guest: GuestOf) -> None:
     assert layout.vcpu_pins[0] == (1,)
     assert layout.iothread_pins == {1: (0, 5, 6, 7), 2: (8, 13, 14, 15), 3: (0, 5, 6, 7)}
     shared = planned(one, host, **{**options, "pinning": "node"})
+    assert shared.iothread_pins is not None
     assert shared.iothread_pins[1] == (1, 2, 3, 4, 5, 6, 7)
     named = planned(one, host, **{**options, "iothread_pinning": "0,8"})
+    assert named.iothread_pins is not None
     assert set(named.iothread_pins.values()) == {(0, 8)}
     full = guest(vcpus=16, memory_kib=GIB, iothread_ids=(1,))
     said = refusal(full, host, pinning="cpu", iothread_pinning="nodes")

@@ -241,14 +241,15 @@ def test_caches_and_isolated_cpus() -> None:
 def test_hosts_without_anything() -> None:
     """No hosts, one without facts, one without topology, and one with memory alone."""
     assert "0 hosts, 0 guests" in reading.read(report({})).text
-    for entry in (
+    entries: tuple[reports.Entry, ...] = (
         {},
         {"host": {}},
         {"host": {"nodes": []}},
         {"host": reports.facts("cpuless-pmem")},
         {"host": reports.facts("edited-no-topology")},
         {"info": {"guests": []}},
-    ):
+    )
+    for entry in entries:
         assert [one.name for one in reading.read(report({"a": entry})).hosts()] == ["a"]
 
 
