@@ -244,7 +244,12 @@ class Destination:
             "migration_group and restart it."
             for what in visible_differences(moving.live, arrival.live)
         ]
-        stray = stray_cpus(arrival.live.root, self.host)
+        # The persistent definition is what it starts with here next time.
+        stray = dict.fromkeys(
+            one
+            for definition in (arrival.live, arrival.persistent)
+            for one in stray_cpus(definition.root, self.host)
+        )
         if stray:
             found.append(
                 f"its definition names pCPUs that the target lacks ({', '.join(stray)}); remove "
