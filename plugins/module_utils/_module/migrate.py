@@ -83,7 +83,11 @@ def migrate_guests(
             result.errors.append(error.for_guest(match.domain.name))
     default_kib = source.host().hugepage_default_kib
     for moving in largest_first(moving_guests, default_kib):
-        stays = reasons_to_stay(source, moving, transfer, state_dir)
+        try:
+            stays = reasons_to_stay(source, moving, transfer, state_dir)
+        except VnumaError as error:
+            result.errors.append(error.for_guest(moving.domain.name))
+            continue
         result.moves.append(_choose(moving, destinations, stays, result))
     going = [one for one in result.moves if one.destination is not None]
     if result.errors and not partial_success:
