@@ -38,7 +38,9 @@ UNIT_LATEST = (
     *("tests/unit/plugins/filter", "tests/unit/plugins/module_utils/_module"),
     *("tests/unit/roles", "tests/unit/test_docs.py", "tests/unit/test_tools.py"),
 )
-#: Run apart from the other integration tests, side by side with them.
+#: Run apart from the other unit tests, side by side with them: its properties take longest.
+PLANNER = "tests/unit/plugins/module_utils/_planner"
+#: The same of the integration tests.
 RESTARTS = ("tests/integration/test_restart.py", "tests/integration/test_role.py")
 HOSTS = ("tests/integration/test_hosts.py",)
 #: Guests that migrate between hosts; apart from `make test`, which would take too long with them.
@@ -254,7 +256,13 @@ STEPS = (
         "the tarball, Galaxy's importer, execution environments",
         _pytest(publishing, "tests/publish"),
     ),
-    Step("unit", "unit tests", _pytest(ansible, "tests/unit"), _linked),
+    Step("planner", "unit and property tests of the planner", _pytest(ansible, PLANNER), _linked),
+    Step(
+        "unit",
+        "the other unit tests",
+        _pytest(ansible, "tests/unit", f"--ignore={PLANNER}"),
+        _linked,
+    ),
     Step(
         "unit-3.9",
         "unit tests, Python 3.9",
@@ -324,7 +332,7 @@ STEPS = (
     _molecule("default"),
 )
 GROUPS = {
-    "check": ("ruff", "yamllint", "mypy", "ansible-lint", "changelog", "unit"),
+    "check": ("ruff", "yamllint", "mypy", "ansible-lint", "changelog", "planner", "unit"),
     "test": tuple(step.name for step in STEPS if not step.alone),
 }
 
