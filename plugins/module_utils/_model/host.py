@@ -113,9 +113,6 @@ class Host:
     cpu_kinds: tuple[tuple[int, ...], ...] = ()
     _by_id: Mapping[int, Node] = field(init=False, repr=False, compare=False, hash=False)
     _cores: Mapping[int, tuple[int, ...]] = field(init=False, repr=False, compare=False, hash=False)
-    _domains: Mapping[int, tuple[int, ...]] = field(
-        init=False, repr=False, compare=False, hash=False
-    )
     _node_of: Mapping[int, int] = field(init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
@@ -128,13 +125,9 @@ class Host:
         if len(by_id) != len(self.nodes):
             raise HostError("the host topology lists a node id twice; gather it again.")
         cores = {cpu: core for node in self.nodes for core in node.cores for cpu in core}
-        domains = {
-            cpu: domain for node in self.nodes for domain in node.cache_domains for cpu in domain
-        }
         node_of = {cpu: node.id for node in self.nodes for cpu in node.cpus}
         object.__setattr__(self, "_by_id", by_id)
         object.__setattr__(self, "_cores", cores)
-        object.__setattr__(self, "_domains", domains)
         object.__setattr__(self, "_node_of", node_of)
 
     @property
@@ -159,9 +152,15 @@ class Host:
         """Return the online threads of the core that a pCPU belongs to, () for none."""
         return self._cores.get(cpu, ())
 
+    @cached_property
+    def _domain_of(self) -> Mapping[int, tuple[int, ...]]:
+        return {
+            cpu: domain for node in self.nodes for domain in node.cache_domains for cpu in domain
+        }
+
     def cache_domain(self, cpu: int) -> tuple[int, ...]:
         """Return the pCPUs that share an L3 cache with one, () where the host does not say."""
-        return self._domains.get(cpu, ())
+        return self._domain_of.get(cpu, ())
 
 
 def host_to_facts(host: Host) -> dict[str, Any]:
