@@ -15,6 +15,13 @@ options:
       - Connection URI of the libvirt daemon, as C(virsh --connect) takes it.
     type: str
     default: qemu:///system
+  daemon_timeout:
+    description:
+      - How long a libvirt daemon that is away, takes no connection or falls silent is waited for,
+        in seconds.
+    type: float
+    default: 60
+    version_added: 2.0.0
 requirements:
   - libvirt-python (the distribution's package C(python3-libvirt))
   - lxml (the distribution's package C(python3-lxml))

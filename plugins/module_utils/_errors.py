@@ -56,3 +56,21 @@ class DomainError(VnumaError):
 
 class HypervisorError(VnumaError):
     """libvirt refused, failed, or cannot be reached."""
+
+
+class DaemonLostError(HypervisorError):
+    """The daemon ended or went silent on the way, so that what came of the request is unknown."""
+
+
+class UnsettledError(HypervisorError):
+    """Whether a guest runs cannot be told; what was noted about it must stay."""
+
+
+class ChangedMeanwhileError(HypervisorError):
+    """A definition is no longer the one that was planned or edited."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "someone else changed its definition after it was planned; nothing was written, run "
+            "again."
+        )

@@ -164,7 +164,10 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._module.facts import fac
 
 def main() -> None:
     """Run the module."""
-    spec: dict[str, Any] = {"uri": {"type": "str", "default": "qemu:///system"}}
+    spec: dict[str, Any] = {
+        "uri": {"type": "str", "default": "qemu:///system"},
+        "daemon_timeout": {"type": "float", "default": 60},
+    }
     run(AnsibleModule(argument_spec=spec, supports_check_mode=True), facts)
 
 

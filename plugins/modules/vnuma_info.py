@@ -276,6 +276,7 @@ def main() -> None:
     """Run the module."""
     spec: dict[str, Any] = {
         "uri": {"type": "str", "default": "qemu:///system"},
+        "daemon_timeout": {"type": "float", "default": 60},
         "guests": {"type": "list", "elements": "str"},
         "memory": {"type": "bool", "default": True},
         "state_dir": {"type": "path"},

@@ -479,6 +479,7 @@ def main() -> None:
     override: dict[str, Any] = {"type": "str"}
     spec: dict[str, Any] = {
         "uri": {"type": "str", "default": "qemu:///system"},
+        "daemon_timeout": {"type": "float", "default": 60},
         "guests": {
             "type": "list",
             "elements": "dict",

@@ -140,6 +140,7 @@ def main() -> None:
     """Run the module."""
     spec: dict[str, Any] = {
         "uri": {"type": "str", "default": "qemu:///system"},
+        "daemon_timeout": {"type": "float", "default": 60},
         "guests": {"type": "list", "elements": "str"},
         "mode": {"type": "str", "choices": ["graceful", "force"], "default": "graceful"},
         "timeout": {"type": "float", "default": 300},

@@ -4,6 +4,7 @@
 # The first process of a test guest: says on its console what its kernel sees, then waits.
 #
 # Kernel command line: vnuma.ignore_acpi  keeps running when it is asked to shut down
+#                      vnuma.slow_acpi=SECONDS  takes so long to shut down when it is asked to
 #                      vnuma.crash_on_power  crashes when it is asked to shut down
 #                      vnuma.agent        holds the agent's channel open, as an agent would
 #                      vnuma.fill=MIB     fills so much memory on each of its nodes
@@ -99,6 +100,8 @@ fi
 if ! grep -q vnuma.ignore_acpi /proc/cmdline; then
     mkdir -p /etc/acpi/PWRF
     action="poweroff -f"
+    slow=$(given slow_acpi)
+    [ -n "$slow" ] && action="sleep $slow; poweroff -f"
     grep -q vnuma.crash_on_power /proc/cmdline && action="echo c > /proc/sysrq-trigger"
     printf '#!/bin/sh\n%s\n' "$action" > /etc/acpi/PWRF/00000080
     chmod +x /etc/acpi/PWRF/00000080

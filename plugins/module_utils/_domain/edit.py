@@ -98,7 +98,7 @@ def restored(definition: Definition) -> Edit:
             before = replace(before, cells=())
         check_outgrown(root, definition.arch, before, read_state(root))
         drop_empty_containers(root, created_containers(kept))
-        _drop_record(record)
+        drop_record(record)
         return Edit(Definition(to_text(root, definition.text), root), changed=True)
     except VnumaError as error:
         raise error.for_guest(definition.name) from None
@@ -114,7 +114,7 @@ def lost_elements(before: Definition, after: Definition) -> list[str]:
 
     The CPU's own attributes, model and vendor are left out: the policy may set the mode.
     """
-    asked = _options_in_use(before).union(_options_in_use(after))
+    asked = options_in_use(before.record) | options_in_use(after.record)
     lost = _unmanaged(before.root, asked) - _unmanaged(after.root, asked)
     return sorted({path for path, _name, _value in lost})
 
@@ -127,7 +127,7 @@ def _write(root: Element, wanted: ManagedState, policy: Policy) -> None:
     kept = original(record)
     before, after = recorded_policy(record), policy_to_record(policy)
     if is_first:
-        _mark_created(kept, [name for name in CONTAINERS if root.find(name) is None])
+        mark_created(kept, [name for name in CONTAINERS if root.find(name) is None])
     for element in MANAGED:
         value = getattr(wanted, element.field)
         if not element.option or element.option in after:
@@ -149,6 +149,40 @@ def _write(root: Element, wanted: ManagedState, policy: Policy) -> None:
     _state_policy(record, after)
 
 
+def write_record(root: Element, record: Element) -> None:
+    """Give a definition this record, as it stands, in the place of the one that it has."""
+    now = find_record(root)
+    if now is None:
+        now = _add_record(root)
+    record.tail = now.tail
+    now.getparent().replace(now, record)
+
+
+def drop_record(record: Element) -> None:
+    """Take the record out, and ``<metadata>`` too where only the record was in it."""
+    created = "metadata" in created_containers(original(record))
+    metadata = record.getparent()
+    remove(record)
+    if created and not list(elements(metadata)):
+        remove(metadata)
+
+
+def mark_created(kept: Element, containers: Collection[str]) -> None:
+    """Note that the definition had no such containers before."""
+    created = created_containers(kept).union(containers)
+    if created:
+        kept.set("created", " ".join(sorted(created)))
+
+
+def options_in_use(record: Element | None) -> set[str]:
+    """Return the policy options that have left something in a definition, by its record."""
+    if record is None:
+        return set()
+    kept = original(record)
+    stayed = {element.option for element in MANAGED if element.stays and element.is_kept(kept)}
+    return stayed.union(recorded_policy(record))
+
+
 def _add_record(root: Element) -> Element:
     metadata = root.find("metadata")
     created = metadata is None
@@ -160,7 +194,7 @@ def _add_record(root: Element) -> Element:
     kept = etree.SubElement(record, ORIGINAL)
     insert_after(metadata, [child.tag for child in metadata], record)
     if created:
-        _mark_created(kept, ["metadata"])
+        mark_created(kept, ["metadata"])
     return record
 
 
@@ -173,22 +207,6 @@ def _state_policy(record: Element, policy: Mapping[str, str]) -> None:
     element.attrib.update(sorted(policy.items()))
 
 
-def _drop_record(record: Element) -> None:
-    """Take the record out, and ``<metadata>`` too where only the record was in it."""
-    created = "metadata" in created_containers(original(record))
-    metadata = record.getparent()
-    remove(record)
-    if created and not list(elements(metadata)):
-        remove(metadata)
-
-
-def _mark_created(kept: Element, containers: Collection[str]) -> None:
-    """Note that the definition had no such containers before."""
-    created = created_containers(kept).union(containers)
-    if created:
-        kept.set("created", " ".join(sorted(created)))
-
-
 def _meaning(element: Element | None) -> tuple[object, ...] | None:
     """Return an element's meaning: white space and the order of attributes left out."""
     if element is None:
@@ -199,16 +217,6 @@ def _meaning(element: Element | None) -> tuple[object, ...] | None:
         (element.text or "").strip(),
         tuple(_meaning(child) for child in elements(element)),
     )
-
-
-def _options_in_use(definition: Definition) -> set[str]:
-    """Return the policy options that have left something in a definition."""
-    record = definition.record
-    if record is None:
-        return set()
-    kept = original(record)
-    stayed = {element.option for element in MANAGED if element.stays and element.is_kept(kept)}
-    return stayed.union(recorded_policy(record))
 
 
 def _unmanaged(root: Element, asked: Collection[str]) -> Counter[tuple[str, str, str]]:

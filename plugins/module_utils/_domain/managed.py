@@ -236,8 +236,7 @@ class _VcpuPlacement(ManagedElement[str]):
 
     def restore(self, root: Element, kept: Element) -> None:
         copy = kept.find("vcpu")
-        if copy is not None:
-            root.find("vcpu").set("placement", copy.get("placement", "static"))
+        self.write(root, "static" if copy is None else str(copy.get("placement", "static")))
 
     def show(self, root: Element, shown: Element) -> None:
         vcpu = root.find("vcpu")
@@ -277,8 +276,9 @@ class _CpuMode(ManagedElement[Optional[str]]):
 
     def restore(self, root: Element, kept: Element) -> None:
         copy, cpu = kept.find(CPU), root.find(CPU)
-        if copy is None or cpu is None:
+        if copy is None or (cpu is None and not copy.attrib):
             return
+        cpu = container_of(root, CPU)
         cpu.attrib.clear()
         cpu.attrib.update(copy.attrib)
         for tag, before in (("model", ()), ("vendor", ("model",))):

@@ -10,6 +10,8 @@ libvirt's schema (src/conf/schemas/domaincommon.rng of 12.8) names guest cells i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from .._cpuset import MAX_ID, parse_cpuset, whole_number
 from .._errors import DomainError
 from .._model.domain import ManagedState
@@ -95,6 +97,36 @@ def check_outgrown(root: Element, arch: str, before: ManagedState, after: Manage
     Raises:
         DomainError: with both figures.
     """
+    misfit = outgrown(root, arch, before, after)
+    if misfit is not None:
+        raise DomainError(
+            f"before its partition {misfit.figures}; {misfit.remedy}, or redefine it without the "
+            "record."
+        )
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why managed elements of earlier no longer go with a definition.
+
+    Attributes:
+        figures: what it had, and what it has now.
+        remedy: what to set again.
+    """
+
+    figures: str
+    remedy: str
+
+
+def outgrown(root: Element, arch: str, before: ManagedState, after: ManagedState) -> Misfit | None:
+    """Return how a guest's vCPUs or memory differ from those of earlier, None where they fit.
+
+    Args:
+        root: the definition.
+        arch: the guest's architecture.
+        before: what it says of the managed elements now.
+        after: what it would say with those of earlier.
+    """
     vcpus = integer(root.findtext("vcpu"), "<vcpu>")
     had = []
     if after.topology is not None:
@@ -105,15 +137,16 @@ def check_outgrown(root: Element, arch: str, before: ManagedState, after: Manage
         had.append(("cells", max(most, vcpus)))
     for what, count in had:
         if count != vcpus:
-            raise DomainError(
-                f"before its partition it had {what} for {count} vCPUs, and it has {vcpus} now; "
-                f"set <vcpu> to {count} again, or redefine it without the record."
+            return Misfit(
+                f"it had {what} for {count} vCPUs, and it has {vcpus} now",
+                f"set <vcpu> to {count} again",
             )
     # Cells decide how much memory there is; libvirt rounds each up when it starts a guest.
     had_kib, has_kib = (sum(cell.memory_kib for cell in state.cells) for state in (after, before))
     most_kib = granule_kib(arch) * len(before.cells)
     if had_kib and has_kib and not had_kib <= has_kib < had_kib + max(1, most_kib):
-        raise DomainError(
-            f"before its partition its cells had {had_kib} KiB together, and they have {has_kib} "
-            f"KiB now; set their memory to {had_kib} KiB again, or redefine it without the record."
+        return Misfit(
+            f"its cells had {had_kib} KiB together, and they have {has_kib} KiB now",
+            f"set their memory to {had_kib} KiB again",
         )
+    return None

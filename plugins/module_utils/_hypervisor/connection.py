@@ -9,9 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
-from .._errors import HypervisorError
+from .._errors import DaemonLostError, HypervisorError
 from .events import EventWaiter
 
 try:
@@ -22,12 +22,15 @@ except ImportError as error:  # the caller says which package is missing, in one
     libvirt = None
     LIBVIRT_IMPORT_ERROR = str(error)
 
-__all__ = ["LIBVIRT_IMPORT_ERROR", "Connection", "libvirt"]
+__all__ = ["LIBVIRT_IMPORT_ERROR", "PATIENCE_S", "Connection", "libvirt"]
 
-#: How long a daemon that went away is waited for: a service manager has it back in seconds.
-_PATIENCE_S = 60.0
-#: As libvirt's daemons have it (keepalive_interval and keepalive_count in libvirtd.conf).
+T = TypeVar("T")
+
+#: How long a daemon that is away is waited for: a service manager has it back in seconds.
+PATIENCE_S = 60.0
+#: As libvirt's daemons have it (keepalive_interval in libvirtd.conf).
 _KEEPALIVE_S = 5
+#: And keepalive_count: one that is cut off is noticed in half a minute.
 _KEEPALIVE_COUNT = 5
 _starting = threading.Lock()
 _started: list[bool] = []
@@ -36,8 +39,8 @@ _started: list[bool] = []
 class Connection:
     """One connection to a libvirt daemon.
 
-    A daemon that goes away is waited for, up to a minute, by everything that is needed to bring
-    a guest back; the rest fails at once.
+    A daemon that goes away is waited for by everything that is needed to bring a guest back; the
+    rest fails. One that takes no connections, or falls silent, is given up in the same time.
 
     Attributes:
         uri: without a password, for sentences.
@@ -46,23 +49,24 @@ class Connection:
     Args:
         uri: libvirt's connection URI, such as ``qemu:///system``.
         watch: listen to the guests' events, so that `wait` returns as soon as something happens.
+        patience_s: how long a daemon is waited for, in seconds.
 
     Raises:
         HypervisorError: when there is no connection to be had; the sentence has the remedy.
     """
 
-    def __init__(self, uri: str, watch: bool = False) -> None:
+    def __init__(self, uri: str, watch: bool = False, patience_s: float = PATIENCE_S) -> None:
         self.uri = _without_password(uri)
+        self.patience_s = patience_s
         self._full_uri = uri
         self._watch = watch
         self._events = EventWaiter()
         self._reconnecting = threading.Lock()
         # Otherwise libvirt's C library prints every error to stderr, besides raising it.
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
-        if watch:
-            _start_event_loop()
+        _start_event_loop()
         try:
-            self.raw = self._open()
+            self.raw = self._open(time.monotonic() + patience_s)
         except libvirt.libvirtError as error:
             raise HypervisorError(_no_connection(self.uri, error)) from None
 
@@ -75,22 +79,36 @@ class Connection:
         """Return whether it is done before the deadline, a time of the monotonic clock."""
         return self._events.wait(is_done, deadline)
 
-    def with_reconnect(self, ask: Callable[[], Any]) -> Any:
-        """Ask, and ask again over a new connection should the daemon have gone away."""
-        deadline = time.monotonic() + _PATIENCE_S
+    def with_reconnect(self, ask: Callable[[], Any], deadline: float | None = None) -> Any:
+        """Ask, and ask again over a new connection should the daemon have gone away.
+
+        Args:
+            ask: the request.
+            deadline: until when the daemon is waited for, of the monotonic clock; by default as
+                long as this connection has patience.
+        """
+        until = time.monotonic() + self.patience_s if deadline is None else deadline
         while True:
             connection = self.raw
             try:
                 return ask()
             except libvirt.libvirtError:
-                if _answers(connection) or time.monotonic() > deadline:
+                if self.answers(connection) or time.monotonic() > until:
                     raise
             with self._reconnecting:
-                while self.raw is connection and time.monotonic() < deadline:
+                while self.raw is connection and time.monotonic() < until:
                     try:
-                        self.raw = self._open()
-                    except libvirt.libvirtError:
+                        self.raw = self._open(until)
+                    except (libvirt.libvirtError, HypervisorError):
                         time.sleep(0.2)
+
+    def answers(self, connection: Any) -> bool:
+        """Tell whether the daemon at the end of a connection is there."""
+        try:
+            connection.getLibVersion()
+        except libvirt.libvirtError:
+            return False
+        return True
 
     @contextmanager
     def errors(
@@ -118,28 +136,61 @@ class Connection:
                     f"the connection to {self.uri} is read-only, and cannot {doing}; connect as a "
                     "user who may manage guests, through the read-write socket."
                 ) from None
-            raise HypervisorError(
+            kind = HypervisorError if self.answers(self.raw) else DaemonLostError
+            raise kind(
                 f"libvirt at {self.uri} could not {doing}: {message}.", guest=guest
             ) from None
 
-    def _open(self) -> Any:
-        connection = libvirt.open(self._full_uri)
+    def _open(self, deadline: float) -> Any:
+        connection = within(
+            deadline,
+            lambda: libvirt.open(self._full_uri),
+            f"cannot connect to {self.uri}: the libvirt daemon there takes no connection; check "
+            "whether it hangs, or has too many clients (max_clients in its configuration).",
+        )
         if self._watch:
             connection.domainEventRegisterAny(
                 None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._events.wake, None
             )
-            # A daemon that is cut off is noticed in half a minute; drivers without one lack it.
-            with suppress(libvirt.libvirtError):
-                connection.setKeepAlive(_KEEPALIVE_S, _KEEPALIVE_COUNT)
+        # Drivers without a daemon lack it.
+        with suppress(libvirt.libvirtError):
+            most = max(1, int(self.patience_s / _KEEPALIVE_S) - 1)
+            connection.setKeepAlive(_KEEPALIVE_S, min(most, _KEEPALIVE_COUNT))
         return connection
 
 
-def _answers(connection: Any) -> bool:
-    try:
-        connection.getLibVersion()
-    except libvirt.libvirtError:
-        return False
-    return True
+def within(deadline: float, ask: Callable[[], T], otherwise: str) -> T:
+    """Ask what libvirt may never answer, and give up when the time is up.
+
+    A request has no limit of its own: a daemon that takes no more clients leaves virConnectOpen
+    waiting, and one that lost a guest's process half way leaves virDomainDestroy waiting (seen
+    with libvirt 9.0). The thread that waits is left behind, and ends with the module.
+
+    Args:
+        deadline: of the monotonic clock.
+        ask: the request.
+        otherwise: the sentence where it was given up.
+
+    Raises:
+        DaemonLostError: when it was given up.
+    """
+    answers: list[T] = []
+    problems: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            answers.append(ask())
+        except BaseException as problem:
+            problems.append(problem)
+
+    thread = threading.Thread(target=work, name="libvirt-request", daemon=True)
+    thread.start()
+    thread.join(max(0.1, deadline - time.monotonic()))
+    for problem in problems:
+        raise problem
+    if not answers:
+        raise DaemonLostError(otherwise)
+    return answers[0]
 
 
 def _start_event_loop() -> None:

@@ -10,12 +10,12 @@ from .._domain.definition import Definition
 from .._domain.moving import networks
 from .._domain.xml import etree
 from .._model.domain import Domain
-from .connection import libvirt
-from .hypervisor import Hypervisor
+from .connection import PATIENCE_S, libvirt
 from .migration import Progress, progress_from
+from .power import Power
 
 
-class End(Hypervisor):
+class End(Power):
     """One of the two hosts.
 
     Attributes:
@@ -23,42 +23,15 @@ class End(Hypervisor):
 
     Args:
         uri: as libvirt takes it.
+        patience_s: how long its daemon is waited for, in seconds.
 
     Raises:
         HypervisorError: when there is no connection to be had.
     """
 
-    def __init__(self, uri: str) -> None:
-        super().__init__(uri, watch=True)
+    def __init__(self, uri: str, patience_s: float = PATIENCE_S) -> None:
+        super().__init__(uri, watch=True, patience_s=patience_s)
         self.full_uri = uri
-
-    def find(self, domain: Domain) -> Domain | None:
-        """Return a guest as it is here now, None where it is not.
-
-        A daemon that went away is waited for.
-
-        Raises:
-            HypervisorError: when the daemon does not come back.
-        """
-
-        def ask() -> Domain | None:
-            try:
-                handle = self._connection.raw.lookupByUUIDString(domain.uuid)
-                return Domain(
-                    name=handle.name(),
-                    uuid=domain.uuid,
-                    persistent=bool(handle.isPersistent()),
-                    active=bool(handle.isActive()),
-                )
-            except libvirt.libvirtError as error:
-                # It may go between the two questions.
-                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                    raise
-                return None
-
-        with self._connection.errors("find it", domain.name):
-            found: Domain | None = self._connection.with_reconnect(ask)
-            return found
 
 
 class Source(End):

@@ -14,13 +14,13 @@ from typing import Any
 
 from .._cpuset import format_cpuset, whole_number
 from .._domain.capabilities import parse_capabilities
-from .._domain.definition import device_name, read_definition
+from .._domain.definition import device_name
 from .._domain.xml import parse_xml
 from .._errors import HypervisorError
-from .._model.domain import Domain
+from .._model.domain import Condition, Domain
 from .._model.host import Host, HugepagePool, Node
 from .._model.layout import Ids
-from .connection import Connection, libvirt
+from .connection import PATIENCE_S, Connection, libvirt
 from .sysfs import cpu_kinds, isolated_cpus
 
 #: By the numbers of virDomainState, so that they are there without the bindings too.
@@ -33,6 +33,32 @@ _STATES = {
     6: "crashed",
     7: "suspended",
 }
+#: By state, the numbers of virDomainRunningReason, virDomainPausedReason, virDomainShutoffReason.
+_REASONS = {
+    "running": {1: "booted", 2: "migrated", 3: "restored", 5: "unpaused", 6: "migration_canceled"},
+    "paused": {
+        1: "user",
+        2: "migration",
+        3: "save",
+        4: "dump",
+        5: "io_error",
+        7: "from_snapshot",
+        9: "snapshot",
+        11: "starting_up",
+        12: "post_copy",
+        13: "post_copy_failed",
+    },
+    "off": {
+        1: "shutdown",
+        2: "destroyed",
+        3: "crashed",
+        4: "migrated",
+        5: "saved",
+        6: "failed",
+        7: "from_snapshot",
+        8: "daemon",
+    },
+}
 
 
 class Hypervisor:
@@ -41,13 +67,14 @@ class Hypervisor:
     Args:
         uri: libvirt's connection URI, such as ``qemu:///system``.
         watch: listen to the guests' events, so that `wait` returns as soon as something happens.
+        patience_s: how long a daemon that is away or silent is waited for, in seconds.
 
     Raises:
         HypervisorError: when there is no connection to be had; the sentence has the remedy.
     """
 
-    def __init__(self, uri: str, watch: bool = False) -> None:
-        self._connection = Connection(uri, watch)
+    def __init__(self, uri: str, watch: bool = False, patience_s: float = PATIENCE_S) -> None:
+        self._connection = Connection(uri, watch, patience_s)
         self._capabilities_xml = ""
         # libvirt's own object of each guest, by its UUID.
         self._handles: dict[str, Any] = {}
@@ -108,10 +135,41 @@ class Hypervisor:
                 persistent=handle.UUIDString() not in transient,
                 active=handle.ID() != -1,
                 saved=handle.UUIDString() in saved,
+                start=handle.ID(),
             )
             for handle in handles
         ]
         return sorted(found, key=lambda domain: (domain.name, domain.uuid))
+
+    def find(self, domain: Domain) -> Domain | None:
+        """Return a guest as it is here now, None where it is not.
+
+        A daemon that went away is waited for.
+
+        Raises:
+            HypervisorError: when the daemon does not come back.
+        """
+
+        def ask() -> Domain | None:
+            try:
+                handle = self._connection.raw.lookupByUUIDString(domain.uuid)
+                return Domain(
+                    name=handle.name(),
+                    uuid=domain.uuid,
+                    persistent=bool(handle.isPersistent()),
+                    active=bool(handle.isActive()),
+                    saved=bool(handle.hasManagedSaveImage()),
+                    start=handle.ID(),
+                )
+            except libvirt.libvirtError as error:
+                # It may go between the two questions.
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+                return None
+
+        with self._connection.errors("find it", domain.name):
+            found: Domain | None = self._connection.with_reconnect(ask)
+            return found
 
     def persistent_xml(self, domain: Domain) -> str:
         """Return the persistent definition with its passwords: what a redefine must start from.
@@ -165,16 +223,6 @@ class Hypervisor:
         with self._connection.errors("remove its managed-save image", domain.name):
             self._handle(domain).managedSaveRemove()
 
-    def running_xml(self, domain: Domain) -> str:
-        """Return what a guest runs with, passwords included: what to go back to."""
-        with self._connection.errors("read the definition", domain.name):
-            return str(self._handle(domain).XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
-
-    def is_active(self, domain: Domain) -> bool:
-        """Tell whether a guest is alive now."""
-        with self._connection.errors("check whether it runs", domain.name):
-            return bool(self._connection.with_reconnect(lambda: self._handle(domain).isActive()))
-
     def is_local(self) -> bool:
         """Tell whether the URI names no other host."""
         with suppress(libvirt.libvirtError):
@@ -183,8 +231,24 @@ class Hypervisor:
 
     def state(self, domain: Domain) -> str:
         """Return a guest's state in one word, ``running`` or ``off`` for most."""
+        return self.condition(domain).state
+
+    def condition(self, domain: Domain) -> Condition:
+        """Return what a guest is doing; a daemon that went away is waited for."""
+
+        def ask() -> Condition:
+            try:
+                state, reason = self._connection.raw.lookupByUUIDString(domain.uuid).state()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+                return Condition("gone")
+            word = _STATES.get(state, "unknown")
+            return Condition(word, _REASONS.get(word, {}).get(reason, "unknown"))
+
         with self._connection.errors("read its state", domain.name):
-            return _STATES.get(self._handle(domain).state()[0], "unknown")
+            found: Condition = self._connection.with_reconnect(ask)
+            return found
 
     def affinities(self, domain: Domain) -> dict[int, tuple[int, ...]] | None:
         """Return the pCPUs that the thread of each vCPU may run on, None where none can tell.
@@ -228,68 +292,6 @@ class Hypervisor:
             if parent is not None and follow:
                 return self._device_node(device_name(parent), follow=False)
         return None
-
-    def restart_blocker(self, domain: Domain) -> str | None:
-        """Say why a live guest must not be shut down now, None where it may be."""
-        with self._connection.errors("read its state", domain.name):
-            state = self._handle(domain).state()[0]
-            busy = self._handle(domain).jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
-        if busy:
-            return "a job such as a migration or a backup is running on it"
-        return {
-            libvirt.VIR_DOMAIN_PAUSED: "it is paused",
-            libvirt.VIR_DOMAIN_PMSUSPENDED: "it is suspended to memory",
-            libvirt.VIR_DOMAIN_CRASHED: "it has crashed and is kept for inspection",
-            libvirt.VIR_DOMAIN_SHUTDOWN: "it is already being shut down",
-        }.get(state)
-
-    def shut_down(self, domain: Domain) -> None:
-        """Ask a guest to shut down, by its agent or by ACPI as libvirt sees fit."""
-
-        def ask() -> None:
-            handle = self._handle(domain)
-            if handle.isActive():
-                handle.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_DEFAULT)
-
-        with self._connection.errors("shut it down", domain.name):
-            try:
-                self._connection.with_reconnect(ask)
-            except libvirt.libvirtError:
-                # It may have gone down, or its agent hung up on the way: only then it is no error.
-                if self._connection.with_reconnect(lambda: self._handle(domain).isActive()):
-                    self._connection.with_reconnect(
-                        lambda: self._handle(domain).shutdownFlags(
-                            libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
-                        )
-                    )
-
-    def force_off(self, domain: Domain) -> None:
-        """Force a guest off at once, without asking it."""
-        with self._connection.errors("force it off", domain.name):
-            try:
-                self._connection.with_reconnect(lambda: self._handle(domain).destroyFlags(0))
-            except libvirt.libvirtError:
-                if self._connection.with_reconnect(lambda: self._handle(domain).isActive()):
-                    raise
-
-    def start(self, domain: Domain) -> None:
-        """Start a guest that is off; one that runs already is left alone."""
-
-        def create() -> None:
-            handle = self._handle(domain)
-            if not handle.isActive():
-                handle.create()
-
-        with self._connection.errors("start it", domain.name):
-            self._connection.with_reconnect(create)
-
-    def agent_answers(self, domain: Domain) -> bool:
-        """Tell whether the guest's agent holds its channel open."""
-        root = read_definition(self.xml_without_secrets(domain, live=True)).root
-        return any(
-            target.get("name") == "org.qemu.guest_agent.0" and target.get("state") == "connected"
-            for target in root.iterfind("devices/channel/target")
-        )
 
     def pin(self, domain: Domain, field: str, number: int, cpus: Ids) -> None:
         """Pin a thread of a running guest, in its live state only.

@@ -20,6 +20,7 @@ class Domain:
         persistent: False for a transient guest.
         active: True while it runs, is paused, or is otherwise alive.
         saved: whether it had a managed-save image when it was listed.
+        start: libvirt's number of this start of it, -1 while it is off: another one, another start.
     """
 
     name: str
@@ -27,6 +28,32 @@ class Domain:
     persistent: bool
     active: bool
     saved: bool = False
+    start: int = -1
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a guest is doing, and how it came to that.
+
+    Attributes:
+        state: ``running``, ``paused``, ``off``, ``shutting_down``, ``crashed``, ``suspended``,
+            ``gone`` or ``unknown``.
+        reason: libvirt's (virDomainRunningReason, virDomainPausedReason, virDomainShutoffReason),
+            such as ``booted``, ``starting_up``, ``user``, ``destroyed``; ``unknown`` for others.
+    """
+
+    state: str
+    reason: str = "unknown"
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether its QEMU has not begun to run the guest, if there is a QEMU at all."""
+        return self.state == "paused" and self.reason == "starting_up"
+
+    def __str__(self) -> str:
+        """Return it as virsh words it."""
+        words = f"{self.state} ({self.reason})" if self.reason != "unknown" else self.state
+        return words.replace("_", " ")
 
 
 @dataclass(frozen=True)

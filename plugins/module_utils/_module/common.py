@@ -20,7 +20,7 @@ from ansible.module_utils.common.respawn import (
 )
 
 from .._domain.xml import LXML_IMPORT_ERROR
-from .._errors import VnumaError
+from .._errors import PolicyError, VnumaError
 from .._hypervisor.connection import LIBVIRT_IMPORT_ERROR
 
 #: The distribution's interpreters: its libvirt bindings are installed for these only.
@@ -74,6 +74,18 @@ def _ensure_bindings(module: AnsibleModule) -> None:
         "ansible_python_interpreter to an interpreter that has them.",
         missing=missing,
     )
+
+
+def patience_s(module: AnsibleModule) -> float:
+    """Return how long a libvirt daemon is waited for, in seconds.
+
+    Raises:
+        PolicyError: when that is no time.
+    """
+    seconds = float(module.params["daemon_timeout"])
+    if not seconds > 0:
+        raise PolicyError(f"daemon_timeout must be more than 0 s, not {seconds:g} s.")
+    return seconds
 
 
 def errors_to_result(errors: Sequence[VnumaError]) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from ansible.module_utils.basic import AnsibleModule
 
 from .._hypervisor.hypervisor import Hypervisor
 from .._model.host import host_to_facts
+from .common import patience_s
 
 
 def facts(module: AnsibleModule) -> dict[str, Any]:
     """Return the host's topology as facts."""
-    hypervisor = Hypervisor(module.params["uri"])
+    hypervisor = Hypervisor(module.params["uri"], patience_s=patience_s(module))
     try:
         host = hypervisor.host(with_free=True)
     finally:

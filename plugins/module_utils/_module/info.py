@@ -33,12 +33,13 @@ from .._model.layout import Layout, layout_to_result
 from .._model.placement import Ledger, ledger_to_result
 from .._planner.sizing import resized
 from .._policy import policy_from_options
-from .common import errors_to_result, warn_once
+from .common import errors_to_result, patience_s, warn_once
 from .location import Location, locate_guest, location_to_result
 from .placing import ledger_of
 from .planning import Others, Request, plan_requests, read_others
 from .select import Selection, select_guests
 from .state_dir import StateDir, default_state_dir
+from .turn import restart_begun
 
 _TRANSIENT = "it is transient, so change it where it is defined"
 _PLAN_AGAIN = "run vnuma_partition with its recorded options"
@@ -285,20 +286,18 @@ def _compare(report: Report, host: Host, hypervisor: Hypervisor, state_dir: Stat
     """Compare what a guest is defined with to what it runs with, or would come back with."""
     if report.persistent is None:
         return
+    if restart_begun(hypervisor, report.domain, state_dir):
+        report.restart_required = True
+        message = f"an interrupted restart left it {report.state}; run vnuma_restart to start it."
+        report.drift.append(Drift("persistent-live", "restart", message))
     if report.live is None:
-        _compare_off(report, report.persistent, hypervisor, state_dir)
+        _compare_off(report, report.persistent, hypervisor)
     else:
         _compare_running(report, report.live, report.persistent, host)
 
 
-def _compare_off(
-    report: Report, persistent: Definition, hypervisor: Hypervisor, state_dir: StateDir
-) -> None:
+def _compare_off(report: Report, persistent: Definition, hypervisor: Hypervisor) -> None:
     domain = report.domain
-    if state_dir.begun_restart(domain.uuid) is not None:
-        report.restart_required = True
-        message = "an interrupted restart left it off; run vnuma_restart to start it."
-        report.drift.append(Drift("persistent-live", "restart", message))
     saved = hypervisor.saved_xml(domain) if domain.saved else None
     if saved is not None:
         report.drift += _fixed_drifts(
@@ -370,7 +369,7 @@ def _drifts(
 
 def info(module: AnsibleModule) -> dict[str, Any]:
     """Find out about the guests and return it."""
-    hypervisor = Hypervisor(module.params["uri"])
+    hypervisor = Hypervisor(module.params["uri"], patience_s=patience_s(module))
     try:
         findings = inspect_guests(
             hypervisor,

@@ -22,7 +22,7 @@ from .._hypervisor.ends import Source
 from .._hypervisor.migration import Transfer
 from .._model.domain import Domain
 from .._model.layout import layout_to_result
-from .common import errors_to_result, warn_once
+from .common import errors_to_result, patience_s, warn_once
 from .destination import Destination, MovingGuest, destination_from, largest_first
 from .leaving import read_moving_guest, reasons_to_stay
 from .move import Move, carry_out
@@ -210,7 +210,7 @@ def _go(
             )
         carry_out(source, move, destination, arrival, transfer, say)
         if transfer.undefine_source:
-            state_dir.drop_old(domain.uuid)
+            state_dir.drop_layout(domain.uuid)
     except VnumaError as error:
         if move.action != "migrated" or move.seconds is None:
             move.action = "failed"
@@ -251,7 +251,7 @@ def migrate(module: AnsibleModule) -> dict[str, Any]:
     if not module.params["targets"]:
         raise PolicyError("targets must name at least one host to migrate to.")
     with ExitStack() as stack:
-        source = Source(module.params["uri"])
+        source = Source(module.params["uri"], patience_s(module))
         stack.callback(source.close)
         destinations = []
         for given in module.params["targets"]:

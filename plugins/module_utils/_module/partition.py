@@ -20,16 +20,15 @@ from .._domain.definition import (
     is_ours,
     pci_devices,
     read_definition,
-    secrets,
 )
-from .._errors import DomainError, HypervisorError, VnumaError
+from .._errors import ChangedMeanwhileError, DomainError, HypervisorError, VnumaError
 from .._hypervisor.hypervisor import Hypervisor
 from .._model.domain import Domain
 from .._model.host import Host, host_from_facts
 from .._model.layout import Ids
 from .._model.placement import ledger_to_result
 from .._policy import DEFAULTS
-from .common import errors_to_result, warn_once
+from .common import errors_to_result, patience_s, warn_once
 from .lay_out import (
     Group,
     begin_update,
@@ -42,6 +41,7 @@ from .lay_out import (
 )
 from .planning import Others, needs_others, plan_requests, read_others
 from .state_dir import StateDir, default_state_dir
+from .turn import is_untidy, restart_begun, tidy
 from .update import (
     GuestUpdate,
     PartitionResult,
@@ -56,9 +56,6 @@ T = TypeVar("T")
 #: Guests that are read or defined at the same time; libvirtd takes five requests of a connection
 #: at once (max_client_requests, src/remote/libvirtd.conf.in).
 _AT_ONCE = 4
-_CHANGED_MEANWHILE = (
-    "someone else changed its definition after it was planned; nothing was written, run again."
-)
 
 
 def partition_guests(
@@ -96,7 +93,7 @@ def partition_guests(
     hosts = Group(group or {}, anew=rebalance)
     plan = partial(_plan, hypervisor, entries, options, host, safeguards, hosts)
     result = plan()
-    if write and any(update.writes for update in result.updates):
+    if write and result.writes:
         with safeguards.state_dir.locked():
             result = plan()
             _check_ledger(hypervisor, result, safeguards)
@@ -105,6 +102,8 @@ def partition_guests(
                 for update in result.updates
             ]
             result.updates = list(_each(result, steps))
+            with result.collecting_errors():
+                tidy(hypervisor, safeguards.state_dir)
     return result
 
 
@@ -119,6 +118,7 @@ def _plan(
     """Say for every guest what there is to do, without doing any of it."""
     result = PartitionResult()
     domains = hypervisor.domains()
+    result.untidy = is_untidy(hypervisor, domains, safeguards.state_dir)
     wanted = choose(domains, entries, options, result)
     if not wanted:
         return result
@@ -244,22 +244,18 @@ def _look_ahead(
     domain, live = update.domain, update.live
     planned = safeguards.planned.get(domain.uuid)
     if update.redefines and planned and planned != fingerprint(update.before):
-        raise HypervisorError(_CHANGED_MEANWHILE)
-    begun = safeguards.state_dir.begun_restart(domain.uuid) is not None
+        raise ChangedMeanwhileError
+    begun = restart_begun(hypervisor, domain, safeguards.state_dir)
+    update.restart_required = begun
     if live is None:
-        update.restart_required = begun
         update.drops_image = _has_outdated_image(hypervisor, update, after, safeguards)
     elif is_ours(live, update.before, after):
         update.memory_nodes = memory_move(live, after)
-        update.restart_required = not update.memory_nodes and needs_restart(live, after)
-        # Whoever began to restart it, it runs as it should: were the note to stay, a guest that is
-        # shut down for good one day would be taken for one that has to run again.
-        update.ends_restart = begun and not update.restart_required
+        needed = not update.memory_nodes and needs_restart(live, after)
+        update.restart_required = begun or needed
         # What a restart is needed for may be the memory alone; pins do not wait for it then.
-        if not update.restart_required or looks_the_same(live, after):
+        if not needed or looks_the_same(live, after):
             update.pins = live_pins(live, after, host)
-    else:
-        update.ends_restart = begun
     changes_live = bool(update.pins or update.memory_nodes)
     update.changed = update.redefines or update.drops_image or changes_live
 
@@ -289,8 +285,6 @@ def _apply(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards) 
     if update.drops_image:
         # Last: what was saved is not to be lost for a definition that is refused.
         hypervisor.drop_saved(domain)
-    if update.ends_restart:
-        safeguards.state_dir.end_restart(domain.uuid)
     _change_live(hypervisor, update)
     return update
 
@@ -316,29 +310,18 @@ def _leave_to_restart(update: GuestUpdate, warning: str) -> None:
 
 
 def _define(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards) -> None:
-    """Define what was edited, and verify what libvirt made of it."""
-    from .._domain.edit import lost_elements, means_the_same
+    """Define what was edited; what the guest runs with is kept first, where it has to restart."""
+    from .._domain.kept import keep_layout
+    from .define import replace_definition
 
-    domain, before, after = update.domain, update.before, update.after or update.before
+    domain, live, before = update.domain, update.live, update.before
     state_dir = safeguards.state_dir
-    # While a restart is due, what is kept already is what the guest runs with.
-    due = update.live is not None and needs_restart(update.live, before)
-    if not due or state_dir.old(domain.uuid) is None:
-        state_dir.keep_old(domain.uuid, before.text)
-    if hypervisor.persistent_xml(domain) != before.text:
-        raise HypervisorError(_CHANGED_MEANWHILE)
-    hidden = secrets(after.root)
-    hypervisor.define(domain.name, after.text, hidden)
-    stored = read_definition(hypervisor.persistent_xml(domain))
-    lost = lost_elements(before, stored)
-    if means_the_same(stored, after) and not lost:
-        return
-    hypervisor.define(domain.name, before.text, hidden, validate=False)
-    what = f"dropped {lost[0]}" if lost else "stored a layout other than the one it was given"
-    raise HypervisorError(
-        f"libvirt {what}, so the old definition was restored; please report this with the version "
-        "of libvirt."
-    )
+    if live is not None and update.restart_required:
+        # While a restart is due already, what is kept is what the guest runs with.
+        due = needs_restart(live, before)
+        if not due or state_dir.layout(domain.uuid) is None:
+            state_dir.keep_layout(domain.uuid, keep_layout(live if due else before))
+    replace_definition(hypervisor, domain, before, update.after or before)
 
 
 def _group(given: object) -> dict[str, Host]:
@@ -353,7 +336,7 @@ def partition(module: AnsibleModule) -> dict[str, Any]:
     """Partition the guests and return what came of it."""
     host = module.params["host"]
     topology = None if host is None else host_from_facts(host)
-    hypervisor = Hypervisor(module.params["uri"])
+    hypervisor = Hypervisor(module.params["uri"], patience_s=patience_s(module))
     try:
         result = partition_guests(
             hypervisor,
@@ -376,7 +359,7 @@ def partition(module: AnsibleModule) -> dict[str, Any]:
     warn_once(module, result.warnings, [(one.domain.name, one.warnings) for one in updates])
     complete = module.params["layouts"] == "complete"
     answer: dict[str, Any] = {
-        "changed": any(update.writes for update in updates),
+        "changed": result.writes,
         "guests": [update_to_result(update, complete) for update in updates],
         "restart_required": [one.domain.name for one in updates if one.restart_required],
         **errors_to_result(result.errors),

@@ -1,9 +1,11 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What outlives a run: old definitions, and restarts that have begun.
+"""What outlives a run: layouts that guests still run with, and power cycles that have begun.
 
-Both are kept where the module runs, in a folder that its user alone can read: definitions hold
-passwords. A run that is killed leaves them behind, and the next one goes on from there.
+Both are kept where the module runs. A run that is killed leaves them behind, and the next one goes
+on from there. What is kept decides what a guest is defined with and whether it is started, so a
+folder or file that another user could have written is refused. No definition and no password is
+ever in there.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,54 @@ from .._errors import VnumaError
 #: Where root keeps them. Others keep them in XDG_STATE_HOME (XDG Base Directory Specification).
 SYSTEM_FOLDER = "/var/lib/kvm-vnuma"
 _LOCK_PATIENCE_S = 10.0
+_LAYOUT, _RESTART, _MIGRATION = ".layout", ".restart", ".migration"
+_LOCK = "lock"
+#: A layout with 512 vCPUs and 128 cells takes less than one; more is none of ours.
+_MOST_BYTES = 4 << 20
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class StateDirError(VnumaError):
-    """The folder cannot be read or written, or another run is using it."""
+    """The folder cannot be read, written or trusted, or another run is using it."""
+
+
+@dataclass(frozen=True)
+class RestartNote:
+    """A power cycle that has begun, so that the next run knows whose turn it is.
+
+    Attributes:
+        name: of the guest when it began.
+        since: when it was asked to shut down, in seconds since the epoch.
+        until: when the run that asked gave up waiting, or would have; likewise.
+        phase: ``shutdown``: asked to shut down; ``late``: it was asked, and did not in time;
+            ``force``: its power is pulled; ``start``: it is off and is being started.
+    """
+
+    name: str = ""
+    since: float = 0.0
+    until: float = 0.0
+    phase: str = "shutdown"
+
+
+@dataclass(frozen=True)
+class MigrationNote:
+    """A migration that has begun, so that the next run knows which of two copies is the guest.
+
+    Attributes:
+        name: of the guest.
+        since: when it began, in seconds since the epoch.
+        target: name of the target in the inventory.
+        target_uuid: UUID of the target's libvirt host.
+        paused: whether the guest was paused by its owner, and has to be so afterwards.
+        phase: ``moving``: the copy on the target has not run; ``there``: it may have.
+    """
+
+    name: str = ""
+    since: float = 0.0
+    target: str = ""
+    target_uuid: str = ""
+    paused: bool = False
+    phase: str = "moving"
 
 
 def default_state_dir() -> str:
@@ -37,7 +85,7 @@ def default_state_dir() -> str:
 
 
 class StateDir:
-    """The kept definitions and begun restarts of one libvirt host.
+    """The kept layouts and the notes of one libvirt host.
 
     Args:
         folder: where to keep them; made when something is first written.
@@ -54,11 +102,12 @@ class StateDir:
         Raises:
             StateDirError: when another run is at work and stays so for ten seconds.
         """
-        with self._failing("the lock cannot be taken"):
-            self._make()
+        with self._opened(make=True) as folder, self._failing("the lock cannot be taken"):
             # Kept open for as long as the lock is held; a killed process loses both.
-            descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(_LOCK, flags, 0o600, dir_fd=folder)
         try:
+            _check_file(descriptor, self.folder / _LOCK)
             deadline = time.monotonic() + _LOCK_PATIENCE_S
             while not _try_lock(descriptor):
                 if time.monotonic() > deadline:
@@ -71,83 +120,215 @@ class StateDir:
         finally:
             os.close(descriptor)
 
-    def keep_old(self, guest_uuid: str, xml: str) -> None:
-        """Keep a definition before it is replaced; it is on the disk when this returns.
+    def keep_layout(self, guest_uuid: str, text: str) -> None:
+        """Keep the layout that a guest runs with; it is on the disk when this returns.
 
         Raises:
-            StateDirError: when it cannot be written; the definition must not be replaced then.
+            StateDirError: when it cannot be written; the guest must not be redefined then.
         """
-        self._write(f"{guest_uuid}.xml", xml, "its old definition cannot be saved")
+        self._write(guest_uuid + _LAYOUT, text, "the layout that it runs with cannot be saved")
 
-    def old(self, guest_uuid: str) -> str | None:
-        """Return the definition that was kept, None where there is none."""
-        return self._read(f"{guest_uuid}.xml")
+    def layout(self, guest_uuid: str) -> str | None:
+        """Return the layout that was kept, None where there is none."""
+        return self._read(guest_uuid + _LAYOUT)
 
-    def begin_restart(self, guest_uuid: str, name: str) -> None:
-        """Note that a guest is about to be shut down and has to run again afterwards."""
-        content = json.dumps({"name": name, "since": int(time.time())})
-        self._write(f"{guest_uuid}.restart", content, "the start of its restart cannot be recorded")
+    def drop_layout(self, guest_uuid: str) -> None:
+        """Forget the layout, since the guest no longer runs with it."""
+        self._drop(guest_uuid + _LAYOUT)
 
-    def begun_restart(self, guest_uuid: str) -> dict[str, Any] | None:
-        """Return the note of a restart that has not ended, None where there is none."""
-        text = self._read(f"{guest_uuid}.restart")
-        if text is None:
-            return None
-        with suppress(ValueError):
-            note = json.loads(text)
-            return note if isinstance(note, dict) else {}
-        return {}
+    def begin_restart(self, guest_uuid: str, note: RestartNote) -> None:
+        """Note how far a power cycle is: that the guest has to run again afterwards."""
+        failing = "the start of its restart cannot be recorded"
+        self._write(guest_uuid + _RESTART, json.dumps(asdict(note)), failing)
+
+    def begun_restart(self, guest_uuid: str) -> RestartNote | None:
+        """Return the note of a power cycle that has not ended, None where there is none."""
+        values = self._read_note(guest_uuid + _RESTART, RestartNote)
+        return None if values is None else RestartNote(**values)
 
     def end_restart(self, guest_uuid: str) -> None:
-        """Forget the note, since the guest runs."""
-        self._drop(f"{guest_uuid}.restart")
+        """Forget the note, since nothing is left to do."""
+        self._drop(guest_uuid + _RESTART)
 
-    def drop_old(self, guest_uuid: str) -> None:
-        """Forget the old definition, since the guest runs with the new one."""
-        self._drop(f"{guest_uuid}.xml")
+    def begin_migration(self, guest_uuid: str, note: MigrationNote) -> None:
+        """Note how far a migration is."""
+        failing = "the start of its migration cannot be recorded"
+        self._write(guest_uuid + _MIGRATION, json.dumps(asdict(note)), failing)
 
-    def _make(self) -> None:
-        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.folder.mkdir(mode=0o700, exist_ok=True)
+    def begun_migration(self, guest_uuid: str) -> MigrationNote | None:
+        """Return the note of a migration that has not ended, None where there is none."""
+        values = self._read_note(guest_uuid + _MIGRATION, MigrationNote)
+        return None if values is None else MigrationNote(**values)
+
+    def end_migration(self, guest_uuid: str) -> None:
+        """Forget the note, since one copy of the guest is left."""
+        self._drop(guest_uuid + _MIGRATION)
+
+    def begun_migrations(self) -> tuple[str, ...]:
+        """Return the UUIDs of guests whose migration has not ended."""
+        return self._guests(_MIGRATION)
+
+    def kept(self) -> tuple[str, ...]:
+        """Return the UUIDs of guests of which a layout or the note of a power cycle is kept."""
+        return tuple(sorted({*self._guests(_LAYOUT), *self._guests(_RESTART)}))
+
+    def leftovers(self) -> tuple[str, ...]:
+        """Return the names of files that no run has any use for.
+
+        These are drafts of runs that were killed, and the definitions that versions before 2.0
+        kept here, which have passwords in them. While another run holds the lock, a draft may be
+        in use.
+        """
+        used = (_LAYOUT, _RESTART, _MIGRATION)
+        return tuple(
+            name
+            for name in self._names()
+            if name != _LOCK and (name.startswith(".") or not name.endswith(used))
+        )
+
+    def drop_leftovers(self) -> None:
+        """Remove them; the lock must be held."""
+        for name in self.leftovers():
+            self._drop(name)
+
+    def _guests(self, ending: str) -> tuple[str, ...]:
+        return tuple(
+            sorted(
+                name[: -len(ending)]
+                for name in self._names()
+                if name.endswith(ending) and not name.startswith(".")
+            )
+        )
+
+    def _names(self) -> list[str]:
+        with self._opened() as folder:
+            return [] if folder is None else sorted(os.listdir(folder))  # noqa: PTH208 - by its descriptor
+
+    @contextmanager
+    def _opened(self, make: bool = False) -> Iterator[int | None]:
+        """Open the folder, None where it does not exist; nothing in it is reached by its path.
+
+        Raises:
+            StateDirError: when another user owns it, or may write it, or it is a link.
+        """
+        descriptor: int | None = None
+        try:
+            if make:
+                with self._failing("nothing can be kept"):
+                    descriptor = self._open(make)
+            else:
+                try:
+                    descriptor = self._open(make)
+                except OSError as error:
+                    raise _unreadable(self.folder, error) from None
+            yield descriptor
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _open(self, make: bool) -> int | None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            if make:
+                self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            above = os.open(self.folder.parent, flags)
+        except (FileNotFoundError, NotADirectoryError):
+            _refuse_link(self.folder.parent)
+            if make:
+                raise
+            return None
+        try:
+            _check_folder(above, self.folder.parent)
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(self.folder.name, 0o700, dir_fd=above)
+            descriptor = os.open(self.folder.name, flags, dir_fd=above)
+        except (FileNotFoundError, NotADirectoryError):
+            _refuse_link(self.folder)
+            if make:
+                raise
+            return None
+        finally:
+            os.close(above)
+        try:
+            _check_folder(descriptor, self.folder)
+        except StateDirError:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def _write(self, name: str, text: str, failing: str) -> None:
-        with self._failing(failing):
-            self._make()
-            draft = self.folder / f".{name}.{os.getpid()}"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        draft = f".{name}.{os.getpid()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        with self._opened(make=True) as folder, self._failing(failing):
+            with suppress(FileNotFoundError):
+                os.unlink(draft, dir_fd=folder)
             try:
-                with os.fdopen(os.open(draft, flags, 0o600), "w", encoding="utf-8") as handle:
+                descriptor = os.open(draft, flags, 0o600, dir_fd=folder)
+                with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
                     handle.write(text)
                     handle.flush()
                     os.fsync(handle.fileno())
-                draft.replace(self.folder / name)
+                os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
             except OSError:
                 with suppress(OSError):
-                    draft.unlink()
+                    os.unlink(draft, dir_fd=folder)
                 raise
-            directory = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            if folder is not None:
+                os.fsync(folder)
 
     def _read(self, name: str) -> str | None:
-        try:
-            return (self.folder / name).read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
+        path = self.folder / name
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with self._opened() as folder:
+            if folder is None:
+                return None
+            try:
+                descriptor = os.open(name, flags, dir_fd=folder)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise _unreadable(path, error) from None
+            try:
+                _check_file(descriptor, path)
+                return os.read(descriptor, _MOST_BYTES).decode("utf-8", "replace")
+            finally:
+                os.close(descriptor)
+
+    def _read_note(self, name: str, kind: type) -> dict[str, Any] | None:
+        """Return a note's values; one that cannot be read is still a note, with none."""
+        text = self._read(name)
+        if text is None:
             return None
-        except OSError as error:
-            raise StateDirError(
-                f"{self.folder / name} cannot be read: {error.strerror}; run as its owner, or "
-                "change state_dir."
-            ) from None
+        try:
+            note = json.loads(text)
+        except ValueError:
+            return {}
+        if not isinstance(note, dict):
+            return {}
+        known = {one.name: type(one.default) for one in fields(kind)}
+        found: dict[str, Any] = {}
+        for key, value in note.items():
+            wanted = known.get(key)
+            if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+                value = float(value)
+            if wanted is not None and type(value) is wanted:
+                found[key] = value
+        return found
 
     def _drop(self, name: str) -> None:
-        with (
-            suppress(FileNotFoundError),
-            self._failing("its saved definition or restart record cannot be removed"),
-        ):
-            (self.folder / name).unlink(missing_ok=True)
+        with self._opened() as folder:
+            if folder is None:
+                return
+            try:
+                os.unlink(name, dir_fd=folder)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise StateDirError(
+                    f"{self.folder / name} is of no more use and cannot be removed: "
+                    f"{error.strerror}; remove it."
+                ) from None
 
     @contextmanager
     def _failing(self, failing: str) -> Iterator[None]:
@@ -158,6 +339,43 @@ class StateDir:
                 f"{failing} in {self.folder}: {error.strerror}; nothing was changed, free space "
                 "there or set state_dir to a writable directory."
             ) from None
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise StateDirError(f"{path} is a link; set state_dir to the folder that it leads to.")
+
+
+def _check_folder(descriptor: int, path: Path) -> None:
+    """Refuse a folder in which another user could put files."""
+    _check_owner(os.fstat(descriptor), path, "folder")
+
+
+def _check_file(descriptor: int, path: Path) -> None:
+    """Refuse what is no file, or another user's: a pipe would never end."""
+    seen = os.fstat(descriptor)
+    if not stat.S_ISREG(seen.st_mode):
+        raise StateDirError(f"{path} is not a regular file; remove it.")
+    _check_owner(seen, path, "file")
+
+
+def _check_owner(seen: os.stat_result, path: Path, what: str) -> None:
+    if seen.st_uid not in (0, os.geteuid()):
+        raise StateDirError(
+            f"the {what} {path} belongs to the user with id {seen.st_uid}, who could have written "
+            "what is in it; set state_dir to a folder of your own."
+        )
+    if seen.st_mode & _WRITABLE_BY_OTHERS:
+        raise StateDirError(
+            f"the {what} {path} can be written by other users; run 'chmod go-w {path}', or set "
+            "state_dir to a folder that they cannot write."
+        )
+
+
+def _unreadable(path: Path, error: OSError) -> StateDirError:
+    return StateDirError(
+        f"{path} cannot be read: {error.strerror}; run as its owner, or change state_dir."
+    )
 
 
 def _try_lock(descriptor: int) -> bool:

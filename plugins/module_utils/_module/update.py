@@ -42,7 +42,6 @@ class GuestUpdate:
         after: the definition to be, None where there is none.
         redefines: whether that is another one than before.
         drops_image: whether its managed-save image has to go, which has an old layout.
-        ends_restart: whether the note of a begun restart has to go, since it runs as it should.
         pins: to be set in the running guest.
         memory_nodes: host nodes to move the memory of the running guest to, () where it stays.
         changed: whether something is, or would be, changed.
@@ -60,17 +59,11 @@ class GuestUpdate:
     after: Definition | None = None
     redefines: bool = False
     drops_image: bool = False
-    ends_restart: bool = False
     pins: list[LivePin] = field(default_factory=list)
     memory_nodes: Ids = ()
     changed: bool = False
     restart_required: bool = False
     warnings: list[str] = field(default_factory=list)
-
-    @property
-    def writes(self) -> bool:
-        """Whether anything has to be written for it, the state folder included."""
-        return self.changed or self.ends_restart
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ class Safeguards:
     """What a call holds on to, and holds against.
 
     Attributes:
-        state_dir: where old definitions are kept.
+        state_dir: where the layouts that guests run with are kept.
         drop_saved: whether a managed-save image may be dropped.
         planned: fingerprints of the definitions that were planned earlier, by UUID.
         planned_ledger: fingerprint of the ledger that was planned with earlier, '' for none.
@@ -104,6 +97,7 @@ class PartitionResult:
         beside: fingerprints of those that were planned beside, by UUID.
         moves: names of guests that were, or would be, moved by `rebalance`.
         gain: what that brings.
+        untidy: whether something is kept between runs that is of no more use.
     """
 
     updates: list[GuestUpdate] = field(default_factory=list)
@@ -115,6 +109,20 @@ class PartitionResult:
     beside: Mapping[str, str] = field(default_factory=dict)
     moves: tuple[str, ...] = ()
     gain: str = ""
+    untidy: bool = False
+
+    @property
+    def writes(self) -> bool:
+        """Whether anything has to be written, the state folder included."""
+        return self.untidy or any(update.changed for update in self.updates)
+
+    @contextmanager
+    def collecting_errors(self) -> Iterator[None]:
+        """Turn an error inside into one about the call, and go on."""
+        try:
+            yield
+        except VnumaError as error:
+            self.errors.append(error)
 
     @contextmanager
     def collecting(self, domain: Domain) -> Iterator[None]:

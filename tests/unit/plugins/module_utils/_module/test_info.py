@@ -16,14 +16,17 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Condition, Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.info import (
     Findings,
     inspect_guests,
     report_to_result,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import StateDir
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
+    RestartNote,
+    StateDir,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from planning import partitioned_text, restored_text
@@ -83,6 +86,10 @@ class FakeHypervisor:
         if domain.name in self.vanishing | self.broken:
             raise HypervisorError("libvirt could not read the definition: no.", guest=domain.name)
         return (self.live if live else self.persistent)[domain.name]
+
+    def condition(self, domain: Domain) -> Condition:
+        """What a guest does; one that is off was asked to shut down."""
+        return Condition("running" if domain.active else "off", "shutdown")
 
     def state(self, domain: Domain) -> str:
         """The state of a guest that is alive."""
@@ -342,7 +349,7 @@ def test_transient(bench: Bench) -> None:
 def test_a_restart_that_was_cut_short(bench: Bench) -> None:
     """Off in the middle of a restart counts as waiting for one."""
     bench.fake.persistent["anuma"] = bench.partitioned(_xml("anuma"))
-    bench.store.begin_restart("uuid-anuma", "anuma")
+    bench.store.begin_restart("uuid-anuma", RestartNote("anuma"))
     result = bench.only()
     assert result["restart_required"]
     assert _drift(result) == [("persistent-live", "restart")]
@@ -432,7 +439,7 @@ def test_state_that_cannot_be_read(bench: Bench) -> None:
     findings = bench.inspect_guests()
     assert [report.domain.name for report in findings.reports] == ["anuma"]
     assert "guest db: " in str(findings.errors[0])
-    assert "cannot be read: Is a directory" in str(findings.errors[0])
+    assert "uuid-db.restart is not a regular file; remove it." in str(findings.errors[0])
 
 
 _DIES = "<topology sockets='1' dies='2' cores='2' threads='1'/>"

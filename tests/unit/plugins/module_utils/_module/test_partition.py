@@ -12,12 +12,14 @@ from typing import Any, cast
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.kept import runs_with
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError, PolicyError
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Condition, Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, HugepagePool
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import partition_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
+    RestartNote,
     StateDir,
     StateDirError,
 )
@@ -75,6 +77,12 @@ class FakeHypervisor:
             )
             for name in sorted(self.persistent)
         ]
+
+    uri = "test:///fake"
+
+    def condition(self, domain: Domain) -> Condition:
+        """What a guest does; one that is off was asked to shut down."""
+        return Condition("running" if domain.active else "off", "shutdown")
 
     def persistent_xml(self, domain: Domain) -> str:
         """The definition; another one from some time on, if someone is to interfere."""
@@ -193,10 +201,16 @@ def test_check_mode_writes_nothing(fake: FakeHypervisor, call: Call, tmp_path: P
     ]
 
 
-def test_the_old_definition_is_kept(fake: FakeHypervisor, call: Call, tmp_path: Path) -> None:
-    """Before anything is defined, passwords and all."""
+def test_what_a_guest_runs_with_is_kept(fake: FakeHypervisor, call: Call, tmp_path: Path) -> None:
+    """Its layout, before it is redefined, and no password; nothing of a guest that is off."""
+    fake.live["anuma"] = fake.persistent["anuma"]
     call()
-    assert StateDir(str(tmp_path), "host").old("uuid-anuma") == _xml("anuma")
+    store = StateDir(str(tmp_path), "host")
+    assert store.kept() == ("uuid-anuma",)
+    assert runs_with(read_definition(_xml("anuma")), store.layout("uuid-anuma") or "")
+    files = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert SECRET in fake.persistent["anuma"]
+    assert SECRET not in "".join(files)
 
 
 @pytest.mark.parametrize(
@@ -337,18 +351,55 @@ def test_running_guests_need_a_restart(fake: FakeHypervisor, call: Call) -> None
     assert not stranger.restart_required
 
 
-def test_the_first_old_definition_stays_until_the_restart(
+def test_the_first_layout_stays_until_the_restart(
     fake: FakeHypervisor, call: Call, tmp_path: Path
 ) -> None:
     """Two partitions before a restart: what the guest runs with is what to go back to."""
+    store = StateDir(str(tmp_path), "host")
     fake.live["anuma"] = fake.persistent["anuma"]
     call()
     call(cells=2)
-    assert StateDir(str(tmp_path), "host").old("uuid-anuma") == _xml("anuma")
+    kept = store.layout("uuid-anuma") or ""
+    assert runs_with(read_definition(_xml("anuma")), kept)
+    assert not runs_with(read_definition(fake.persistent["anuma"]), kept)
     fake.live["anuma"] = fake.persistent["anuma"]
     now = fake.persistent["anuma"]
     call(cells=4)
-    assert StateDir(str(tmp_path), "host").old("uuid-anuma") == now
+    assert runs_with(read_definition(now), store.layout("uuid-anuma") or "")
+
+
+def test_what_is_kept_goes_with_its_reason(
+    fake: FakeHypervisor, call: Call, tmp_path: Path
+) -> None:
+    """Once the guest runs as defined, is off or is gone, whoever is asked for in the call."""
+    store = StateDir(str(tmp_path), "host")
+    for end in ("restarted", "off", "gone"):
+        fake.persistent = {name: _xml(name) for name in ("anuma", "db")}
+        fake.live = {"anuma": _xml("anuma")}
+        call([{"name": "anuma"}])
+        assert store.kept() == ("uuid-anuma",)
+        fake.live = {"anuma": fake.persistent["anuma"]} if end == "restarted" else {}
+        if end == "gone":
+            del fake.persistent["anuma"]
+        assert call([{"name": "db"}], write=False).writes
+        assert store.kept() == ("uuid-anuma",)
+        call([{"name": "db"}])
+        assert store.kept() == ()
+        assert not call([{"name": "db"}]).writes
+
+
+def test_what_earlier_versions_and_killed_runs_left_is_removed(
+    fake: FakeHypervisor, call: Call, tmp_path: Path
+) -> None:
+    """Definitions with their passwords, and drafts; in check mode they are only said."""
+    call()
+    (tmp_path / "host" / "uuid-anuma.xml").write_text(_xml("anuma"))
+    (tmp_path / "host" / ".uuid-db.layout.4711").write_text("<layout/>")
+    assert call(write=False).writes
+    assert len(list((tmp_path / "host").iterdir())) == 3
+    assert call().writes
+    assert [path.name for path in (tmp_path / "host").iterdir()] == ["lock"]
+    assert not call().writes
 
 
 def test_pins_change_live(fake: FakeHypervisor, call: Call) -> None:
@@ -492,7 +543,7 @@ def test_who_cannot_be_edited_keeps_its_pcpus(fake: FakeHypervisor, call: Call, 
 
 def test_a_begun_restart_is_remembered(fake: FakeHypervisor, call: Call, tmp_path: Path) -> None:
     """A guest that is off because a restart was cut short is still waiting for it."""
-    StateDir(str(tmp_path), "host").begin_restart("uuid-anuma", "anuma")
+    StateDir(str(tmp_path), "host").begin_restart("uuid-anuma", RestartNote("anuma"))
     required = {update.domain.name: update.restart_required for update in call().updates}
     assert required == {"anuma": True, "db": False}
 
@@ -504,7 +555,7 @@ def test_check_mode_leaves_the_state_folder_alone(
     call()
     fake.live["anuma"] = fake.persistent["anuma"]
     state_dir = StateDir(str(tmp_path), "host")
-    state_dir.begin_restart("uuid-anuma", "anuma")
+    state_dir.begin_restart("uuid-anuma", RestartNote("anuma"))
     call(write=False)
     assert state_dir.begun_restart("uuid-anuma") is not None
     call(state="absent", write=False)

@@ -1,0 +1,124 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The layout that a guest runs with, apart from its definition: kept as text, and put back.
+
+A guest that does not start with its new layout goes back to the one that it ran with. By then its
+owner may have changed anything else: a snapshot gives it another disk, a password is set. So the
+managed elements alone are kept, in the form that the record has in ``<metadata>``, and they are put
+into the definition as it is at that moment.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+from .._errors import DomainError, VnumaError
+from .._model.domain import ManagedState
+from .compare import needs_restart
+from .definition import Definition
+from .edit import Edit, drop_record, mark_created, means_the_same, options_in_use, write_record
+from .element import CONTAINERS, drop_empty_containers
+from .managed import MANAGED
+from .record import NAMESPACE, ORIGINAL, PARTITION, created_containers, find_record, original
+from .state import read_state
+from .validate import cell_references, outgrown
+from .xml import Element, copied, elements, etree, parse_xml, to_text
+
+_LAYOUT = "layout"
+
+
+def keep_layout(definition: Definition) -> str:
+    """Return the layout of a definition as text: its managed elements and its record.
+
+    Raises:
+        DomainError: when one of them is malformed.
+    """
+    layout = etree.Element(_LAYOUT, nsmap={"vnuma": NAMESPACE})
+    kept = etree.SubElement(layout, ORIGINAL)
+    mark_created(kept, [name for name in CONTAINERS if definition.root.find(name) is None])
+    for element in MANAGED:
+        element.keep(definition.root, kept)
+    if definition.record is not None:
+        layout.append(copied(definition.record))
+    # Not indented: the record is put back as it stood.
+    return str(etree.tostring(layout, encoding="unicode")) + "\n"
+
+
+def runs_with(live: Definition, text: str) -> bool:
+    """Tell whether a guest runs with a layout that was kept.
+
+    It does not where it was started with another one since then.
+
+    Args:
+        live: the definition that it runs with.
+        text: see `keep_layout`.
+
+    Raises:
+        DomainError: when the text is damaged.
+    """
+    kept, record = _read(text)
+    root = etree.Element("domain")
+    # What these say decides how sizes are compared, and is not managed.
+    root.extend(copied(one) for one in elements(live.root, "os", "vcpu", "memory"))
+    devices = etree.SubElement(root, "devices")
+    devices.extend(copied(one) for one in live.root.iterfind("devices/memory"))
+    for element in MANAGED:
+        element.restore(root, kept)
+    if record is not None:
+        etree.SubElement(root, "metadata").append(copied(record))
+    return not needs_restart(live, Definition("", root))
+
+
+def put_back(definition: Definition, text: str) -> Edit:
+    """Put a layout that was kept into a definition as it is now; nothing else of it changes.
+
+    Args:
+        definition: of this moment.
+        text: see `keep_layout`.
+
+    Raises:
+        DomainError: when the text is damaged, or the definition has changed so that the layout is
+            none for it: another number of vCPUs, say.
+    """
+    kept, record = _read(text)
+    root = deepcopy(definition.root.getroottree()).getroot()
+    options = options_in_use(definition.record) | options_in_use(record)
+    for element in MANAGED:
+        if not element.option or element.option in options:
+            element.restore(root, kept)
+    drop_empty_containers(root, created_containers(kept))
+    now = find_record(root)
+    if record is not None:
+        write_record(root, copied(record))
+    elif now is not None:
+        drop_record(now)
+    _check_fits(root, definition, read_state(root), "memory" in options)
+    after = Definition(to_text(root, definition.text), root)
+    return Edit(after, changed=not means_the_same(definition, after))
+
+
+def _check_fits(root: Element, now: Definition, then: ManagedState, resized: bool) -> None:
+    # Where another size was asked for, it goes with the cells that have it.
+    before = replace(now.state, cells=()) if resized else now.state
+    misfit = outgrown(root, now.arch, before, then)
+    if misfit is not None:
+        raise DomainError(misfit.figures)
+    cells = max(1, len(then.cells))
+    for reference in cell_references(root):
+        if any(cell >= cells for cell in reference.cells):
+            raise DomainError(f"{reference.subject}, and that layout has {cells} cells")
+
+
+def _read(text: str) -> tuple[Element, Element | None]:
+    """Return what was kept, and the record that went with it."""
+    try:
+        layout = parse_xml(text, _LAYOUT, DomainError, "kept layout")
+    except VnumaError:
+        raise DomainError("the layout that was kept for it is damaged") from None
+    if layout.find(ORIGINAL) is None:
+        raise DomainError("the layout that was kept for it is damaged")
+    record = layout.find(PARTITION)
+    if record is not None:
+        original(record)
+    return layout.find(ORIGINAL), record

@@ -1,0 +1,239 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Shutting guests down and starting them, by a daemon that may end on the way."""
+
+from __future__ import annotations
+
+import time
+
+from .._domain.definition import read_definition
+from .._errors import DaemonLostError, HypervisorError, UnsettledError
+from .._model.domain import Condition, Domain
+from .connection import libvirt, within
+from .hypervisor import Hypervisor
+
+#: How long a daemon that has just come back is given to say what became of a guest's process.
+_SETTLING_S = 15.0
+
+
+class Power(Hypervisor):
+    """A host whose guests are shut down and started."""
+
+    def is_active(self, domain: Domain) -> bool:
+        """Tell whether a guest is alive now; one that libvirt no longer knows is not."""
+        found = self.find(domain)
+        return found is not None and found.active
+
+    def restart_blocker(self, domain: Domain) -> str | None:
+        """Say why a live guest must not be shut down now, None where it may be.
+
+        Jobs of the guest's memory and jobs of its disks are apart in libvirt: virDomainGetJobInfo
+        says nothing of a block copy.
+        """
+        with self._connection.errors("read its state", domain.name):
+            state = self._handle(domain).state()[0]
+            busy = self._handle(domain).jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
+        if busy:
+            return "a job such as a migration or a backup is running on it"
+        disk = self._busy_disk(domain)
+        if disk:
+            return f"a block job such as a copy or a commit is running on its disk {disk}"
+        return {
+            libvirt.VIR_DOMAIN_PAUSED: "it is paused",
+            libvirt.VIR_DOMAIN_PMSUSPENDED: "it is suspended to memory",
+            libvirt.VIR_DOMAIN_CRASHED: "it has crashed and is kept for inspection",
+            libvirt.VIR_DOMAIN_SHUTDOWN: "it is already being shut down",
+        }.get(state)
+
+    def _busy_disk(self, domain: Domain) -> str:
+        root = read_definition(self.xml_without_secrets(domain, live=True)).root
+        with self._connection.errors("look for jobs of its disks", domain.name):
+            for disk in root.iterfind("devices/disk"):
+                target = disk.find("target")
+                name = "" if target is None else str(target.get("dev", ""))
+                if disk.find("mirror") is not None or self._has_block_job(domain, name):
+                    return name
+        return ""
+
+    def _has_block_job(self, domain: Domain, disk: str) -> bool:
+        handle = self._handle(domain)
+        try:
+            return bool(handle.blockJobInfo(disk, 0))
+        except libvirt.libvirtError:
+            # A drive without a medium has no jobs to ask for.
+            if self._connection.answers(handle.connect()):
+                return False
+            raise
+
+    def shut_down(self, domain: Domain) -> None:
+        """Ask a guest to shut down, by its agent or by ACPI as libvirt sees fit."""
+
+        def ask() -> None:
+            handle = self._handle(domain)
+            if handle.isActive():
+                handle.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_DEFAULT)
+
+        with self._connection.errors("shut it down", domain.name):
+            try:
+                self._connection.with_reconnect(ask)
+            except libvirt.libvirtError:
+                # It may have gone down, or its agent hung up on the way: only then it is no error.
+                if self.is_active(domain):
+                    self._connection.with_reconnect(
+                        lambda: self._handle(domain).shutdownFlags(
+                            libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
+                        )
+                    )
+
+    def force_off(self, domain: Domain, deadline: float) -> None:
+        """Force a guest off, without asking it.
+
+        Args:
+            domain: the guest.
+            deadline: of the monotonic clock.
+
+        Raises:
+            HypervisorError: when it could not be.
+        """
+        late = f"libvirt at {self.uri} does not answer the request to force it off."
+
+        def destroy() -> None:
+            within(deadline, lambda: self._handle(domain).destroyFlags(0), late)
+
+        with self._connection.errors("force it off", domain.name):
+            try:
+                self._connection.with_reconnect(destroy, deadline)
+            except libvirt.libvirtError:
+                if self.is_active(domain):
+                    raise
+
+    def start(self, domain: Domain, deadline: float) -> Condition:
+        """Start a guest that is off, and return what it does once that is settled.
+
+        libvirt lists a guest as active as soon as it begins to start it, and a daemon that is
+        killed then leaves the next one to find out whether there is a process. So a call that
+        returned, or an active guest, is not yet one that runs: its state and its process are
+        asked for. A start that ended with its daemon is made again.
+
+        Args:
+            domain: the guest; one that runs is left alone.
+            deadline: of the monotonic clock.
+
+        Raises:
+            HypervisorError: when libvirt or QEMU refused, and the guest is off.
+            UnsettledError: when it cannot be told whether it runs.
+        """
+        while True:
+            connection = self._connection.raw
+            refusal = self._try_to_start(domain, deadline)
+            condition = self.settled(domain, deadline)
+            same_daemon = self._connection.raw is connection
+            if condition.is_starting:
+                self._end_half_started(domain, condition, deadline)
+            elif condition.state != "off" or (same_daemon and refusal is None):
+                return condition
+            elif refusal is not None and same_daemon:
+                raise refusal
+            if time.monotonic() > deadline:
+                raise UnsettledError(
+                    f"it was started, and it is {condition}: libvirt at {self.uri} ended on the "
+                    "way; look at its log, and run again."
+                )
+
+    def _try_to_start(self, domain: Domain, deadline: float) -> HypervisorError | None:
+        """Ask for the start; return why it was refused, None where it was not."""
+        late = f"libvirt at {self.uri} has not started it in time."
+
+        def create() -> None:
+            handle = self._handle(domain)
+            if not handle.isActive():
+                within(deadline, handle.create, late)
+
+        try:
+            with self._connection.errors("start it", domain.name):
+                self._connection.with_reconnect(create, deadline)
+        except DaemonLostError as lost:
+            raise UnsettledError(
+                f"whether it runs cannot be told: {lost.message} Look at it with 'virsh domstate "
+                f"{domain.name} --reason' once the daemon is back, and run again."
+            ) from None
+        except HypervisorError as refusal:
+            return refusal
+        return None
+
+    def _end_half_started(self, domain: Domain, condition: Condition, deadline: float) -> None:
+        # It has not run an instruction yet, and lacks what libvirt sets up last, such as passwords
+        # of its displays: it is started from the beginning.
+        try:
+            self.force_off(domain, min(deadline, time.monotonic() + _SETTLING_S))
+        except HypervisorError as error:
+            raise UnsettledError(
+                f"it is {condition}: libvirt at {self.uri} ended while it started it, and cannot "
+                f"force it off now ({error.message.rstrip('.')}); see whether it has a QEMU "
+                "process, end that, restart the libvirt daemon, and run again."
+            ) from None
+
+    def settled(self, domain: Domain, deadline: float) -> Condition:
+        """Return what a guest is doing once its daemon knows.
+
+        A daemon that has just come back lists guests by what the one before it has written down,
+        and finds out one by one which still have a process.
+
+        Args:
+            domain: the guest.
+            deadline: of the monotonic clock.
+
+        Raises:
+            UnsettledError: when the daemon is not back by then.
+        """
+        until = min(deadline, time.monotonic() + _SETTLING_S)
+        try:
+            while True:
+                condition = self.condition(domain)
+                undecided = condition.is_starting or (
+                    condition.state == "running" and not self._process_answers(domain)
+                )
+                if not undecided or time.monotonic() > until:
+                    return self.condition(domain)
+                self.wait(lambda: False, min(until, time.monotonic() + 0.5))
+        except DaemonLostError as lost:
+            raise UnsettledError(
+                f"whether it runs cannot be told: {lost.message} Look at it with 'virsh domstate "
+                f"{domain.name} --reason' once the daemon is back, and run again."
+            ) from None
+
+    def _process_answers(self, domain: Domain) -> bool:
+        """Tell whether a guest's QEMU answers its daemon.
+
+        The request waits for whatever the daemon does with the guest, its search for the process
+        of a guest that ran before it came included (qemuProcessReconnect holds a job).
+        """
+        try:
+            self._handle(domain).memoryStats()
+        except libvirt.libvirtError as error:
+            return bool(error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT)
+        return True
+
+    def resume(self, domain: Domain) -> None:
+        """Let a paused guest run on."""
+        with self._connection.errors("resume it", domain.name):
+            self._connection.with_reconnect(lambda: self._handle(domain).resume())
+
+    def start_transient(self, domain: Domain, xml: str, secrets: set[str]) -> None:
+        """Start a guest that has no persistent definition, with the one that it had.
+
+        Args:
+            domain: the guest.
+            xml: its definition, with its passwords.
+            secrets: what must not appear in the sentence, should libvirt quote it.
+        """
+        with self._connection.errors("start it", domain.name, secrets):
+            self._connection.raw.createXML(xml, 0)
+
+    def agent_answers(self, domain: Domain) -> bool:
+        """Tell whether the guest's agent holds its channel open."""
+        root = read_definition(self.xml_without_secrets(domain, live=True)).root
+        return any(
+            target.get("name") == "org.qemu.guest_agent.0" and target.get("state") == "connected"
+            for target in root.iterfind("devices/channel/target")
+        )

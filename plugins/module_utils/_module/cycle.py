@@ -1,0 +1,422 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One guest's power cycle: shut down, start, and the way back where it does not start.
+
+Guests belong to their owners, who go on working while others are restarted. So what a guest needs
+is decided in its turn, from what libvirt says then; it is looked at again when it is down; and what
+is written on the way back is the managed elements alone, into the definition as it is then.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+
+from .._domain.compare import needs_restart
+from .._domain.definition import is_ours, read_definition, secrets
+from .._errors import (
+    ChangedMeanwhileError,
+    DomainError,
+    HypervisorError,
+    UnsettledError,
+)
+from .._hypervisor.guest_log import GuestLog
+from .._hypervisor.power import Power
+from .._model.domain import Domain
+from .state_dir import RestartNote, StateDir
+from .turn import LATE_S, forget, keeps_log, turn_of, whose_turn
+
+#: A shutdown request that a guest missed, say while it booted, is made again.
+_ASK_AGAIN_S = 20.0
+#: How long libvirt may take to end a QEMU process that it was told to end.
+_FORCE_S = 60.0
+#: A definition that changes each time while it is edited is left to its owner.
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class RestartPolicy:
+    """How guests are power-cycled.
+
+    Attributes:
+        mode: ``graceful`` never forces a guest off, ``force`` does after the timeout.
+        timeout_s: how long a guest may take to shut down, and again to start, in seconds.
+        at_once: how many guests may be down together.
+        agent_timeout_s: how long to wait for the guest's agent after the start, 0 not to.
+    """
+
+    mode: str = "graceful"
+    timeout_s: float = 300.0
+    at_once: int = 1
+    agent_timeout_s: float = 0.0
+
+
+@dataclass
+class Restart:
+    """One guest on its way through a power cycle.
+
+    Attributes:
+        domain: as libvirt listed it when the run began.
+        by_name: whether it was named, not matched by a pattern.
+        action: what happened: ``none``, ``restarted``, ``started``, ``skipped``, ``rolled_back`` or
+            ``failed``; in check mode, what would.
+        forced: whether its power was pulled.
+        stopped_at: when it began to go down, of the monotonic clock.
+        downtime_s: how long it was off, None where it was not.
+        transient_xml: its definition, with passwords, since it has no persistent one any more.
+        warnings: sentences about it.
+    """
+
+    domain: Domain
+    by_name: bool = True
+    action: str = "none"
+    forced: bool = False
+    stopped_at: float | None = None
+    downtime_s: float | None = None
+    transient_xml: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a guest needs.
+
+    Attributes:
+        action: ``none``; ``start``, after a restart that was cut short; ``cycle``; ``forget``,
+            where what is kept of it is no longer needed; ``skip``; or ``unknown``, where it cannot
+            be told whether it has to run.
+        why: a sentence, where there is something to say.
+    """
+
+    action: str
+    why: str = ""
+
+
+class LateError(HypervisorError):
+    """A guest that was asked to shut down still runs when its time is up."""
+
+
+class Cycle:
+    """Takes guests through their power cycle.
+
+    Args:
+        power: where they are.
+        policy: how.
+        state_dir: where layouts and begun restarts are kept.
+    """
+
+    def __init__(self, power: Power, policy: RestartPolicy, state_dir: StateDir) -> None:
+        self._power = power
+        self._policy = policy
+        self._state_dir = state_dir
+
+    def decide(self, restart: Restart) -> Decision:
+        """Say what a guest needs now, without touching it or the state folder."""
+        listed = restart.domain
+        now = self._power.find(listed)
+        if now is None:
+            return Decision("forget", "someone else undefined it after this run began.")
+        if not now.persistent:
+            if not listed.persistent:
+                return Decision("none")
+            return Decision(
+                "forget",
+                "someone else undefined it after this run began; it runs on and is left alone.",
+            )
+        migration = self._state_dir.begun_migration(now.uuid)
+        if migration is not None:
+            return Decision(
+                "skip",
+                f"a migration of it to {migration.target} was begun and has not ended; run "
+                "vnuma_migrate, which ends it.",
+            )
+        note = self._state_dir.begun_restart(now.uuid)
+        if now.active:
+            return self._decide_active(restart, now, note)
+        return self._decide_off(listed, now, note)
+
+    def _decide_off(self, listed: Domain, now: Domain, note: RestartNote | None) -> Decision:
+        if note is None:
+            why = "it went off after this run began, and stays off." if listed.active else ""
+            return Decision("none", why)
+        turn = turn_of(self._power, now, note)
+        if turn.ours:
+            return Decision("start")
+        if turn.ours is None:
+            return Decision(
+                "unknown",
+                f"{turn.why} had ended; whether that request or its owner turned it off cannot be "
+                f"told, so it stays off; start it with 'virsh start {now.name}' if it is to run.",
+            )
+        return Decision(
+            "forget", f"a restart of it was begun; since then {turn.why}, so it stays off."
+        )
+
+    def _decide_active(self, restart: Restart, now: Domain, note: RestartNote | None) -> Decision:
+        if note is not None and self._power.condition(now).is_starting:
+            return Decision("start")
+        live = read_definition(self._power.xml_without_secrets(now, live=True))
+        persistent = read_definition(self._power.xml_without_secrets(now, live=False))
+        if not needs_restart(live, persistent):
+            kept = note is not None or self._state_dir.layout(now.uuid) is not None
+            return Decision("forget" if kept else "none")
+        if not (is_ours(live, persistent) or restart.by_name):
+            return Decision("none")
+        if restart.domain.active and now.start != restart.domain.start:
+            return Decision(
+                "skip",
+                "someone else started it after this run began, and not with the layout that it is "
+                "defined with; run again to restart it.",
+            )
+        blocker = self._power.restart_blocker(now)
+        if blocker:
+            return Decision(
+                "skip", f"{blocker}; it keeps its old layout until its next cold start."
+            )
+        return Decision("cycle")
+
+    def carry_out(self, restart: Restart) -> None:
+        """Decide what a guest needs in its turn, and do it.
+
+        Raises:
+            LateError: when it did not shut down in time; it may still do so, see `finish_late`.
+            VnumaError: when it is not what it was to be.
+        """
+        decision = self.decide(restart)
+        restart.action = ACTIONS[decision.action]
+        if decision.action in ("forget", "unknown"):
+            forget(self._state_dir, restart.domain.uuid)
+        if decision.action == "unknown":
+            raise UnsettledError(decision.why)
+        restart.warnings.extend([decision.why] if decision.why else [])
+        if decision.action == "start":
+            note = self._state_dir.begun_restart(restart.domain.uuid)
+            self._start(restart, note or RestartNote(restart.domain.name))
+        elif decision.action == "cycle":
+            self._cycle(restart)
+
+    def finish_late(self, restart: Restart, over: threading.Event) -> bool:
+        """Watch a guest that was too slow until the run is over; start it where it goes down.
+
+        Returns:
+            Whether it went down.
+
+        Raises:
+            VnumaError: when it went down and is not what it was to be.
+        """
+        self._power.wait(lambda: over.is_set() or self._is_down(restart), float("inf"))
+        if not self._is_down(restart):
+            return False
+        restart.warnings.append(
+            f"it took longer than {self._policy.timeout_s:g} s to shut down; increase timeout."
+        )
+        self._bring_up(restart, self._note(restart))
+        return True
+
+    def _cycle(self, restart: Restart) -> None:
+        self._keep_layout(restart.domain)
+        now = time.time()
+        note = RestartNote(restart.domain.name, now, now + self._policy.timeout_s)
+        self._state_dir.begin_restart(restart.domain.uuid, note)
+        restart.stopped_at = time.monotonic()
+        self._stop(restart, note)
+        self._bring_up(restart, self._note(restart))
+
+    def _note(self, restart: Restart) -> RestartNote:
+        note = self._state_dir.begun_restart(restart.domain.uuid)
+        return note or RestartNote(restart.domain.name)
+
+    def _keep_layout(self, domain: Domain) -> None:
+        """Keep the layout that a guest runs with, where that is not kept already.
+
+        What was kept when it was redefined is the better of two that are alike: it has nothing in
+        it that belongs to this run of the guest alone, such as numad's answer.
+        """
+        from .._domain.kept import keep_layout, runs_with
+
+        live = read_definition(self._power.xml_without_secrets(domain, live=True))
+        kept = self._state_dir.layout(domain.uuid)
+        try:
+            is_kept = kept is not None and runs_with(live, kept)
+        except DomainError:
+            is_kept = False
+        if not is_kept:
+            self._state_dir.keep_layout(domain.uuid, keep_layout(live))
+
+    def _is_down(self, restart: Restart) -> bool:
+        """Look whether a guest has gone; keep the definition of one that would be lost with it."""
+        now = self._power.find(restart.domain)
+        if now is not None and now.active and not now.persistent and not restart.transient_xml:
+            restart.transient_xml = self._power.persistent_xml(now)
+        return now is None or not now.active
+
+    def _stop(self, restart: Restart, note: RestartNote) -> None:
+        """Shut a guest down, and force it off only if that is allowed."""
+        domain, policy = restart.domain, self._policy
+        deadline = time.monotonic() + policy.timeout_s
+        while time.monotonic() < deadline:
+            self._power.shut_down(domain)
+            ask_again = min(time.monotonic() + _ASK_AGAIN_S, deadline)
+            if self._power.wait(lambda: self._is_down(restart), ask_again):
+                return
+        if policy.mode == "force":
+            self._state_dir.begin_restart(domain.uuid, replace(note, phase="force"))
+            force_by = time.monotonic() + _FORCE_S
+            self._power.force_off(domain, force_by)
+            restart.forced = True
+            if self._power.wait(lambda: self._is_down(restart), force_by):
+                return
+        self._state_dir.begin_restart(domain.uuid, replace(note, phase="late"))
+        later = (
+            f"If it goes down within {LATE_S / 3600:g} h, the next run starts it."
+            if keeps_log(self._power, domain)
+            else "If it goes down after this run, it stays off until someone starts it."
+        )
+        raise LateError(
+            f"it did not shut down within {policy.timeout_s:g} s and keeps running with its old "
+            f"layout; check why in the guest, increase timeout, or set mode to 'force'. {later}"
+        )
+
+    def _bring_up(self, restart: Restart, note: RestartNote) -> None:
+        """Start a guest that is down, unless it is its owner who took it down."""
+        domain = restart.domain
+        condition = self._power.condition(domain)
+        if condition.state == "gone":
+            self._bring_back(restart)
+            return
+        turn = whose_turn(note, condition, GuestLog())
+        if turn.ours is False:
+            forget(self._state_dir, domain.uuid)
+            restart.action = "skipped"
+            restart.warnings.append(f"while it was to shut down, {turn.why}; it stays off.")
+            return
+        self._start(restart, note)
+
+    def _bring_back(self, restart: Restart) -> None:
+        """Start a guest that lost its persistent definition on the way, as its owner left it."""
+        forget(self._state_dir, restart.domain.uuid)
+        restart.action = "skipped"
+        if not restart.transient_xml:
+            restart.warnings.append("someone else undefined it while it was to shut down.")
+            return
+        hidden = secrets(read_definition(restart.transient_xml).root)
+        self._power.start_transient(restart.domain, restart.transient_xml, hidden)
+        restart.warnings.append(
+            "someone else undefined it while it was to shut down; it was started again as the "
+            "transient guest that it was by then."
+        )
+
+    def _start(self, restart: Restart, note: RestartNote) -> None:
+        """Start a guest; where that fails, put its old layout back and start it with that."""
+        domain = restart.domain
+        self._state_dir.begin_restart(domain.uuid, replace(note, phase="start"))
+        try:
+            condition = self._power.start(domain, time.monotonic() + self._policy.timeout_s)
+        except UnsettledError:
+            raise
+        except HypervisorError as reason:
+            self._roll_back(restart, reason)
+        self._has_started(restart)
+        if condition.state != "running":
+            self._state_dir.drop_layout(domain.uuid)
+            restart.warnings.append(f"it was started, and now it is {condition}; look at it.")
+            return
+        live = read_definition(self._power.xml_without_secrets(domain, live=True))
+        persistent = read_definition(self._power.xml_without_secrets(domain, live=False))
+        if needs_restart(live, persistent):
+            raise HypervisorError(
+                "it was started but does not run with its defined layout; check whether something "
+                "else started it from a saved image."
+            )
+        self._state_dir.drop_layout(domain.uuid)
+        self._wait_for_agent(domain)
+
+    def _has_started(self, restart: Restart) -> None:
+        if restart.stopped_at is not None:
+            restart.downtime_s = round(time.monotonic() - restart.stopped_at, 1)
+        self._state_dir.end_restart(restart.domain.uuid)
+
+    def _wait_for_agent(self, domain: Domain) -> None:
+        wait_s = self._policy.agent_timeout_s
+        if wait_s and not self._power.wait(
+            lambda: self._power.agent_answers(domain), time.monotonic() + wait_s
+        ):
+            raise HypervisorError(
+                f"it runs with its new layout, but its agent did not answer within {wait_s:g} s; "
+                "check its console."
+            )
+
+    def _roll_back(self, restart: Restart, reason: HypervisorError) -> None:
+        """Put the layout back that the guest ran with, and start it.
+
+        Raises:
+            HypervisorError: in any case; the sentence says what the guest is then.
+        """
+        domain, why = restart.domain, reason.message.rstrip(".")
+        kept = self._state_dir.layout(domain.uuid)
+        if kept is None:
+            raise HypervisorError(
+                f"it does not start, and no layout of earlier is known: {why}; it is off, correct "
+                "its definition and start it."
+            )
+        try:
+            self._put_back(domain, kept)
+        except DomainError as misfit:
+            raise HypervisorError(
+                f"it does not start with its new layout ({why}), and the one that it ran with no "
+                f"longer fits, since {misfit.message.rstrip('.')}; its definition has the new "
+                "layout, and it is off; correct the definition, or change its options, and run "
+                "again."
+            ) from None
+        except HypervisorError as second:
+            raise HypervisorError(
+                f"it does not start with its new layout ({why}), and the one that it ran with "
+                f"could not be defined ({second.message.rstrip('.')}); its definition has the new "
+                "layout, and it is off; fix the cause and run again."
+            ) from None
+        try:
+            self._power.start(domain, time.monotonic() + self._policy.timeout_s)
+        except UnsettledError:
+            raise
+        except HypervisorError as second:
+            raise HypervisorError(
+                f"it starts neither with its new layout ({why}) nor with the one that it ran with "
+                f"({second.message.rstrip('.')}); it is off, and its definition has the one that "
+                "it ran with; fix the cause and run again, which starts it."
+            ) from None
+        restart.action = "rolled_back"
+        self._has_started(restart)
+        self._state_dir.drop_layout(domain.uuid)
+        raise HypervisorError(
+            "it did not start with its new layout, so it was rolled back and runs with its old "
+            f"one: {why}; change its options, or free memory on the host, and run again."
+        )
+
+    def _put_back(self, domain: Domain, kept: str) -> None:
+        from .._domain.kept import put_back
+        from .define import replace_definition
+
+        for attempt in range(_ATTEMPTS):
+            before = read_definition(self._power.persistent_xml(domain))
+            edit = put_back(before, kept)
+            if not edit.changed:
+                return
+            try:
+                replace_definition(self._power, domain, before, edit.definition, validate=False)
+                return
+            except ChangedMeanwhileError:
+                # It is off and has to run: what its owner has just defined is edited instead.
+                if attempt == _ATTEMPTS - 1:
+                    raise
+
+
+#: What a decision comes to in the result, where it is carried out without an error.
+ACTIONS = {
+    "none": "none",
+    "start": "started",
+    "cycle": "restarted",
+    "forget": "none",
+    "skip": "skipped",
+    "unknown": "failed",
+}

@@ -1,0 +1,47 @@
+# Copyright (c) 2026, The kvm.vnuma authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Compare and define: the one way in which a persistent definition is written."""
+
+from __future__ import annotations
+
+from .._domain.definition import Definition, read_definition, secrets
+from .._domain.edit import lost_elements, means_the_same
+from .._errors import ChangedMeanwhileError, HypervisorError
+from .._hypervisor.hypervisor import Hypervisor
+from .._model.domain import Domain
+
+
+def replace_definition(
+    hypervisor: Hypervisor,
+    domain: Domain,
+    before: Definition,
+    after: Definition,
+    validate: bool = True,
+) -> None:
+    """Define a guest anew, unless its definition has changed, and verify what libvirt stored.
+
+    Args:
+        hypervisor: where it is.
+        domain: the guest.
+        before: what was edited.
+        after: what came of that.
+        validate: let libvirt check it against its schema.
+
+    Raises:
+        ChangedMeanwhileError: when the definition is another one now; nothing was written.
+        HypervisorError: when libvirt refused it, or stored something else; `before` is restored.
+    """
+    if hypervisor.persistent_xml(domain) != before.text:
+        raise ChangedMeanwhileError
+    hidden = secrets(after.root)
+    hypervisor.define(domain.name, after.text, hidden, validate)
+    stored = read_definition(hypervisor.persistent_xml(domain))
+    lost = lost_elements(before, stored)
+    if means_the_same(stored, after) and not lost:
+        return
+    hypervisor.define(domain.name, before.text, hidden, validate=False)
+    what = f"dropped {lost[0]}" if lost else "stored a layout other than the one it was given"
+    raise HypervisorError(
+        f"libvirt {what}, so the old definition was restored; please report this with the version "
+        "of libvirt."
+    )
