@@ -15,12 +15,19 @@ author:
 description:
   - Shuts down and starts each guest that runs with another layout than the one it is defined with.
     A reboot from inside is not enough, since it keeps the QEMU process.
-  - A guest that ran before runs after. Where it does not start with its new layout, it is rolled
-    back to its old definition and started with that, and the task fails and says so.
+  - A guest that ran before runs after, unless its owner turns it off, saves it or migrates it away
+    meanwhile. Where it does not start with its new layout, the layout that it ran with is put back
+    and it is started with that, and the task fails and says so. Only the managed elements are put
+    back, into the definition as it is then.
+  - Each guest is decided in its turn, from what libvirt says then. One that its owner has shut
+    down, restarted, undefined or paused since the task began is left as it is, and a warning says
+    so.
   - Guests that are off stay off; only one that an earlier, interrupted run had shut down is
-    started.
-  - A guest that is paused, suspended, crashed or in the middle of a job such as a migration is not
-    restarted, and a warning names it.
+    started, where nothing tells that its owner has decided otherwise since.
+  - A guest that is paused, suspended, crashed, in the middle of a job such as a migration or a
+    backup, or with a block job on one of its disks, is not restarted, and a warning names it.
+  - Whether a guest runs is seen, by its state and its process. What cannot be found out is said as
+    unknown; the task fails then, and the next run completes the restart.
 extends_documentation_fragment:
   - kvm.vnuma.attributes
   - kvm.vnuma.attributes.action_group
@@ -49,7 +56,9 @@ options:
     default: graceful
   timeout:
     description:
-      - How long a guest may take to shut down, in seconds.
+      - How long a guest may take to shut down, and again to start, in seconds.
+      - The module watches a guest that takes longer for as long as it works on other guests, and
+        starts it when it goes down.
     type: float
     default: 300
   at_once:
@@ -95,8 +104,8 @@ guests:
     action:
       description:
         - V(none) if nothing had to be done, V(restarted), V(started) after an interrupted run,
-          V(skipped) if it must not be shut down now, V(rolled_back) if it runs with its old layout
-          again, or V(failed). In check mode, what would be done.
+          V(skipped) if it must not be shut down now or its owner took it down, V(rolled_back) if it
+          runs with its old layout again, or V(failed). In check mode, what would be done.
       type: str
       sample: restarted
     forced:

@@ -26,6 +26,7 @@ from .validate import cell_references, outgrown
 from .xml import Element, copied, elements, etree, parse_xml, to_text
 
 _LAYOUT = "layout"
+_DAMAGED = "the layout that was kept for it is damaged."
 
 
 def keep_layout(definition: Definition) -> str:
@@ -103,11 +104,11 @@ def _check_fits(root: Element, now: Definition, then: ManagedState, resized: boo
     before = replace(now.state, cells=()) if resized else now.state
     misfit = outgrown(root, now.arch, before, then)
     if misfit is not None:
-        raise DomainError(misfit.figures)
+        raise DomainError(f"{misfit.figures}.")
     cells = max(1, len(then.cells))
     for reference in cell_references(root):
         if any(cell >= cells for cell in reference.cells):
-            raise DomainError(f"{reference.subject}, and that layout has {cells} cells")
+            raise DomainError(f"{reference.subject}, and that layout has {cells} cells.")
 
 
 def _read(text: str) -> tuple[Element, Element | None]:
@@ -115,9 +116,9 @@ def _read(text: str) -> tuple[Element, Element | None]:
     try:
         layout = parse_xml(text, _LAYOUT, DomainError, "kept layout")
     except VnumaError:
-        raise DomainError("the layout that was kept for it is damaged") from None
+        raise DomainError(_DAMAGED) from None
     if layout.find(ORIGINAL) is None:
-        raise DomainError("the layout that was kept for it is damaged")
+        raise DomainError(_DAMAGED)
     record = layout.find(PARTITION)
     if record is not None:
         original(record)

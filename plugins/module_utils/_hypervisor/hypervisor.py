@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +17,7 @@ from .._cpuset import format_cpuset, whole_number
 from .._domain.capabilities import parse_capabilities
 from .._domain.definition import device_name
 from .._domain.xml import parse_xml
-from .._errors import HypervisorError
+from .._errors import DaemonLostError, HypervisorError, UnsettledError
 from .._model.domain import Condition, Domain
 from .._model.host import Host, HugepagePool, Node
 from .._model.layout import Ids
@@ -59,6 +60,8 @@ _REASONS = {
         8: "daemon",
     },
 }
+#: How long a daemon that has just come back is given to say what became of a guest's process.
+SETTLING_S = 15.0
 
 
 class Hypervisor:
@@ -249,6 +252,47 @@ class Hypervisor:
         with self._connection.errors("read its state", domain.name):
             found: Condition = self._connection.with_reconnect(ask)
             return found
+
+    def settled(self, domain: Domain, deadline: float) -> Condition:
+        """Return what a guest is doing once its daemon knows.
+
+        A daemon that has just come back lists guests by what the one before it has written down,
+        and finds out one by one which still have a process.
+
+        Args:
+            domain: the guest.
+            deadline: of the monotonic clock.
+
+        Raises:
+            UnsettledError: when the daemon is not back by then.
+        """
+        until = min(deadline, time.monotonic() + SETTLING_S)
+        try:
+            while True:
+                condition = self.condition(domain)
+                undecided = condition.is_starting or (
+                    condition.state == "running" and not self._process_answers(domain)
+                )
+                if not undecided or time.monotonic() > until:
+                    return self.condition(domain)
+                time.sleep(0.2)
+        except DaemonLostError as lost:
+            raise UnsettledError(
+                f"whether it runs cannot be told: {lost.message} Look at it with 'virsh domstate "
+                f"{domain.name} --reason' once the daemon is back, and run again."
+            ) from None
+
+    def _process_answers(self, domain: Domain) -> bool:
+        """Tell whether a guest's QEMU answers its daemon.
+
+        The request waits for whatever the daemon does with the guest, its search for the process
+        of a guest that ran before it came included (qemuProcessReconnect holds a job).
+        """
+        try:
+            self._handle(domain).memoryStats()
+        except libvirt.libvirtError as error:
+            return bool(error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT)
+        return True
 
     def affinities(self, domain: Domain) -> dict[int, tuple[int, ...]] | None:
         """Return the pCPUs that the thread of each vCPU may run on, None where none can tell.

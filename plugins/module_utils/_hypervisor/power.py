@@ -10,10 +10,7 @@ from .._domain.definition import read_definition
 from .._errors import DaemonLostError, HypervisorError, UnsettledError
 from .._model.domain import Condition, Domain
 from .connection import libvirt, within
-from .hypervisor import Hypervisor
-
-#: How long a daemon that has just come back is given to say what became of a guest's process.
-_SETTLING_S = 15.0
+from .hypervisor import SETTLING_S, Hypervisor
 
 
 class Power(Hypervisor):
@@ -27,11 +24,19 @@ class Power(Hypervisor):
     def restart_blocker(self, domain: Domain) -> str | None:
         """Say why a live guest must not be shut down now, None where it may be.
 
+        A shutdown that somebody else has asked for is one such reason.
+        """
+        if self.condition(domain).state == "shutting_down":
+            return "it is already being shut down"
+        return self.power_blocker(domain)
+
+    def power_blocker(self, domain: Domain) -> str | None:
+        """Say why the power of a live guest must not be pulled now, None where it may be.
+
         Jobs of the guest's memory and jobs of its disks are apart in libvirt: virDomainGetJobInfo
         says nothing of a block copy.
         """
         with self._connection.errors("read its state", domain.name):
-            state = self._handle(domain).state()[0]
             busy = self._handle(domain).jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
         if busy:
             return "a job such as a migration or a backup is running on it"
@@ -39,11 +44,10 @@ class Power(Hypervisor):
         if disk:
             return f"a block job such as a copy or a commit is running on its disk {disk}"
         return {
-            libvirt.VIR_DOMAIN_PAUSED: "it is paused",
-            libvirt.VIR_DOMAIN_PMSUSPENDED: "it is suspended to memory",
-            libvirt.VIR_DOMAIN_CRASHED: "it has crashed and is kept for inspection",
-            libvirt.VIR_DOMAIN_SHUTDOWN: "it is already being shut down",
-        }.get(state)
+            "paused": "it is paused",
+            "suspended": "it is suspended to memory",
+            "crashed": "it has crashed and is kept for inspection",
+        }.get(self.condition(domain).state)
 
     def _busy_disk(self, domain: Domain) -> str:
         root = read_definition(self.xml_without_secrets(domain, live=True)).root
@@ -165,54 +169,13 @@ class Power(Hypervisor):
         # It has not run an instruction yet, and lacks what libvirt sets up last, such as passwords
         # of its displays: it is started from the beginning.
         try:
-            self.force_off(domain, min(deadline, time.monotonic() + _SETTLING_S))
+            self.force_off(domain, min(deadline, time.monotonic() + SETTLING_S))
         except HypervisorError as error:
             raise UnsettledError(
                 f"it is {condition}: libvirt at {self.uri} ended while it started it, and cannot "
                 f"force it off now ({error.message.rstrip('.')}); see whether it has a QEMU "
                 "process, end that, restart the libvirt daemon, and run again."
             ) from None
-
-    def settled(self, domain: Domain, deadline: float) -> Condition:
-        """Return what a guest is doing once its daemon knows.
-
-        A daemon that has just come back lists guests by what the one before it has written down,
-        and finds out one by one which still have a process.
-
-        Args:
-            domain: the guest.
-            deadline: of the monotonic clock.
-
-        Raises:
-            UnsettledError: when the daemon is not back by then.
-        """
-        until = min(deadline, time.monotonic() + _SETTLING_S)
-        try:
-            while True:
-                condition = self.condition(domain)
-                undecided = condition.is_starting or (
-                    condition.state == "running" and not self._process_answers(domain)
-                )
-                if not undecided or time.monotonic() > until:
-                    return self.condition(domain)
-                self.wait(lambda: False, min(until, time.monotonic() + 0.5))
-        except DaemonLostError as lost:
-            raise UnsettledError(
-                f"whether it runs cannot be told: {lost.message} Look at it with 'virsh domstate "
-                f"{domain.name} --reason' once the daemon is back, and run again."
-            ) from None
-
-    def _process_answers(self, domain: Domain) -> bool:
-        """Tell whether a guest's QEMU answers its daemon.
-
-        The request waits for whatever the daemon does with the guest, its search for the process
-        of a guest that ran before it came included (qemuProcessReconnect holds a job).
-        """
-        try:
-            self._handle(domain).memoryStats()
-        except libvirt.libvirtError as error:
-            return bool(error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT)
-        return True
 
     def resume(self, domain: Domain) -> None:
         """Let a paused guest run on."""

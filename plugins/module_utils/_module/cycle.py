@@ -2,19 +2,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One guest's power cycle: shut down, start, and the way back where it does not start.
 
-Guests belong to their owners, who go on working while others are restarted. So what a guest needs
-is decided in its turn, from what libvirt says then; it is looked at again when it is down; and what
-is written on the way back is the managed elements alone, into the definition as it is then.
+Guests belong to their owners, who go on working while others are restarted. So a guest is looked at
+again when it is down, and what is written on the way back is the managed elements alone, into the
+definition as it is then.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from .._domain.compare import needs_restart
-from .._domain.definition import is_ours, read_definition, secrets
+from .._domain.definition import read_definition, secrets
 from .._errors import (
     ChangedMeanwhileError,
     DomainError,
@@ -24,8 +24,9 @@ from .._errors import (
 from .._hypervisor.guest_log import GuestLog
 from .._hypervisor.power import Power
 from .._model.domain import Domain
+from .decide import ACTIONS, Restart, decide
 from .state_dir import RestartNote, StateDir
-from .turn import LATE_S, forget, keeps_log, turn_of, whose_turn
+from .turn import LATE_S, forget, keeps_log, whose_turn
 
 #: A shutdown request that a guest missed, say while it booted, is made again.
 _ASK_AGAIN_S = 20.0
@@ -52,47 +53,6 @@ class RestartPolicy:
     agent_timeout_s: float = 0.0
 
 
-@dataclass
-class Restart:
-    """One guest on its way through a power cycle.
-
-    Attributes:
-        domain: as libvirt listed it when the run began.
-        by_name: whether it was named, not matched by a pattern.
-        action: what happened: ``none``, ``restarted``, ``started``, ``skipped``, ``rolled_back`` or
-            ``failed``; in check mode, what would.
-        forced: whether its power was pulled.
-        stopped_at: when it began to go down, of the monotonic clock.
-        downtime_s: how long it was off, None where it was not.
-        transient_xml: its definition, with passwords, since it has no persistent one any more.
-        warnings: sentences about it.
-    """
-
-    domain: Domain
-    by_name: bool = True
-    action: str = "none"
-    forced: bool = False
-    stopped_at: float | None = None
-    downtime_s: float | None = None
-    transient_xml: str = ""
-    warnings: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a guest needs.
-
-    Attributes:
-        action: ``none``; ``start``, after a restart that was cut short; ``cycle``; ``forget``,
-            where what is kept of it is no longer needed; ``skip``; or ``unknown``, where it cannot
-            be told whether it has to run.
-        why: a sentence, where there is something to say.
-    """
-
-    action: str
-    why: str = ""
-
-
 class LateError(HypervisorError):
     """A guest that was asked to shut down still runs when its time is up."""
 
@@ -111,71 +71,6 @@ class Cycle:
         self._policy = policy
         self._state_dir = state_dir
 
-    def decide(self, restart: Restart) -> Decision:
-        """Say what a guest needs now, without touching it or the state folder."""
-        listed = restart.domain
-        now = self._power.find(listed)
-        if now is None:
-            return Decision("forget", "someone else undefined it after this run began.")
-        if not now.persistent:
-            if not listed.persistent:
-                return Decision("none")
-            return Decision(
-                "forget",
-                "someone else undefined it after this run began; it runs on and is left alone.",
-            )
-        migration = self._state_dir.begun_migration(now.uuid)
-        if migration is not None:
-            return Decision(
-                "skip",
-                f"a migration of it to {migration.target} was begun and has not ended; run "
-                "vnuma_migrate, which ends it.",
-            )
-        note = self._state_dir.begun_restart(now.uuid)
-        if now.active:
-            return self._decide_active(restart, now, note)
-        return self._decide_off(listed, now, note)
-
-    def _decide_off(self, listed: Domain, now: Domain, note: RestartNote | None) -> Decision:
-        if note is None:
-            why = "it went off after this run began, and stays off." if listed.active else ""
-            return Decision("none", why)
-        turn = turn_of(self._power, now, note)
-        if turn.ours:
-            return Decision("start")
-        if turn.ours is None:
-            return Decision(
-                "unknown",
-                f"{turn.why} had ended; whether that request or its owner turned it off cannot be "
-                f"told, so it stays off; start it with 'virsh start {now.name}' if it is to run.",
-            )
-        return Decision(
-            "forget", f"a restart of it was begun; since then {turn.why}, so it stays off."
-        )
-
-    def _decide_active(self, restart: Restart, now: Domain, note: RestartNote | None) -> Decision:
-        if note is not None and self._power.condition(now).is_starting:
-            return Decision("start")
-        live = read_definition(self._power.xml_without_secrets(now, live=True))
-        persistent = read_definition(self._power.xml_without_secrets(now, live=False))
-        if not needs_restart(live, persistent):
-            kept = note is not None or self._state_dir.layout(now.uuid) is not None
-            return Decision("forget" if kept else "none")
-        if not (is_ours(live, persistent) or restart.by_name):
-            return Decision("none")
-        if restart.domain.active and now.start != restart.domain.start:
-            return Decision(
-                "skip",
-                "someone else started it after this run began, and not with the layout that it is "
-                "defined with; run again to restart it.",
-            )
-        blocker = self._power.restart_blocker(now)
-        if blocker:
-            return Decision(
-                "skip", f"{blocker}; it keeps its old layout until its next cold start."
-            )
-        return Decision("cycle")
-
     def carry_out(self, restart: Restart) -> None:
         """Decide what a guest needs in its turn, and do it.
 
@@ -183,7 +78,7 @@ class Cycle:
             LateError: when it did not shut down in time; it may still do so, see `finish_late`.
             VnumaError: when it is not what it was to be.
         """
-        decision = self.decide(restart)
+        decision = decide(self._power, self._state_dir, restart)
         restart.action = ACTIONS[decision.action]
         if decision.action in ("forget", "unknown"):
             forget(self._state_dir, restart.domain.uuid)
@@ -260,23 +155,33 @@ class Cycle:
             ask_again = min(time.monotonic() + _ASK_AGAIN_S, deadline)
             if self._power.wait(lambda: self._is_down(restart), ask_again):
                 return
-        if policy.mode == "force":
-            self._state_dir.begin_restart(domain.uuid, replace(note, phase="force"))
-            force_by = time.monotonic() + _FORCE_S
-            self._power.force_off(domain, force_by)
-            restart.forced = True
-            if self._power.wait(lambda: self._is_down(restart), force_by):
-                return
+        blocker = self._power.power_blocker(domain) if policy.mode == "force" else None
+        if policy.mode == "force" and blocker is None and self._force_off(restart, note):
+            return
         self._state_dir.begin_restart(domain.uuid, replace(note, phase="late"))
+        late = (
+            f"it did not shut down within {policy.timeout_s:g} s and keeps running with its old "
+            "layout; check why in the guest, increase timeout, or set mode to 'force'."
+        )
         later = (
             f"If it goes down within {LATE_S / 3600:g} h, the next run starts it."
             if keeps_log(self._power, domain)
             else "If it goes down after this run, it stays off until someone starts it."
         )
-        raise LateError(
-            f"it did not shut down within {policy.timeout_s:g} s and keeps running with its old "
-            f"layout; check why in the guest, increase timeout, or set mode to 'force'. {later}"
-        )
+        if blocker is not None:
+            late = (
+                f"it did not shut down within {policy.timeout_s:g} s, and it was not forced off, "
+                f"since {blocker}; wait until that is over, and run again."
+            )
+        raise LateError(f"{late} {later}")
+
+    def _force_off(self, restart: Restart, note: RestartNote) -> bool:
+        """Pull a guest's power; return whether it is down."""
+        domain, deadline = restart.domain, time.monotonic() + _FORCE_S
+        self._state_dir.begin_restart(domain.uuid, replace(note, phase="force"))
+        self._power.force_off(domain, deadline)
+        restart.forced = True
+        return self._power.wait(lambda: self._is_down(restart), deadline)
 
     def _bring_up(self, restart: Restart, note: RestartNote) -> None:
         """Start a guest that is down, unless it is its owner who took it down."""
@@ -314,6 +219,7 @@ class Cycle:
         try:
             condition = self._power.start(domain, time.monotonic() + self._policy.timeout_s)
         except UnsettledError:
+            # No rollback: the guest may run.
             raise
         except HypervisorError as reason:
             self._roll_back(restart, reason)
@@ -409,14 +315,3 @@ class Cycle:
                 # It is off and has to run: what its owner has just defined is edited instead.
                 if attempt == _ATTEMPTS - 1:
                     raise
-
-
-#: What a decision comes to in the result, where it is carried out without an error.
-ACTIONS = {
-    "none": "none",
-    "start": "started",
-    "cycle": "restarted",
-    "forget": "none",
-    "skip": "skipped",
-    "unknown": "failed",
-}

@@ -15,31 +15,30 @@ from ansible.module_utils.basic import AnsibleModule
 from .._errors import PolicyError, UnsettledError, VnumaError
 from .._hypervisor.power import Power
 from .common import errors_to_result, patience_s, warn_once
-from .cycle import ACTIONS, Cycle, LateError, Restart, RestartPolicy
+from .cycle import Cycle, LateError, RestartPolicy
+from .decide import ACTIONS, Restart, decide
 from .select import select_guests
 from .state_dir import StateDir, default_state_dir
 from .turn import is_untidy, tidy
 
 
 def foresee_restarts(
-    power: Power, restarts: Sequence[Restart], policy: RestartPolicy, state_dir: StateDir
+    power: Power, restarts: Sequence[Restart], state_dir: StateDir
 ) -> list[VnumaError]:
     """Say what a run would do with each guest, and write nothing.
 
     Args:
         power: where they are.
         restarts: the candidates; what would happen is noted in them.
-        policy: how.
         state_dir: where layouts and begun restarts are kept.
 
     Returns:
         The errors, each about one guest.
     """
-    cycle = Cycle(power, policy, state_dir)
     errors: list[VnumaError] = []
     for restart in restarts:
         try:
-            decision = cycle.decide(restart)
+            decision = decide(power, state_dir, restart)
             restart.action = ACTIONS[decision.action]
             if decision.action == "unknown":
                 raise UnsettledError(decision.why)
@@ -132,14 +131,12 @@ def restart(module: AnsibleModule) -> dict[str, Any]:
             selection = select_guests(domains, entries)
             errors: list[VnumaError] = list(selection.errors)
             restarts = [Restart(match.domain, match.by_name) for match in selection.matches]
-            work = restart_guests if write else foresee_restarts
             untidy = is_untidy(power, domains, state_dir)
-            errors += work(power, restarts, policy, state_dir)
             if write:
-                try:
-                    tidy(power, state_dir)
-                except VnumaError as error:
-                    errors.append(error)
+                errors += restart_guests(power, restarts, policy, state_dir)
+                errors += _tidied(power, state_dir)
+            else:
+                errors += foresee_restarts(power, restarts, state_dir)
     finally:
         power.close()
     warn_once(
@@ -148,6 +145,14 @@ def restart(module: AnsibleModule) -> dict[str, Any]:
         [(restart.domain.name, restart.warnings) for restart in restarts],
     )
     return _result(restarts, errors, untidy)
+
+
+def _tidied(power: Power, state_dir: StateDir) -> list[VnumaError]:
+    try:
+        tidy(power, state_dir)
+    except VnumaError as error:
+        return [error]
+    return []
 
 
 def _result(

@@ -9,13 +9,14 @@ when; both are held against the note that the run has left.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from .._domain.compare import needs_restart
 from .._domain.definition import read_definition
 from .._errors import VnumaError
 from .._hypervisor.guest_log import GuestLog, read_guest_log
-from .._hypervisor.hypervisor import Hypervisor
+from .._hypervisor.hypervisor import SETTLING_S, Hypervisor
 from .._model.domain import Condition, Domain
 from .state_dir import RestartNote, StateDir
 
@@ -97,7 +98,9 @@ def restart_begun(hypervisor: Hypervisor, domain: Domain, state_dir: StateDir) -
     if note is None or not domain.persistent:
         return False
     if domain.active:
-        return hypervisor.condition(domain).is_starting
+        condition = hypervisor.settled(domain, time.monotonic() + SETTLING_S)
+        if condition.state != "off":
+            return condition.is_starting
     return turn_of(hypervisor, domain, note).ours is not False
 
 

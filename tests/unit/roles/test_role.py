@@ -70,7 +70,7 @@ def test_migrations_take_what_the_module_takes() -> None:
     options, module = _options("migrate"), _module_options("vnuma_migrate")
     *_before, block = _read("tasks/migrate.yml")
     handed = block["block"][0]["kvm.vnuma.vnuma_migrate"]
-    assert set(handed) == {"uri", "state_dir", *module}
+    assert set(handed) == {"uri", "daemon_timeout", "state_dir", *module}
     for name, option in module.items():
         # Those are lists of the module, and names of hosts or text here.
         if name not in ("guests", "targets"):

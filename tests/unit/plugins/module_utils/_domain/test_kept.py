@@ -173,7 +173,7 @@ def test_a_layout_that_no_longer_fits(rfc: Host, change: tuple[str, str], said: 
     now = _partitioned(ran, rfc, {"cells": 2, "distances": "none"}).replace(*change)
     with pytest.raises(DomainError) as raised:
         put_back(read_definition(now), kept)
-    assert raised.value.message == said
+    assert raised.value.message == f"{said}."
 
 
 @pytest.mark.parametrize("kept", ["", "<layout/>", "<layout", "<domain/>"])

@@ -56,6 +56,9 @@ class Daemon:
             raise LibvirtError("gone")
         return 9000000
 
+    def setKeepAlive(self, interval: int, count: int) -> None:  # noqa: N802 - libvirt's name
+        """Whether it is still there is asked now and then."""
+
     def defineXMLFlags(self, xml: str, flags: int) -> None:  # noqa: N802 - libvirt's name
         """Define a guest, which is its name here."""
         self.getLibVersion()
@@ -92,6 +95,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Open:
             open=lambda _uri: next(waiting),
         )
         monkeypatch.setattr(_connection, "libvirt", fake)
+        monkeypatch.setattr(_connection, "_start_event_loop", lambda: None)
         monkeypatch.setattr(_hypervisor, "libvirt", fake)
         return Hypervisor("qemu:///system")
 

@@ -80,6 +80,10 @@ class FakeHypervisor:
 
     uri = "test:///fake"
 
+    def settled(self, domain: Domain, _deadline: float) -> Condition:
+        """The same: this daemon knows what its guests do."""
+        return self.condition(domain)
+
     def condition(self, domain: Domain) -> Condition:
         """What a guest does; one that is off was asked to shut down."""
         return Condition("running" if domain.active else "off", "shutdown")

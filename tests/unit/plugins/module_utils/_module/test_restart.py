@@ -19,10 +19,8 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.power import Power
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Condition, Domain
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.cycle import (
-    Restart,
-    RestartPolicy,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.cycle import RestartPolicy
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.decide import Restart
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.restart import (
     foresee_restarts,
     restart_guests,
@@ -74,6 +72,7 @@ class FakeGuest:
     blocker: str | None = None
     meanwhile: Callable[[FakeGuest], None] | None = None
     saved: bool = False
+    vanishes: bool = False
 
     @property
     def known(self) -> bool:
@@ -120,6 +119,14 @@ class FakePower:
         state, _blank, reason = (guest.state or "running booted").partition(" ")
         return Condition(state, reason)
 
+    def settled(self, domain: Domain, deadline: float) -> Condition:
+        """What it does once that is settled: a guest may turn out to be off."""
+        assert deadline > time.monotonic()
+        guest = self.guests[domain.name]
+        if guest.vanishes:
+            guest.active, guest.reason = False, "daemon"
+        return self.condition(domain)
+
     def xml_without_secrets(self, domain: Domain, live: bool) -> str:
         """A definition."""
         guest = self.guests[domain.name]
@@ -135,6 +142,8 @@ class FakePower:
     def restart_blocker(self, domain: Domain) -> str | None:
         """Why it must be left alone."""
         return self.guests[domain.name].blocker
+
+    power_blocker = restart_blocker
 
     def wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
         """Whether it is done in time."""
@@ -233,11 +242,12 @@ def _again(
     power = cast(Power, fake)
     restarts = [Restart(domain, by_name) for domain in fake.domains()]
     policy = RestartPolicy(**{"timeout_s": 0.05, **keys})
-    work = restart_guests if write else foresee_restarts
-    errors = work(power, restarts, policy, state_dir)
     if write:
+        errors = restart_guests(power, restarts, policy, state_dir)
         tidy(power, state_dir)
         assert not is_untidy(power, fake.domains(), state_dir)
+    else:
+        errors = foresee_restarts(power, restarts, state_dir)
     return Answer({one.domain.name: one for one in restarts}, [str(error) for error in errors])
 
 
@@ -468,6 +478,23 @@ def test_a_start_that_was_cut_short_is_made_again(state_dir: StateDir) -> None:
     guest = FakeGuest(live=NEW, state="paused starting_up")
     answer, fake = _restart(guest, state_dir)
     assert (answer.action(), fake.calls) == ("started", ["start anuma"])
+
+
+def test_a_guest_that_is_listed_as_active_and_has_no_process(state_dir: StateDir) -> None:
+    """A daemon that has just come back finds out that it is off: it is started."""
+    state_dir.begin_restart("uuid-anuma", RestartNote("anuma", phase="start"))
+    answer, fake = _restart(FakeGuest(live=NEW, vanishes=True), state_dir)
+    assert (answer.action(), fake.calls) == ("started", ["start anuma"])
+
+
+def test_power_is_not_pulled_under_a_job(state_dir: StateDir) -> None:
+    """What its owner has begun since it was asked to shut down is waited for."""
+    guest = FakeGuest(stubborn=True, meanwhile=_copy_a_disk)
+    answer, fake = _restart(guest, state_dir, mode="force")
+    (said,) = answer.errors
+    assert "it was not forced off, since a block job such as a copy or a commit is running" in said
+    assert "force off anuma" not in fake.calls
+    assert guest.active
 
 
 def test_an_unknown_outcome_is_no_rollback(state_dir: StateDir) -> None:
