@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,7 +17,7 @@ from .._policy import MAX_VCPUS, Policy
 from .record import find_record, recorded_policy
 from .state import own_state, read_state, wanted_state
 from .units import integer, kib, memory_kib
-from .validate import cell_references, conflicts, vcpu_references
+from .validate import QEMU, cell_references, conflicts, vcpu_references
 from .xml import Element, elements, parse_xml
 
 # libvirt reads some elements in the first of their containers, and others in every one.
@@ -26,6 +27,12 @@ _ONCE = (
 )
 #: Where virt-manager, virt-install and others say what a guest runs.
 _LIBOSINFO = "{http://libosinfo.org/xmlns/libvirt/domain/1.0}"
+
+
+# What an option of QEMU is set to, in either of its spellings: data=… and "data": "…".
+_QEMU_VALUE = re.compile(r'[=:]\s*"?([^,"{}]+)')
+#: Shorter ones are words such as "on", which are in every sentence.
+_LEAST_SECRET = 4
 
 
 @dataclass(frozen=True)
@@ -144,8 +151,18 @@ def devices_kib(root: Element) -> int:
 
 
 def secrets(root: Element) -> set[str]:
-    """Return the passwords in a definition, so that they can be struck out of a message."""
-    return {value for value in root.xpath("//@passwd | //@password | //@secret") if value}
+    """Return the secrets in a definition, so that they can be struck out of a message.
+
+    QEMU's own command line and environment may hold some, and QEMU quotes what it stumbles over.
+    """
+    found = {value for value in root.xpath("//@passwd | //@password | //@secret") if value}
+    for name, attribute in (("arg", "value"), ("env", "value")):
+        for element in root.iterfind(f"{QEMU}commandline/{QEMU}{name}"):
+            value = str(element.get(attribute, ""))
+            if not value.startswith("-"):
+                parts = _QEMU_VALUE.findall(value)
+                found |= {part for part in (value, *parts) if len(part) >= _LEAST_SECRET}
+    return found
 
 
 def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:

@@ -64,7 +64,7 @@ def partitioned(definition: Definition, layout: Layout, policy: Policy) -> Edit:
     """
     wanted = wanted_of(definition, layout, policy)
     try:
-        root = deepcopy(definition.root.getroottree()).getroot()
+        root = deepcopy(definition.root)
         _write(root, wanted, policy)
         if layout.leaves_cells and definition.record is not None:
             check_outgrown(root, definition.arch, definition.state, wanted)
@@ -83,7 +83,7 @@ def restored(definition: Definition) -> Edit:
     """
     if definition.record is None:
         return Edit(definition, changed=False)
-    root = deepcopy(definition.root.getroottree()).getroot()
+    root = deepcopy(definition.root)
     try:
         record = find_record(root)
         kept, applied = original(record), recorded_policy(record)

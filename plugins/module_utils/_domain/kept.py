@@ -83,7 +83,7 @@ def put_back(definition: Definition, text: str) -> Edit:
             none for it: another number of vCPUs, say.
     """
     kept, record = _read(text)
-    root = deepcopy(definition.root.getroottree()).getroot()
+    root = deepcopy(definition.root)
     options = options_in_use(definition.record) | options_in_use(record)
     for element in MANAGED:
         if not element.option or element.option in options:

@@ -51,7 +51,7 @@ def names_host(state: ManagedState) -> bool:
 
 def without_host(definition: Definition) -> Definition:
     """Return a definition without pins and bindings: a guest that is on no node yet."""
-    root, nothing = deepcopy(definition.root.getroottree()).getroot(), ManagedState()
+    root, nothing = deepcopy(definition.root), ManagedState()
     for element in MANAGED:
         if element.of_host and element.read(root):
             element.write(root, getattr(nothing, element.field))

@@ -20,7 +20,7 @@ from .._planner.memory import granule_kib
 from .units import integer
 from .xml import Element, elements
 
-_QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 
 
 def cell_references(root: Element) -> tuple[CellReference, ...]:
@@ -75,7 +75,7 @@ def conflicts(root: Element, state: ManagedState) -> tuple[str, ...]:
                 f"a <{device.tag}> has cells of its own, <acpi nodeset='{acpi.get('nodeset')}'>, "
                 "which new cells would replace; remove the nodeset, or exclude the guest."
             )
-    for argument in root.iterfind(f"{_QEMU}commandline/{_QEMU}arg"):
+    for argument in root.iterfind(f"{QEMU}commandline/{QEMU}arg"):
         option = argument.get("value", "")
         if option.lstrip("-") in ("numa", "smp") and option.startswith("-"):
             found.append(

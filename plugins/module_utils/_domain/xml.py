@@ -65,10 +65,11 @@ def parse_xml(text: str, root_tag: str, error: type[VnumaError], what: str) -> E
         VnumaError: of the type given, when the text is not well-formed, has another root, or has
             a document type declaration.
     """
+    has_dtd = error(
+        f"the {what} has a document type declaration, which is not accepted; remove it."
+    )
     if _DOCTYPE.match(text):
-        raise error(
-            f"the {what} has a document type declaration, which is not accepted; remove it."
-        )
+        raise has_dtd
     declaration = _DECLARATION.match(text)
     document = text[declaration.end() :] if declaration else text
     try:
@@ -78,6 +79,9 @@ def parse_xml(text: str, root_tag: str, error: type[VnumaError], what: str) -> E
         line = getattr(problem, "lineno", None)
         where = f" (line {line})" if line else ""
         raise error(f"the {what} is not well-formed XML{where}; check its source.") from None
+    # One that stands where the expression does not look for it, as after a second byte order mark.
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise has_dtd
     if root.tag != root_tag:
         raise error(f"the {what} must start with <{root_tag}>, not <{root.tag}>.")
     return root
@@ -144,7 +148,7 @@ def remove(element: Element) -> None:
 
 def copied(element: Element) -> Element:
     """Return a copy that belongs to no tree, without the text that follows the element."""
-    copy = etree.fromstring(etree.tostring(element, with_tail=False))
+    copy = etree.fromstring(etree.tostring(element, with_tail=False), _parser())
     etree.cleanup_namespaces(copy)
     return copy
 
@@ -153,22 +157,31 @@ def to_text(root: Element, like: str) -> str:
     """Return an edited document as text, in the spelling of the one that it was read from.
 
     libvirt quotes attributes by ', and whoever keeps definitions in files wants to see the edit
-    and little else.
+    and little else. What stands before and after the root element is not written anew: libxml2
+    takes a time for that which grows with the square of the number of comments there.
 
     Args:
         root: the root element, whose own attributes are as they were read.
-        like: the text that was read: its quotes, and all up to its first child, are taken over.
+        like: the text that was read: its quotes, and all outside of its root, are taken over.
     """
-    text = str(etree.tostring(root.getroottree(), encoding="unicode"))
+    text = str(etree.tostring(root, encoding="unicode", with_tail=False))
     if like.count("='") > like.count('="'):
         text = _MARKUP.sub(_single_quoted, text)
-    end = like[len(like.rstrip()) :]
-    return like[: _end_of_start_tag(like)] + text[_end_of_start_tag(text) :].rstrip() + end
+    return like[: _end_of_start_tag(like)] + text[_end_of_start_tag(text) :] + _after_root(like)
 
 
 def _end_of_start_tag(text: str) -> int:
     """Return where the start tag of the root ends."""
     return next(found.end() for found in _MARKUP.finditer(text) if found[0][1] not in "!?")
+
+
+def _after_root(text: str) -> str:
+    """Return what follows the root element."""
+    # Nearly always a line break, or nothing.
+    last = text.rfind(">") + 1
+    if text[:last].endswith(("-->", "?>")):
+        last = max(found.end() for found in _MARKUP.finditer(text) if found[0][1] not in "!?")
+    return text[last:]
 
 
 def _single_quoted(markup: re.Match[str]) -> str:

@@ -32,6 +32,7 @@ PATIENCE_S = 60.0
 _KEEPALIVE_S = 5
 #: And keepalive_count: one that is cut off is noticed in half a minute.
 _KEEPALIVE_COUNT = 5
+_STARS = "********"
 _starting = threading.Lock()
 _started: list[bool] = []
 
@@ -68,7 +69,7 @@ class Connection:
         try:
             self.raw = self._open(time.monotonic() + patience_s)
         except libvirt.libvirtError as error:
-            raise HypervisorError(_no_connection(self.uri, error)) from None
+            raise HypervisorError(_no_connection(self.uri, uri, error)) from None
 
     def close(self) -> None:
         """Close it; one that is broken already is let go."""
@@ -128,8 +129,9 @@ class Connection:
             yield
         except libvirt.libvirtError as error:
             message = " ".join(str(error.get_error_message() or error).split()).rstrip(".")
-            for secret in secrets or ():
-                message = message.replace(secret, "********")
+            # The longest first: one may be a part of another.
+            for secret in sorted(secrets or (), key=len, reverse=True):
+                message = message.replace(secret, _STARS)
             # libvirt forbids an operation as such only to a read-only connection.
             if error.get_error_code() == libvirt.VIR_ERR_OPERATION_DENIED:
                 raise HypervisorError(
@@ -212,8 +214,10 @@ def _start_event_loop() -> None:
     threading.Thread(target=loop, name="libvirt-events", daemon=True).start()
 
 
-def _no_connection(uri: str, error: Any) -> str:
+def _no_connection(uri: str, full_uri: str, error: Any) -> str:
     message = " ".join(str(error.get_error_message() or error).split()).rstrip(".")
+    for secret in _passwords(full_uri):
+        message = message.replace(secret, _STARS)
     if "Permission denied" in message or "authentication" in message.lower():
         way_out = "use become, or a user who may manage guests (group libvirt on most systems)"
     elif "No such file" in message or "Connection refused" in message:
@@ -223,5 +227,11 @@ def _no_connection(uri: str, error: Any) -> str:
     return f"cannot connect to {uri}: {message}; {way_out}."
 
 
+def _passwords(uri: str) -> list[str]:
+    """Return what may be a password in a URI: all from the user's colon to the last @."""
+    found = re.search(r"//[^/:]*?:([^/]*)@", uri)
+    return [found.group(1)] if found and found.group(1) else []
+
+
 def _without_password(uri: str) -> str:
-    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:********@", uri)
+    return re.sub(r"(//[^/:]*?):[^/]*@", rf"\1:{_STARS}@", uri)

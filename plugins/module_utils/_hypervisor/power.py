@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 
-from .._domain.definition import read_definition
+from .._domain.definition import read_definition, secrets
 from .._errors import DaemonLostError, HypervisorError, UnsettledError
 from .._model.domain import Condition, Domain
 from .connection import libvirt, within
@@ -154,7 +154,9 @@ class Power(Hypervisor):
                 within(deadline, handle.create, late)
 
         try:
-            with self._connection.errors("start it", domain.name):
+            # QEMU quotes its command line where it does not start.
+            hidden = secrets(read_definition(self.persistent_xml(domain)).root)
+            with self._connection.errors("start it", domain.name, hidden):
                 self._connection.with_reconnect(create, deadline)
         except DaemonLostError as lost:
             raise UnsettledError(

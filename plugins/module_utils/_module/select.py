@@ -46,7 +46,7 @@ class Selection:
 
 
 def select_guests(domains: Sequence[Domain], entries: Sequence[Mapping[str, Any]]) -> Selection:
-    """Match entries to guests: names win over UUIDs, both over patterns, the first pattern wins.
+    """Match entries to guests: names and UUIDs win over patterns, the first pattern wins.
 
     Args:
         domains: every guest of the host.
@@ -60,8 +60,18 @@ def select_guests(domains: Sequence[Domain], entries: Sequence[Mapping[str, Any]
     patterns: list[Mapping[str, Any]] = []
     for entry in entries:
         name = str(entry.get("name") or "")
-        domain = by_name.get(name) or by_uuid.get(name.lower())
-        if domain is None and _PATTERN_CHARACTERS.intersection(name):
+        named, identified = by_name.get(name), by_uuid.get(name.lower())
+        domain = named or identified
+        if named is not None and identified is not None and named is not identified:
+            # Whoever may name guests could have chosen that name for another's entry.
+            selection.errors.append(
+                HypervisorError(
+                    f"it is the name of one guest and the UUID of another, {identified.name}; give "
+                    "the UUID of the one and the name of the other.",
+                    guest=name,
+                )
+            )
+        elif domain is None and _PATTERN_CHARACTERS.intersection(name):
             patterns.append(entry)
         elif domain is None:
             selection.errors.append(

@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
     read_definition,
     read_guest,
+    secrets,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import (
     lost_elements,
@@ -459,3 +460,21 @@ def test_what_decides_about_dies_and_sockets(host: HostOf) -> None:
     assert again.partition.topology.sockets == 2
     spread = _edit(text, host("rfc-8n240c"), nodes="0", distribution="interleave")
     assert read_guest(read_definition(spread), 2048).partition is None
+
+
+def test_secrets_of_qemus_own_command_line() -> None:
+    """Values of its options and variables count; names of options do not, nor do short words."""
+    text = (
+        "<domain xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'><devices>"
+        "<graphics passwd='vncsecret'/></devices><q:commandline>"
+        "<q:arg value='-object'/><q:arg value='secret,id=s0,data=CMDSECRET,format=raw'/>"
+        '<q:arg value=\'{"qom-type": "secret", "data": "JSONSECRET", "x": true}\'/>'
+        "<q:env name='TOKEN' value='ENVSECRET'/></q:commandline></domain>"
+    )
+    found = secrets(read_definition(text).root)
+    assert {"vncsecret", "CMDSECRET", "JSONSECRET", "ENVSECRET"} <= found
+    assert not found & {"-object", "s0", "raw", "id"}
+    said = "qemu: -object secret,id=s0,data=CMDSECRET,format=raw: no"
+    for secret in sorted(found, key=len, reverse=True):
+        said = said.replace(secret, "********")
+    assert said == "qemu: -object ********: no"

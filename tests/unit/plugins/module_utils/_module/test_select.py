@@ -99,3 +99,14 @@ def test_by_name_is_remembered() -> None:
     selection = select_guests(DOMAINS, [{"name": "db1"}, {"name": "w*"}])
     by_name = {match.domain.name: match.by_name for match in selection.matches}
     assert by_name == {"db1": True, "web": False}
+
+
+def test_a_guest_named_like_the_uuid_of_another() -> None:
+    """Whoever names guests does not take the entry of another's."""
+    stranger = Domain(_uuid("web"), "ffffffff-0000-4000-8000-000000000000", True, False)
+    selection = select_guests([*DOMAINS, stranger], [{"name": _uuid("web")}, {"name": "db1"}])
+    assert [str(error) for error in selection.errors] == [
+        f"guest {_uuid('web')}: it is the name of one guest and the UUID of another, web; give the "
+        "UUID of the one and the name of the other."
+    ]
+    assert [match.domain.name for match in selection.matches] == ["db1"]
