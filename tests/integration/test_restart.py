@@ -395,7 +395,7 @@ def test_disk_full_where_the_old_definition_is_kept(bench: Bench, tmp_path: Path
     before = bench.libvirt.dump("guest")
     full = tmp_path / "full"
     full.mkdir()
-    bench.libvirt.run("mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(full))
+    bench.libvirt.run("mount", "-t", "tmpfs", "-o", "size=16k,mode=700", "tmpfs", str(full))
     try:
         seen = bench.libvirt.seen(full)
         (seen / "fill").write_bytes(b"x" * 16384)
