@@ -107,15 +107,17 @@ options:
     default: false
   post_copy:
     description:
-      - After O(timeout), let the guest run on at the target, and fetch the rest of its memory from
-        there as it needs it. Should the network fail during that, the guest is lost.
+      - After O(timeout), let the guest run on at the target, which fetches the rest of its memory
+        from the source. If the source or the network fails before that has ended, the guest is
+        lost.
     type: bool
     default: false
   copy_storage:
     description:
       - V(none) refuses guests with disks that are not on shared storage.
       - V(all) copies disks that are not shared, V(incremental) what they have beyond their backing
-        files. The files must be there at the target, unless libvirt can make them in a pool.
+        files. The files must be there at the target, unless libvirt can make them in a pool. What
+        is in them is overwritten.
     type: str
     choices: [none, all, incremental]
     default: none
@@ -128,6 +130,8 @@ options:
   source:
     description:
       - What becomes of the guest's definition on the source once it runs on the target.
+      - With V(keep) do not start it on the source, and turn its autostart off there; two guests
+        would write to the same disks.
     type: str
     choices: [undefine, keep]
     default: undefine
