@@ -160,15 +160,17 @@ options:
         ones with the fewest guest cores, by the definitions of all guests of the host. A guest that
         sits well stays. Where the host lists no caches this is as V(node), with a warning.
       - V(core) pins the threads of a guest core to the sibling threads of one host core, and V(cpu)
-        pins every vCPU to a pCPU of its own. No two guests of the host share those, and a guest
-        whose pins are right already keeps them. Isolated pCPUs are taken first.
-      - V(none) leaves the vCPUs unpinned.
+        pins every vCPU to a pCPU of its own. No two guests with such pins share a pCPU, and a guest
+        whose pins are right already keeps them. Guests with other pins, or without, may run there
+        too. Isolated pCPUs are taken first.
+      - V(none) removes the pins of the vCPUs, those made by hand too, and also in a running guest.
     type: str
     choices: [node, cache, core, cpu, none]
     default: node
   memory_mode:
     description:
-      - Mode of the memory binding of every cell to its host node; V(none) for no binding.
+      - Mode of the memory binding of every cell to its host node; V(none) for no binding, which
+        removes one that was made by hand.
       - With V(strict) memory comes from that node or not at all. A guest whose hugepages, or locked
         memory, do not fit there does not start. With V(preferred) its memory is then taken from
         other nodes.

@@ -462,6 +462,26 @@ def test_pins_change_while_it_runs(bench: Bench) -> None:
     assert not bench.partition(pinning="core").result["changed"]
 
 
+def test_pins_by_hand_are_removed_while_it_runs(bench: Bench) -> None:
+    """As pinning 'none' is described; so it is not for guests that something else pins."""
+    bench.boot(
+        edit=lambda xml: xml.replace(
+            "<os>", "<cputune><vcpupin vcpu='1' cpuset='2'/></cputune><os>", 1
+        )
+    )
+    bench.libvirt.virsh("vcpupin", "guest", "0", "3", "--live")
+    run = bench.partition(nodes="auto", pinning="none", memory_mode="none")
+    assert run.result["changed"]
+    assert run.result["restart_required"] == []
+    live = [line.split() for line in bench.libvirt.virsh("vcpupin", "guest", "--live").splitlines()]
+    assert [line[1] for line in live[-4:]] == ["0-15"] * 4
+    # Its record in the metadata has them, for state absent.
+    defined = bench.libvirt.dump("guest")
+    assert defined.count("<vcpupin ") == 1
+    assert defined.index("<vcpupin ") < defined.index("</metadata>")
+    assert guestboot.boots(bench.console("guest")) == 1
+
+
 def test_bad_options(bench: Bench) -> None:
     """One sentence with the values."""
     for options in ({"at_once": 0}, {"timeout": 0}, {"agent_timeout": -1}):
