@@ -138,7 +138,7 @@ options:
     description:
       - What to do with a guest that is off and has a managed-save image, which would restore its
         old layout at the next start. V(refuse) fails without changing the guest; V(drop) discards
-        the image and the state that was saved in it.
+        the image and the state that was saved in it. What the guest had in memory is lost then.
     type: str
     choices: [refuse, drop]
     default: refuse
@@ -195,14 +195,15 @@ EXAMPLES = r"""
     guests:
       - name: anuma
 
-- name: Every database on two nodes with cores of their own, the other guest with defaults
+- name: Every database on two nodes with cores of their own, the other guest on other nodes
   kvm.vnuma.vnuma_partition:
-    reserved_cpus: "0,120"
+    reserved_cpus: "0,15,120,135"
     guests:
       - name: db*
         nodes: "0-1"
         pinning: core
       - name: anuma
+        nodes: "2-7"
 
 - name: Every guest on the fewest and nearest nodes that hold it, beside all others of the host
   kvm.vnuma.vnuma_partition:
@@ -210,10 +211,13 @@ EXAMPLES = r"""
     guests:
       - name: "*"
 
-- name: More vCPUs and memory for a guest, split over its cells anew
+- name: More vCPUs and memory for a guest, with all that it was partitioned with
   kvm.vnuma.vnuma_partition:
+    reserved_cpus: "0,15,120,135"
     guests:
       - name: db1
+        nodes: "0-1"
+        pinning: core
         vcpus: 24
         memory: 96 GiB
 

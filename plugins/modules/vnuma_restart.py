@@ -50,7 +50,8 @@ options:
   mode:
     description:
       - V(graceful) asks the guest to shut down, by its agent or by ACPI, and never forces it off.
-      - V(force) forces it off after O(timeout).
+      - V(force) forces it off after O(timeout), which is like pulling the plug; unsaved data is
+        lost.
     type: str
     choices: [graceful, force]
     default: graceful
@@ -79,12 +80,17 @@ EXAMPLES = r"""
 - name: Bring every partitioned guest to its new layout, one after the other
   kvm.vnuma.vnuma_restart:
 
-- name: The databases, two at a time, forced off after ten minutes
+- name: The databases, two at a time, each with ten minutes to shut down
   kvm.vnuma.vnuma_restart:
     guests: [db*]
     at_once: 2
-    mode: force
     timeout: 600
+
+- name: Guests that have nothing to lose, forced off where they do not shut down in a minute
+  kvm.vnuma.vnuma_restart:
+    guests: [build*]
+    mode: force
+    timeout: 60
 """
 
 RETURN = r"""

@@ -25,7 +25,13 @@ pytestmark = pytest.mark.slow
 EXAMPLES = PROJECT / "docs/examples"
 #: What the examples' inventory has, as hosts that are made up.
 SPECS = {"kvm1": "rfc-8n240c", "kvm2": "asymmetric-4n16c"}
-ON_KVM1 = ("anuma", "db1", "db2")
+#: The guests there are, by host; vCPUs and memory in GiB of each. The inventory has all but anuma.
+GUESTS = {
+    "kvm1": {"anuma": (16, 64), "db1": (8, 64), "db2": (8, 64), "erp": (24, 96)},
+    # Fewer vCPUs than the host has nodes, as most guests have.
+    "kvm2": {"mail": (1, 1), "web": (2, 2)},
+}
+INVENTORY = EXAMPLES / "inventory.yml"
 
 Play = Callable[..., str]
 
@@ -46,9 +52,9 @@ def hosts(fleet: Fleet) -> Iterator[dict[str, Libvirt]]:
     found = {name: Libvirt(fleet.host(name)) for name in SPECS}
     for libvirt in found.values():
         libvirt.clear()
-    for name in ON_KVM1:
-        found["kvm1"].define(anuma(name, vcpus=16 if name == "anuma" else 8))
-    found["kvm2"].define(anuma("web", vcpus=8))
+    for host, guests in GUESTS.items():
+        for name, (vcpus, gib) in guests.items():
+            found[host].define(anuma(name, vcpus, gib << 20))
     yield found
     for libvirt in found.values():
         libvirt.clear()
@@ -58,14 +64,16 @@ def hosts(fleet: Fleet) -> Iterator[dict[str, Libvirt]]:
 def play(fleet: Fleet, ansible: None, tmp_path: Path) -> Play:
     """Run a playbook with the examples' inventory and return what Ansible printed."""
 
-    def run(playbook: Path, *flags: str, fails: bool = False) -> str:
+    def run(
+        playbook: Path | str, *flags: str, fails: bool = False, inventory: Path = INVENTORY
+    ) -> str:
         done = commands.run(
             [
                 "ansible-playbook",
                 *("--inventory", str(fleet.inventory)),
-                *("--inventory", str(EXAMPLES / "inventory.yml")),
-                # The users are root on these hosts, and have no sudo.
-                *("--extra-vars", "ansible_become=false"),
+                *("--inventory", str(inventory)),
+                # These hosts have no sudo.
+                *("--extra-vars", "ansible_become_method=ansible.builtin.su"),
                 *("--extra-vars", f"domain_type={KIND}"),
                 *flags,
                 str(playbook),
@@ -96,6 +104,30 @@ def _cells(xml: str) -> int:
     return xml.count("<cell ")
 
 
+def _pins(xml: str) -> list[set[int]]:
+    """Return the pCPUs that each vCPU of a guest is pinned to."""
+    return [_numbers(text) for text in re.findall(r"<vcpupin vcpu='\d+' cpuset='([^']+)'/>", xml)]
+
+
+def _numbers(cpuset: str) -> set[int]:
+    ends = [[int(end) for end in part.split("-")] for part in cpuset.split(",")]
+    return {number for part in ends for number in range(part[0], part[-1] + 1)}
+
+
+def _without_metadata(xml: str) -> str:
+    return re.sub(r"<metadata>.*</metadata>", "", xml, flags=re.DOTALL)
+
+
+def _plays() -> list[str]:
+    """Return the examples that are playbooks; inventories and other files are no lists."""
+    found = []
+    for path in sorted(EXAMPLES.rglob("*.yml")):
+        content = yaml.safe_load(path.read_text())
+        if isinstance(content, list):
+            found.append(str(path.relative_to(EXAMPLES)))
+    return found
+
+
 def _dumps(hosts: dict[str, Libvirt]) -> dict[tuple[str, str], str]:
     return {
         (host, guest): libvirt.dump(guest)
@@ -120,42 +152,122 @@ def test_one_guest(hosts: dict[str, Libvirt], play: Play, name: str) -> None:
 
 def test_fleet(hosts: dict[str, Libvirt], play: Play) -> None:
     """Both hosts, each guest as its entry says; from a controller's project too; and back."""
+    hosts["kvm2"].define(anuma("batch", vcpus=6, memory_kib=6 << 20))
     before = _dumps(hosts)
     play(EXAMPLES / "fleet.yml", "--check", "--diff")
     assert _dumps(hosts) == before
     play(EXAMPLES / "fleet.yml")
-    cells = {guest: _cells(xml) for (_host, guest), xml in _dumps(hosts).items()}
-    assert cells == {"anuma": 8, "db1": 2, "db2": 2, "web": 4}
-    pins = [
-        re.findall(r"<vcpupin vcpu='\d+' cpuset='([^']+)'/>", hosts["kvm1"].dump(name))
-        for name in ("db1", "db2")
-    ]
-    assert not set(pins[0]) & set(pins[1])
-    assert not any(re.match(r"0\b", cpus) for cpus in pins[0] + pins[1])
+    after = _dumps(hosts)
+    cells = {guest: _cells(xml) for (_host, guest), xml in after.items()}
+    on_kvm2 = {"mail": 0, "web": 0, "batch": 2}
+    assert cells == {"anuma": 0, "db1": 2, "db2": 2, "erp": 6, **on_kvm2}
+    assert all(_pins(after["kvm2", guest]) for guest in on_kvm2)
+    pins = {guest: set[int]().union(*_pins(xml)) for (_host, guest), xml in after.items()}
+    for name, others in (("db1", ("db2", "erp")), ("db2", ("db1", "erp"))):
+        assert len(_pins(after["kvm1", name])) == 8
+        assert not any(pins[name] & pins[other] for other in others)
+    for (host, guest), _xml in after.items():
+        assert not pins[guest] & _reserved(host)
     assert _changed(play(EXAMPLES / "controller/converge.yml")) == 0
     play(EXAMPLES / "revert.yml")
     assert _dumps(hosts) == before
 
 
-def test_grow(hosts: dict[str, Libvirt], play: Play) -> None:
-    """Larger, once; and as they were."""
+def _reserved(host: str) -> set[int]:
+    variables = yaml.safe_load(INVENTORY.read_text())["kvm_hosts"]["hosts"][host]
+    return _numbers(variables["vnuma_reserved_cpus"])
+
+
+def test_reserved_are_whole_cores(hosts: dict[str, Libvirt]) -> None:
+    """One core of each node is left to each host, with all its threads."""
+    for host, libvirt in hosts.items():
+        nodes = re.findall(r"<cell id='\d+'>(.*?)</cell>", libvirt.virsh("capabilities"), re.DOTALL)
+        assert len(nodes) > 3
+        for node in nodes:
+            cores = {
+                int(cpu): frozenset(_numbers(siblings))
+                for cpu, siblings in re.findall(r"<cpu id='(\d+)'.*?siblings='([^']+)'", node)
+            }
+            assert _reserved(host).intersection(cores) in set(cores.values()), host
+
+
+def test_no_example_takes_away_what_the_inventory_gave(
+    hosts: dict[str, Libvirt], play: Play
+) -> None:
+    """Once the fleet has its layout, no other example moves a guest that the inventory has."""
+    play(EXAMPLES / "fleet.yml")
     before = _dumps(hosts)
-    play(EXAMPLES / "grow.yml", "--limit=kvm1")
+    meant_to = {"revert.yml", "revert-one.yml"}
+    # It asks no host.
+    others = set(_plays()) - meant_to - {"plan-host.yml"}
+    assert len(others) > 8
+    for name in sorted(others):
+        play(EXAMPLES / name, *(["--limit=kvm1"] if name.startswith("one-guest") else []))
+        after = _dumps(hosts)
+        moved = [guest for guest in before if guest[1] != "anuma" and after[guest] != before[guest]]
+        assert not moved, (name, moved)
+
+
+def test_grow(hosts: dict[str, Libvirt], play: Play) -> None:
+    """Larger, once, on cores that are theirs alone; and as they were."""
+    grown = EXAMPLES / "inventory-grown.yml"
+    before = _dumps(hosts)
+    play(EXAMPLES / "fleet.yml")
+    small = _dumps(hosts)
+    play(EXAMPLES / "fleet.yml", inventory=grown)
+    pins: dict[str, list[set[int]]] = {}
     for name in ("db1", "db2"):
         text = hosts["kvm1"].dump(name)
         assert f"<memory unit='KiB'>{96 << 20}</memory>" in text
         assert "<vcpu placement='static'>24</vcpu>" in text
-    assert _changed(play(EXAMPLES / "grow.yml", "--limit=kvm1")) == 0
+        pins[name] = _pins(text)
+        # Two vCPUs on both threads of a core.
+        assert {len(cpus) for cpus in pins[name]} == {2}
+        assert len(set[int]().union(*pins[name])) == 24
+    assert not set[int]().union(*pins["db1"]) & set[int]().union(*pins["db2"])
+    larger = _dumps(hosts)
+    moved = {guest for guest, xml in larger.items() if xml != small[guest]}
+    assert moved == {("kvm1", "db1"), ("kvm1", "db2")}
+    assert _changed(play(EXAMPLES / "fleet.yml", inventory=grown)) == 0
+    # Their size stays theirs without the options; only the record of what was asked changes.
+    play(EXAMPLES / "fleet.yml")
+    for name in ("db1", "db2"):
+        first, second = larger["kvm1", name], hosts["kvm1"].dump(name)
+        assert _without_metadata(first) == _without_metadata(second)
     play(EXAMPLES / "revert.yml")
     assert _dumps(hosts) == before
 
 
+def test_a_guest_leaves_the_list(hosts: dict[str, Libvirt], play: Play, tmp_path: Path) -> None:
+    """It stays partitioned, and revert passes it over; revert-one.yml takes it back."""
+    before = _dumps(hosts)
+    play(EXAMPLES / "fleet.yml")
+    after = _dumps(hosts)
+    databases = [("kvm1", "db1"), ("kvm1", "db2")]
+    content = yaml.safe_load(INVENTORY.read_text())
+    kvm1 = content["kvm_hosts"]["hosts"]["kvm1"]
+    kvm1["vnuma_guests"] = [one for one in kvm1["vnuma_guests"] if one["name"] != "db*"]
+    shorter = tmp_path / "shorter.yml"
+    shorter.write_text(json.dumps(content))
+    assert _changed(play(EXAMPLES / "fleet.yml", inventory=shorter)) == 0
+    play(EXAMPLES / "revert.yml", inventory=shorter)
+    now = _dumps(hosts)
+    assert {guest for guest in before if now[guest] != before[guest]} == set(databases)
+    assert all(now[guest] == after[guest] for guest in databases)
+    play(EXAMPLES / "revert-one.yml", "--limit=kvm1")
+    now = _dumps(hosts)
+    assert {guest for guest in before if now[guest] != before[guest]} == {databases[1]}
+    # Unless its entry is gone too, it is partitioned again.
+    play(EXAMPLES / "fleet.yml")
+    assert _cells(hosts["kvm1"].dump("db1")) == 2
+
+
 def test_one_guest_that_does_not_fit_stops_the_fleet(hosts: dict[str, Libvirt], play: Play) -> None:
     """Nothing is written on any host before every guest of every host has a plan."""
-    hosts["kvm2"].define(anuma("tiny", vcpus=1))
+    hosts["kvm2"].define(anuma("large", vcpus=64, memory_kib=8 << 20))
     before = _dumps(hosts)
     output = play(EXAMPLES / "fleet.yml", fails=True)
-    assert "guest tiny: 1 vCPUs cannot fill 4 cells" in output
+    assert "guest large: nodes 'auto' cannot hold it, even without other guests" in output
     assert _dumps(hosts) == before
 
 
@@ -163,7 +275,7 @@ def test_plan_only(hosts: dict[str, Libvirt], play: Play) -> None:
     """Who would be changed is named, and nobody is."""
     before = _dumps(hosts)
     output = play(EXAMPLES / "plan-only.yml")
-    for names in ("anuma, db1, db2", "web"):
+    for names in ("db1, db2, erp", "mail, web"):
         assert f"change: {names}; restart:" in output
     assert _dumps(hosts) == before
 
@@ -172,7 +284,7 @@ def test_plan_host(hosts: dict[str, Libvirt], play: Play, tmp_path: Path) -> Non
     """A folder of definitions for a host that nobody asks; one too large is named."""
     folder = tmp_path / "guests"
     folder.mkdir()
-    for name in ON_KVM1:
+    for name in GUESTS["kvm1"]:
         (folder / f"{name}.xml").write_text(hosts["kvm1"].dump(name))
     variables = f"capabilities={HOSTS / 'rfc-8n240c.xml'} definitions={folder}"
     output = play(EXAMPLES / "plan-host.yml", "--extra-vars", variables)
@@ -183,35 +295,47 @@ def test_plan_host(hosts: dict[str, Libvirt], play: Play, tmp_path: Path) -> Non
     assert "nodes 'auto' cannot hold it, even without other guests" in output
 
 
-def test_report_and_restart_later(hosts: dict[str, Libvirt], play: Play, tmp_path: Path) -> None:
-    """The guest that runs is named, keeps running, and has its layout after the night."""
+def test_a_guest_that_runs(hosts: dict[str, Libvirt], play: Play, tmp_path: Path) -> None:
+    """It is named before, keeps running where no restart is wanted, and is restarted otherwise."""
     libvirt = hosts["kvm2"]
     console = tmp_path / "runs.log"
     libvirt.define(guestboot.domain_xml("runs", 4, 320, console))
     libvirt.virsh("start", "runs")
     guestboot.wait_for_boots(console, 1)
-    output = play(EXAMPLES / "report-only.yml")
-    assert re.search(r"vnuma_restart is 'never'.*: runs\b", output)
-    assert _cells(libvirt.dump("runs")) == 4
+    assert re.search(r"change: mail, runs, web; restart: runs\b", play(EXAMPLES / "plan-only.yml"))
+    never = ("--extra-vars", "vnuma_restart=never")
+    play(EXAMPLES / "fleet.yml", *never)
+    for _run in range(2):
+        output = play(EXAMPLES / "report-only.yml")
+        assert re.search(r"vnuma_restart is 'never'.*: runs\b", output)
+    assert _cells(libvirt.dump("runs")) == 2
     assert _cells(libvirt.dump("runs", live=True)) == 0
-    assert re.search(r"vnuma_restart is 'never'.*: runs\b", play(EXAMPLES / "report-only.yml"))
+    assert guestboot.boots(console) == 1
     assert _changed(play(EXAMPLES / "restart-waiting.yml")) == 1
     guestboot.wait_for_boots(console, 2)
-    assert len(guestboot.read_report(console).nodes) == 4
+    assert len(guestboot.read_report(console).nodes) == 2
     assert _changed(play(EXAMPLES / "restart-waiting.yml")) == 0
+    play(EXAMPLES / "revert.yml", *never)
+    assert _cells(libvirt.dump("runs")) == 0
+    assert _cells(libvirt.dump("runs", live=True)) == 2
+    play(EXAMPLES / "revert.yml")
+    guestboot.wait_for_boots(console, 3)
+    assert _cells(libvirt.dump("runs", live=True)) == 0
 
 
 def test_gitops(hosts: dict[str, Libvirt], play: Play, tmp_path: Path) -> None:
     """The template is defined partitioned, by another collection; ours has nothing to add."""
-    hosts["kvm2"].clear()
     play(EXAMPLES / "gitops.yml")
-    for libvirt in hosts.values():
-        assert _cells(libvirt.dump("web")) == 2
+    assert [_cells(xml) for (_host, guest), xml in _dumps(hosts).items() if guest == "app"] == [2]
     assert _changed(play(EXAMPLES / "gitops.yml")) == 0
-    module = {"guests": [{"name": "web"}], "nodes": "0-1"}
+    module = {
+        "guests": [{"name": "app"}],
+        "nodes": "2-3",
+        "reserved_cpus": "{{ vnuma_reserved_cpus }}",
+    }
     book = tmp_path / "book.yml"
     task = {"kvm.vnuma.vnuma_partition": module}
-    book.write_text(json.dumps([{"hosts": "kvm_hosts", "gather_facts": False, "tasks": [task]}]))
+    book.write_text(json.dumps([{"hosts": "kvm1", "gather_facts": False, "tasks": [task]}]))
     assert _changed(play(book)) == 0
 
 
@@ -220,9 +344,7 @@ def test_drift(hosts: dict[str, Libvirt], play: Play) -> None:
     play(EXAMPLES / "fleet.yml")
     play(EXAMPLES / "drift.yml")
     kvm2 = hosts["kvm2"]
-    kvm2.define(
-        kvm2.dump("web").replace("<vcpupin vcpu='0' cpuset='", "<vcpupin vcpu='0' cpuset='15,")
-    )
+    kvm2.define(re.sub(r"(<vcpupin vcpu='0' cpuset=)'[^']+'", r"\1'0-15'", kvm2.dump("web")))
     output = play(EXAMPLES / "drift.yml", fails=True)
     assert "vCPU 0 is pinned to" in output
     assert _recap(output)["kvm1"]["failed"] == 0
@@ -231,13 +353,13 @@ def test_drift(hosts: dict[str, Libvirt], play: Play) -> None:
 def test_every_playbook_is_run() -> None:
     """Whoever adds an example adds it here; test_migration_group.py runs migration-group.yml."""
     run = set(re.findall(r"[\w/-]+\.yml", Path(__file__).read_text()))
-    playbooks = {
+    examples = {
         str(path.relative_to(EXAMPLES))
         for path in EXAMPLES.rglob("*.yml")
         if "hosts:" in path.read_text() or "import_playbook" in path.read_text()
     }
-    assert len(playbooks) > 6
-    assert playbooks <= run
+    assert examples > set(_plays())
+    assert examples <= run
 
 
 def _documented() -> dict[str, list[dict[str, Any]]]:

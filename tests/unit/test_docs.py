@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import DEFAULTS
 from rules import RULES
 
@@ -198,6 +199,69 @@ def test_plays_are_examples() -> None:
             seen += 1
             assert any(block in text for text in texts), (page.name, block)
     assert seen > 5
+
+
+def _yaml_of(path: Path) -> list[str]:
+    """Return a file of YAML, or what a page shows of it."""
+    if path.suffix == ".yml":
+        return [path.read_text()]
+    return re.findall(r"^```yaml\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_plays_become_root() -> None:
+    """Who follows an example may not be root on the hosts; the tests that run them are."""
+    seen = 0
+    for path in (
+        *(DOCS / "examples").rglob("*.yml"),
+        *(PROJECT / "playbooks").glob("*.yml"),
+        *(PROJECT / "roles").rglob("README.md"),
+        PROJECT / "README.md",
+    ):
+        for text in _yaml_of(path):
+            content = yaml.safe_load(text)
+            for play in content if isinstance(content, list) else []:
+                if play.get("hosts", "localhost") != "localhost":
+                    seen += 1
+                    assert play.get("become") is True, (path, play["name"])
+    assert seen > 12
+
+
+def _sections(page: str) -> list[str]:
+    """Return the text of a page under each of its headings; code may have lines like these."""
+    return re.split(r"^#+ (?=.*\n\n)", page, flags=re.MULTILINE)
+
+
+def test_restarts_are_told_where_they_begin() -> None:
+    """Where a page first names a playbook that restarts guests it says so, and how to say no."""
+    never = re.compile(r"restart.*vnuma_restart[`:= is]*never", re.DOTALL | re.IGNORECASE)
+    seen = 0
+    for page in (*_pages(), PROJECT / "roles/vnuma/README.md"):
+        for name in ("kvm.vnuma.converge", "kvm.vnuma.revert"):
+            first = next((one for one in _sections(page.read_text()) if name in one), None)
+            if first is not None:
+                seen += 1
+                assert never.search(first), (page.name, name)
+    for path in (*(DOCS / "examples").rglob("*.yml"), *(PROJECT / "playbooks").glob("*.yml")):
+        text = path.read_text()
+        if path.stem in ("converge", "revert") or "import_playbook" in text:
+            seen += 1
+            assert never.search(re.sub(r"\n# ", " ", text)), path
+    assert seen > 10
+
+
+def test_forced_off_is_explained() -> None:
+    """Nobody is offered to force a guest off without the price of it."""
+    texts = [
+        (PROJECT / "plugins/modules/vnuma_restart.py").read_text(),
+        *(PROJECT / "roles/vnuma/meta/argument_specs.yml").read_text().split("\n\n"),
+    ]
+    for page in (*_pages(), PROJECT / "roles/vnuma/README.md"):
+        texts += _sections(page.read_text())
+    offers = re.compile(r"V\(force\)|`force`|vnuma_restart: force|mode to 'force'")
+    offered = [text for text in texts if offers.search(text)]
+    assert len(offered) > 4
+    told = re.compile(r"unsaved\s+data\s+is\s+lost")
+    assert [text[:80] for text in offered if not told.search(text)] == []
 
 
 def test_every_option_is_written_about() -> None:
