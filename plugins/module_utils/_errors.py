@@ -8,6 +8,9 @@ the remedy. Whoever raises may not know the guest's name; `for_guest` adds it on
 
 from __future__ import annotations
 
+#: Longest word of a sentence: who is given a million digits as a number need not see them all.
+_LONGEST_WORD = 500
+
 
 class VnumaError(Exception):
     """Something a user can read and act upon.
@@ -20,7 +23,7 @@ class VnumaError(Exception):
     def __init__(self, message: str, guest: str | None = None) -> None:
         super().__init__(message)
         # Values are quoted as they were given, and may have line breaks.
-        self.message = " ".join(message.split())
+        self.message = " ".join(map(_shortened, message.split()))
         self.guest = guest
 
     def __str__(self) -> str:
@@ -74,3 +77,12 @@ class ChangedMeanwhileError(HypervisorError):
             "someone else changed its definition after it was planned; nothing was written, run "
             "again."
         )
+
+
+class GuestGoneError(HypervisorError):
+    """A guest that was listed is no longer there: it was undefined, or transient and has ended."""
+
+
+def _shortened(word: str) -> str:
+    # With its end: the quote that closes, and the semicolon after it.
+    return word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}...{word[-2:]}"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .._cpuset import parse_cpuset, whole_number
+from .._cpuset import MAX_ID, parse_cpuset, whole_number
 from .._errors import CpusetError, HostError
 from .._model.host import (
     BASE_PAGE_KIB,
@@ -82,11 +82,11 @@ def _cache_cpus(bank: Element) -> frozenset[int]:
 
 
 def _node(cell: Element, base_page: list[int], caches: list[frozenset[int]]) -> Node:
-    node_id = _integer(cell.get("id"), "cell id")
+    node_id = _id(cell.get("id"), "cell id")
     threads: dict[int, tuple[int, ...]] = {}
     sockets: set[int] = set()
     for cpu in elements(cell.find("cpus"), "cpu"):
-        number = _integer(cpu.get("id"), "cpu id")
+        number = _id(cpu.get("id"), "cpu id")
         # An offline pCPU is listed by its id alone.
         if cpu.get("socket_id") is None and cpu.get("siblings") is None:
             continue
@@ -111,7 +111,7 @@ def _node(cell: Element, base_page: list[int], caches: list[frozenset[int]]) -> 
         ),
         distances=tuple(
             sorted(
-                (_integer(one.get("id"), "sibling id"), _integer(one.get("value"), "distance"))
+                (_id(one.get("id"), "sibling id"), _integer(one.get("value"), "distance"))
                 for one in elements(cell.find("distances"), "sibling")
             )
         ),
@@ -159,5 +159,16 @@ def _integer(text: str | None, what: str) -> int:
         raise HostError(
             f"the capabilities document has '{text}' as {what}, which must be a number; give the "
             "unmodified output of 'virsh capabilities'."
+        )
+    return number
+
+
+def _id(text: str | None, what: str) -> int:
+    """Return a number that has to be in a set of them."""
+    number = _integer(text, what)
+    if number > MAX_ID:
+        raise HostError(
+            f"the capabilities document has '{text}' as {what}, which is over {MAX_ID}, the "
+            "highest id that libvirt supports; give the unmodified output of 'virsh capabilities'."
         )
     return number

@@ -5,26 +5,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 from .._cpuset import parse_cpuset
 from .._errors import DomainError, VnumaError
 from .._model.domain import ManagedState
 from .._model.guest import Guest, HugepageUse, Partition
 from .._model.layout import Layout
-from .._policy import MAX_VCPUS, Policy
+from .._policy import Policy
 from .record import find_record, recorded_policy
 from .state import own_state, read_state, wanted_state
-from .units import integer, kib, memory_kib
+from .units import MAX_IOTHREADS, MAX_UINT, integer, kib, memory_kib
 from .validate import QEMU, cell_references, conflicts, vcpu_references
 from .xml import Element, elements, parse_xml
+
+T = TypeVar("T")
 
 # libvirt reads some elements in the first of their containers, and others in every one.
 _ONCE = (
     *("vcpu", "vcpus", "memory", "memoryBacking", "cputune", "numatune", "cpu", "metadata"),
     *("iothreads", "iothreadids", "devices"),
 )
+#: The highest of each part of a PCI address (virPCIDeviceAddressIsValid, src/util/virpci.c).
+_PCI_PARTS = {"domain": 0xFFFFFFFF, "bus": 0xFF, "slot": 0x1F, "function": 7}
+_HEXADECIMAL = re.compile("(?:0x)?([0-9a-f]{1,8})", re.ASCII | re.IGNORECASE)
 #: Where virt-manager, virt-install and others say what a guest runs.
 _LIBOSINFO = "{http://libosinfo.org/xmlns/libvirt/domain/1.0}"
 
@@ -68,18 +75,25 @@ class Definition:
         """What it says of the managed elements, found out once.
 
         Raises:
-            DomainError: when one of them is malformed.
+            DomainError: when one of them is malformed; the error names the guest.
         """
-        return read_state(self.root)
+        return self.named(lambda: read_state(self.root))
 
     @cached_property
     def own_state(self) -> ManagedState:
         """What it says of the managed elements; see `own_state` in state.
 
         Raises:
-            DomainError: when the record is damaged.
+            DomainError: when the record is damaged; the error names the guest.
         """
-        return own_state(self.root, self.state)
+        return self.named(lambda: own_state(self.root, self.state))
+
+    def named(self, read: Callable[[], T]) -> T:
+        """Read something of it; an error names the guest."""
+        try:
+            return read()
+        except VnumaError as error:
+            raise DomainError(error.message, guest=self.name or None) from error
 
 
 def read_definition(text: str) -> Definition:
@@ -110,10 +124,7 @@ def read_guest(definition: Definition, hugepage_default_kib: int) -> Guest:
     Raises:
         DomainError: when vCPUs or memory are missing or malformed; the error names the guest.
     """
-    try:
-        return _guest(definition, hugepage_default_kib)
-    except VnumaError as error:
-        raise DomainError(error.message, guest=definition.name or None) from error
+    return definition.named(lambda: _guest(definition, hugepage_default_kib))
 
 
 def with_own_cells(guest: Guest, definition: Definition) -> Guest:
@@ -124,15 +135,8 @@ def with_own_cells(guest: Guest, definition: Definition) -> Guest:
     Raises:
         DomainError: when its record is damaged; the error names the guest.
     """
-    try:
-        own = definition.own_state
-        return replace(
-            guest,
-            own_topology=own.topology,
-            own_cells=own.cells,
-        )
-    except VnumaError as error:
-        raise DomainError(error.message, guest=definition.name or None) from error
+    own = definition.own_state
+    return replace(guest, own_topology=own.topology, own_cells=own.cells)
 
 
 def wanted_of(definition: Definition, layout: Layout, policy: Policy) -> ManagedState:
@@ -173,13 +177,6 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
     count, memory, cpu = state.vcpus, state.memory, root.find("cpu")
     if count is None or memory is None:
         raise DomainError("the definition has no <vcpu> or no <memory>; add what is missing.")
-    vcpus = count.most
-    if vcpus < 1:
-        raise DomainError(f"<vcpu> must be at least 1, not {vcpus}.")
-    if vcpus > MAX_VCPUS:
-        raise DomainError(
-            f"<vcpu> must be at most {MAX_VCPUS}, the maximum of libvirt, not {vcpus}."
-        )
     # libvirt counts memory devices into <memory>, and lets cells override it
     # (virDomainDefPostParseMemory, src/conf/domain_postparse.c).
     devices = devices_kib(root)
@@ -194,7 +191,7 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
         name=definition.name,
         uuid=(root.findtext("uuid") or "").strip(),
         arch=definition.arch,
-        vcpus=vcpus,
+        vcpus=count.most,
         memory_kib=shared,
         devices_kib=devices,
         current_kib=memory.current_kib if memory.current_kib < shared + devices else None,
@@ -256,7 +253,7 @@ def _hugepages(root: Element, default_kib: int) -> tuple[HugepageUse, ...]:
         nodeset = page.get("nodeset")
         uses.append(
             HugepageUse(
-                kib(page.get("size", ""), page.get("unit"), "page"),
+                kib(page.get("size", ""), page.get("unit"), "page", 1),
                 None if nodeset is None else parse_cpuset(nodeset),
             )
         )
@@ -269,7 +266,7 @@ def _dimms(root: Element) -> tuple[tuple[int, int], ...]:
     for device in root.iterfind("devices/memory[@model='dimm']"):
         size, node = device.find("target/size"), device.findtext("target/node")
         if size is not None and node is not None and device.find("source/pagesize") is None:
-            found.append((integer(node, "<node>"), memory_kib(size)))
+            found.append((integer(node, "<node>", MAX_UINT), memory_kib(size)))
     return tuple(found)
 
 
@@ -277,40 +274,44 @@ def pci_devices(definition: Definition) -> tuple[str, ...]:
     """Return the PCI devices that are passed through, as libvirt's node devices are named.
 
     Raises:
-        DomainError: when one has an address that is none.
+        DomainError: when one has an address that is none; the error names the guest.
     """
     root = definition.root
     addresses = (
         *root.iterfind("devices/hostdev[@type='pci']/source/address"),
         *root.iterfind("devices/interface[@type='hostdev']/source/address[@type='pci']"),
     )
-    return tuple(sorted({device_name(address) for address in addresses}))
+    return definition.named(lambda: tuple(sorted({device_name(one) for one in addresses})))
 
 
 def device_name(address: Element) -> str:
     """Return what libvirt calls the node device of a PCI address, ``pci_0000_3b_00_0``.
 
     Raises:
-        DomainError: when a part of the address is no number.
+        DomainError: when a part of the address is no number, or out of range.
     """
-    parts = ("domain", "bus", "slot", "function")
-    numbers = [_hexadecimal(address.get(part), part) for part in parts]
+    numbers = [_hexadecimal(address.get(part), part, most) for part, most in _PCI_PARTS.items()]
     return "pci_{:04x}_{:02x}_{:02x}_{:x}".format(*numbers)
 
 
-def _hexadecimal(text: str | None, name: str) -> int:
-    try:
-        return int(text or "0", 16)
-    except ValueError:
-        raise DomainError(f"the {name} of a PCI device is no number: '{text}'.") from None
+def _hexadecimal(text: str | None, name: str, most: int) -> int:
+    digits = _HEXADECIMAL.fullmatch((text or "0").strip())
+    number = int(digits[1], 16) if digits else most + 1
+    if number > most:
+        raise DomainError(
+            f"the {name} of a PCI device must be a hexadecimal number of at most {most:#x}, not "
+            f"'{text}'; correct its definition."
+        )
+    return number
 
 
 def _iothread_ids(root: Element) -> tuple[int, ...]:
     ids = {
-        integer(one.get("id"), "iothread id")
+        integer(one.get("id"), "iothread id", MAX_UINT, 1)
         for one in elements(root.find("iothreadids"), "iothread")
     }
-    wanted = max(integer(root.findtext("iothreads") or "0", "<iothreads>"), len(ids))
+    count = integer(root.findtext("iothreads") or "0", "<iothreads>", MAX_IOTHREADS)
+    wanted = max(count, len(ids))
     # libvirt names the rest by the lowest ids that are free (virDomainDefPostParseIOThreads).
     candidate = 1
     while len(ids) < wanted:

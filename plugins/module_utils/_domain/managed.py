@@ -14,8 +14,10 @@ from functools import lru_cache
 from typing import Any, Optional
 
 from .._cpuset import format_cpuset, parse_cpuset
+from .._errors import DomainError
 from .._model.domain import Binding
 from .._model.layout import Cell, Ids, Topology
+from .._policy import MAX_CELLS, MAX_VCPUS
 from .element import (
     CPU,
     CPUTUNE,
@@ -28,7 +30,7 @@ from .element import (
     shown_container,
 )
 from .size import MEMORY, VCPUS
-from .units import integer, kib
+from .units import MAX_DISTANCE, MAX_UINT, integer, kib
 from .wording import (
     Difference,
     binding_text,
@@ -62,14 +64,16 @@ class _Pins(ChildElements[Mapping[int, Ids]]):
         self.option = option
         #: Attribute with the number of the thread; there is only one emulator.
         self.key = "" if self.one == "the emulator" else tag.removesuffix("pin")
+        # By libvirt's schema (vcpuid and unsignedInt, src/conf/schemas/domaincommon.rng).
+        self.most = MAX_VCPUS if self.key == "vcpu" else MAX_UINT
 
     def read(self, root: Element) -> dict[int, Ids]:
-        return {
-            integer(pin.get(self.key), f"<{self.tag}> {self.key}") if self.key else 0: parse_cpuset(
-                pin.get("cpuset", "")
-            )
-            for pin in self.found(root)
-        }
+        return {self._number(pin): parse_cpuset(pin.get("cpuset", "")) for pin in self.found(root)}
+
+    def _number(self, pin: Element) -> int:
+        if not self.key:
+            return 0
+        return integer(pin.get(self.key), f"<{self.tag}> {self.key}", self.most)
 
     def format(self, value: Mapping[int, Ids]) -> list[Element]:
         return [
@@ -121,7 +125,7 @@ class _CellBindings(ChildElements[Mapping[int, Binding]]):
 
     def read(self, root: Element) -> dict[int, Binding]:
         return {
-            integer(element.get("cellid"), "cellid"): _binding(element)
+            integer(element.get("cellid"), "cellid", MAX_CELLS - 1): _binding(element)
             for element in self.found(root)
         }
 
@@ -151,12 +155,20 @@ class _CpuTopology(ChildElements[Optional[Topology]]):
         element = next(self.found(root), None)
         if element is None:
             return None
-        return Topology(
+        topology = Topology(
             **{
-                part: integer(element.get(part, "1"), f"topology {part}")
+                part: integer(element.get(part, "1"), f"topology {part}", MAX_VCPUS, 1)
                 for part in ("sockets", "dies", "clusters", "cores", "threads")
             }
         )
+        # libvirt's own limit, 4294967295 (virDomainDefGetVcpusTopology, src/conf/domain_conf.c), is
+        # for hypervisors that do not compare it with the number of vCPUs, as QEMU's driver does.
+        if topology.vcpus > MAX_VCPUS:
+            raise DomainError(
+                f"its CPU topology is for {topology.vcpus} vCPUs, and a guest has at most "
+                f"{MAX_VCPUS}; correct its definition."
+            )
+        return topology
 
     def format(self, value: Topology | None) -> list[Element]:
         if value is None:
@@ -352,9 +364,16 @@ def _binding_element(tag: str, attributes: dict[str, str], binding: Binding) -> 
 @lru_cache(maxsize=256)
 def _cells(numa: bytes) -> tuple[Cell, ...]:
     # By its text: a fleet has few sizes, and distances are most of what there is to read.
+    found = list(elements(etree.fromstring(numa), "cell"))
+    if len(found) > MAX_CELLS:
+        # libvirt has no limit of its own. Each cell has a distance to each: 20,000 have too many.
+        raise DomainError(
+            f"<numa> has {len(found)} cells, and QEMU starts a guest with at most {MAX_CELLS}; "
+            "correct its definition."
+        )
     numbered_cells = [
-        (integer(cell.get("id") or str(index), "cell id"), index, cell)
-        for index, cell in enumerate(elements(etree.fromstring(numa), "cell"))
+        (integer(cell.get("id") or str(index), "cell id", MAX_CELLS - 1), index, cell)
+        for index, cell in enumerate(found)
     ]
     ordered = [cell for _id, _index, cell in sorted(numbered_cells, key=lambda one: one[:2])]
     return tuple(_cell(cell, index, len(ordered)) for index, cell in enumerate(ordered))
@@ -362,7 +381,9 @@ def _cells(numa: bytes) -> tuple[Cell, ...]:
 
 def _cell(cell: Element, index: int, count: int) -> Cell:
     given = {
-        integer(one.get("id"), "sibling id"): integer(one.get("value"), "distance")
+        integer(one.get("id"), "sibling id", MAX_CELLS - 1): integer(
+            one.get("value"), "distance", MAX_DISTANCE
+        )
         for one in elements(cell.find("distances"), "sibling")
     }
     return Cell(

@@ -9,6 +9,7 @@ from typing import Optional
 
 from .._cpuset import format_cpuset
 from .._model.layout import MemorySize, VcpuCount
+from .._policy import MAX_VCPUS
 from .._size import show_size
 from .element import ManagedElement
 from .units import integer, memory_kib
@@ -36,14 +37,17 @@ class _Vcpus(ManagedElement[Optional[VcpuCount]]):
         vcpu = root.find("vcpu")
         if vcpu is None:
             return None
-        most = integer(vcpu.text, "<vcpu>")
+        most = integer(vcpu.text, "<vcpu>", MAX_VCPUS, 1)
         listed = list(elements(root.find("vcpus"), "vcpu"))
         if listed:
+            # libvirt refuses ids beyond the number of vCPUs (virDomainVcpuParse, domain_conf.c).
             online = sorted(
-                integer(one.get("id"), "vcpu id") for one in listed if one.get("enabled") == "yes"
+                integer(one.get("id"), "vcpu id", most - 1)
+                for one in listed
+                if one.get("enabled") == "yes"
             )
             return VcpuCount(most, tuple(online))
-        current = integer(vcpu.get("current") or str(most), "<vcpu current>")
+        current = integer(vcpu.get("current") or str(most), "<vcpu current>", most)
         return VcpuCount(most, tuple(range(current)))
 
     def write(self, root: Element, value: VcpuCount | None) -> None:
@@ -59,7 +63,9 @@ class _Vcpus(ManagedElement[Optional[VcpuCount]]):
         if len(value.online) == value.most:
             remove(listed)
             return
-        ids = {integer(one.get("id"), "vcpu id"): one for one in elements(listed, "vcpu")}
+        ids = {
+            integer(one.get("id"), "vcpu id", MAX_VCPUS): one for one in elements(listed, "vcpu")
+        }
         for number in ids.keys() - set(range(value.most)):
             remove(ids[number])
         offline = [number for number in range(value.most) if number not in ids]

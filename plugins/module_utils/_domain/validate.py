@@ -17,6 +17,7 @@ from .._errors import DomainError
 from .._model.domain import ManagedState
 from .._model.guest import CellReference, VcpuReference
 from .._planner.memory import granule_kib
+from .._policy import MAX_VCPUS
 from .units import integer
 from .xml import Element, elements
 
@@ -127,7 +128,7 @@ def outgrown(root: Element, arch: str, before: ManagedState, after: ManagedState
         before: what it says of the managed elements now.
         after: what it would say with those of earlier.
     """
-    vcpus = integer(root.findtext("vcpu"), "<vcpu>")
+    vcpus = integer(root.findtext("vcpu"), "<vcpu>", MAX_VCPUS, 1)
     had = []
     if after.topology is not None:
         had.append(("a CPU topology", after.topology.vcpus))

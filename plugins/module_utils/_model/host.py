@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from .._cpuset import (
+    MAX_ID,
     format_cpuset,
     parse_cpuset,
     whole_number,
@@ -254,7 +255,7 @@ def default_hugepage_kib(arch: str, base_page_kib: int = BASE_PAGE_KIB) -> int:
 def _node_from_facts(raw: object) -> Node:
     if not isinstance(raw, Mapping) or "id" not in raw:
         raise HostError(f"host.nodes must hold dictionaries with an 'id', not {_shown(raw)}.")
-    node_id = _integer(raw["id"], "host.nodes[].id")
+    node_id = _id(raw["id"], "host.nodes[].id")
     where = f"host node {node_id}"
     cpus = _cpus(raw.get("cpus"), f"{where}: cpus")
     raw_cores = raw.get("cores")
@@ -302,7 +303,7 @@ def _node_from_facts(raw: object) -> Node:
         distances=tuple(
             sorted(
                 (
-                    _integer(key, f"{where}: distances"),
+                    _id(key, f"{where}: distances"),
                     _integer(value, f"{where}: distances[{key}]"),
                 )
                 for key, value in distances.items()
@@ -350,7 +351,7 @@ def _cpus(value: object, where: str) -> tuple[int, ...]:
     if value is None or value == "":
         return ()
     if isinstance(value, (list, tuple)):
-        return tuple(sorted({_integer(cpu, where) for cpu in value}))
+        return tuple(sorted({_id(cpu, where) for cpu in value}))
     try:
         return parse_cpuset(str(value))
     except VnumaError as error:
@@ -367,6 +368,13 @@ def _integer(value: object, where: str, lowest: int = 0) -> int:
     number = whole_number(str(value))
     if number is None or number < lowest:
         raise HostError(f"{where} must be an integer of at least {lowest}, not {_shown(value)}.")
+    return number
+
+
+def _id(value: object, where: str) -> int:
+    number = _integer(value, where)
+    if number > MAX_ID:
+        raise HostError(f"{where} must be an integer from 0 to {MAX_ID}, not {_shown(value)}.")
     return number
 
 

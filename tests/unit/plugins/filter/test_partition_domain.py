@@ -78,7 +78,8 @@ def test_the_rfcs_switch() -> None:
             ANUMA.replace(">16</vcpu>", "/>"),
             CAPABILITIES,
             {},
-            "guest anuma: <vcpu> must be a number, not 'None'.",
+            "guest anuma: <vcpu> must be an integer from 1 to 65535, not 'None'; correct its "
+            "definition.",
         ),
         (
             ANUMA.replace("<os>", "<cputune><emulatorpin cpuset='x'/></cputune><os>"),

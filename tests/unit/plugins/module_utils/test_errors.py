@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
     CpusetError,
     DomainError,
+    GuestGoneError,
     HostError,
     HypervisorError,
     LayoutError,
@@ -17,7 +18,11 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
 
 
 @pytest.mark.parametrize(
-    "kind", [CpusetError, DomainError, HostError, HypervisorError, LayoutError, PolicyError]
+    "kind",
+    [
+        *(CpusetError, DomainError, GuestGoneError, HostError, HypervisorError, LayoutError),
+        PolicyError,
+    ],
 )
 def test_the_guest_is_named_once(kind: type[VnumaError]) -> None:
     """By whoever knows it first."""
@@ -33,3 +38,11 @@ def test_the_guest_is_named_once(kind: type[VnumaError]) -> None:
 def test_one_line() -> None:
     """Values may have line breaks, sentences have none."""
     assert str(VnumaError("'a\nb\r\n c' is not it.", guest="d")) == "guest d: 'a b c' is not it."
+
+
+def test_no_longer_than_can_be_read() -> None:
+    """Who gives a million digits need not be shown them all."""
+    said = str(VnumaError(f"cells must be an integer, not '{'9' * 1000000}'; change cells."))
+    assert said.startswith("cells must be an integer, not '9999")
+    assert said.endswith("9...'; change cells.")
+    assert len(said) < 600

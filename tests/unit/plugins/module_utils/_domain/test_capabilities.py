@@ -208,6 +208,12 @@ def test_hugepages_leave_the_ordinary_page_out(host: Callable[[str], Host]) -> N
             "capabilities'.",
         ),
         (
+            "<capabilities><host><topology><cells><cell id='16384'/></cells></topology></host>"
+            "</capabilities>",
+            "has '16384' as cell id, which is over 16383, the highest id that libvirt supports; "
+            "give the unmodified output of 'virsh capabilities'.",
+        ),
+        (
             "<capabilities><host><topology><cells><cell id='0'><cpus><cpu id='0' socket_id='0' "
             "siblings='0-'/></cpus></cell></cells></topology></host></capabilities>",
             "host node 0, pCPU 0: '0-' is not a set of numbers",

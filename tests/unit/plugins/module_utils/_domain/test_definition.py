@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
+    pci_devices,
     read_definition,
     read_guest,
     secrets,
@@ -108,40 +109,54 @@ def test_sizes_that_are_none(size: str) -> None:
     element.text = size
     with pytest.raises(VnumaError) as raised:
         memory_kib(element)
-    assert str(raised.value).startswith("<memory> must be a number, not '")
+    assert str(raised.value).startswith(
+        "<memory> must be a size from 0 to 9007199254740991 KiB, not '"
+    )
 
 
 @pytest.mark.parametrize(
     ("inside", "sentence"),
     [
-        ("<cputune><vcpupin cpuset='0'/></cputune>", "<vcpupin> vcpu must be a number, not 'None'"),
+        (
+            "<cputune><vcpupin cpuset='0'/></cputune>",
+            "<vcpupin> vcpu must be an integer from 0 to 65535, not 'None'",
+        ),
         ("<cputune><vcpupin vcpu='0'/></cputune>", "'' is not a set of numbers"),
         ("<cputune><emulatorpin/></cputune>", "'' is not a set of numbers"),
         (
             "<cputune><iothreadpin cpuset='0'/></cputune>",
-            "<iothreadpin> iothread must be a number, not 'None'",
+            "<iothreadpin> iothread must be an integer from 0 to 4294967295, not 'None'",
         ),
         ("<numatune><memory nodeset='x'/></numatune>", "'x' is not a set of numbers"),
         (
             "<numatune><memnode cellid='x' nodeset='0'/></numatune>",
-            "cellid must be a number, not 'x'",
+            "cellid must be an integer from 0 to 127, not 'x'",
         ),
-        ("<cpu><topology sockets='two'/></cpu>", "topology sockets must be a number, not 'two'"),
+        (
+            "<cpu><topology sockets='two'/></cpu>",
+            "topology sockets must be an integer from 1 to 65535, not 'two'",
+        ),
         (
             "<cpu><numa><cell cpus='x' memory='9999999'/></numa></cpu>",
             "'x' is not a set of numbers",
         ),
-        ("<cpu><numa><cell cpus='0-15'/></numa></cpu>", "<cell> must be a number, not ''"),
-        ("<cpu><numa><cell id='x' memory='1'/></numa></cpu>", "cell id must be a number, not 'x'"),
+        (
+            "<cpu><numa><cell cpus='0-15'/></numa></cpu>",
+            "<cell> must be a size from 0 to 9007199254740991 KiB, not ''",
+        ),
+        (
+            "<cpu><numa><cell id='x' memory='1'/></numa></cpu>",
+            "cell id must be an integer from 0 to 127, not 'x'",
+        ),
         (
             "<cpu><numa><cell cpus='0' memory='16777216'><distances><sibling id='0' value='x'/>"
             "</distances></cell></numa></cpu>",
-            "distance must be a number, not 'x'",
+            "distance must be an integer from 0 to 255, not 'x'",
         ),
         (
             "<cpu><numa><cell cpus='0' memory='16777216'><distances><sibling value='10'/>"
             "</distances></cell></numa></cpu>",
-            "sibling id must be a number, not 'None'",
+            "sibling id must be an integer from 0 to 127, not 'None'",
         ),
         (
             "<memoryBacking><hugepages><page size='2048' nodeset='x'/></hugepages></memoryBacking>",
@@ -149,14 +164,20 @@ def test_sizes_that_are_none(size: str) -> None:
         ),
         (
             "<memoryBacking><hugepages><page nodeset='0'/></hugepages></memoryBacking>",
-            "<page> must be a number, not ''",
+            "<page> must be a size from 1 to 9007199254740991 KiB, not ''",
         ),
-        ("<iothreads>x</iothreads>", "<iothreads> must be a number, not 'x'"),
-        ("<iothreadids><iothread/></iothreadids>", "iothread id must be a number, not 'None'"),
-        ("<vcpus><vcpu enabled='yes'/></vcpus>", "vcpu id must be a number, not 'None'"),
+        ("<iothreads>x</iothreads>", "<iothreads> must be an integer from 0 to 16384, not 'x'"),
+        (
+            "<iothreadids><iothread/></iothreadids>",
+            "iothread id must be an integer from 1 to 4294967295, not 'None'",
+        ),
+        (
+            "<vcpus><vcpu enabled='yes'/></vcpus>",
+            "vcpu id must be an integer from 0 to 15, not 'None'",
+        ),
         (
             "<devices><memory><target><size>x</size></target></memory></devices>",
-            "<size> must be a number, not 'x'.",
+            "<size> must be a size from 0 to 9007199254740991 KiB, not 'x';",
         ),
         (
             "<devices><memory><target><size unit='GiB'>16</size></target></memory></devices>",
@@ -178,10 +199,22 @@ def test_what_cannot_be_read_names_the_guest(host: HostOf, inside: str, sentence
     ("vcpu", "sentence"),
     [
         ("", "the definition has no <vcpu> or no <memory>; add what is missing."),
-        ("<vcpu/>", "<vcpu> must be a number, not 'None'."),
-        ("<vcpu>-1</vcpu>", "<vcpu> must be a number, not '-1'."),
-        ("<vcpu>0</vcpu>", "<vcpu> must be at least 1, not 0."),
-        ("<vcpu current='x'>2</vcpu>", "<vcpu current> must be a number, not 'x'."),
+        (
+            "<vcpu/>",
+            "<vcpu> must be an integer from 1 to 65535, not 'None'; correct its definition.",
+        ),
+        (
+            "<vcpu>-1</vcpu>",
+            "<vcpu> must be an integer from 1 to 65535, not '-1'; correct its definition.",
+        ),
+        (
+            "<vcpu>0</vcpu>",
+            "<vcpu> must be an integer from 1 to 65535, not '0'; correct its definition.",
+        ),
+        (
+            "<vcpu current='x'>2</vcpu>",
+            "<vcpu current> must be an integer from 0 to 2, not 'x'; correct its definition.",
+        ),
     ],
 )
 def test_vcpus_that_are_none(vcpu: str, sentence: str) -> None:
@@ -189,6 +222,90 @@ def test_vcpus_that_are_none(vcpu: str, sentence: str) -> None:
     with pytest.raises(VnumaError) as raised:
         read_guest(read_definition(_domain(vcpu=vcpu)), 2048)
     assert str(raised.value) == f"guest anuma: {sentence}"
+
+
+def _cells(count: int) -> str:
+    cells = "<cell memory='131072'/>" * count
+    return f"<cpu><numa>{cells}</numa></cpu>"
+
+
+@pytest.mark.parametrize(
+    ("taken", "refused", "sentence"),
+    [
+        (
+            "<iothreads>16384</iothreads>",
+            "<iothreads>300000000</iothreads>",
+            "<iothreads> must be an integer from 0 to 16384, not '300000000'; correct its",
+        ),
+        (
+            "<iothreadids><iothread id='4294967295'/></iothreadids>",
+            "<iothreadids><iothread id='0'/></iothreadids>",
+            "iothread id must be an integer from 1 to 4294967295, not '0'; correct its",
+        ),
+        (
+            "<vcpus><vcpu id='15' enabled='yes'/></vcpus>",
+            "<vcpus><vcpu id='16' enabled='yes'/></vcpus>",
+            "vcpu id must be an integer from 0 to 15, not '16'; correct its definition.",
+        ),
+        (
+            "<memoryBacking><hugepages><page size='1'/></hugepages></memoryBacking>",
+            "<memoryBacking><hugepages><page size='0'/></hugepages></memoryBacking>",
+            "<page> must be a size from 1 to 9007199254740991 KiB, not '0'; correct its",
+        ),
+        (
+            "<maxMemory unit='EiB'>7</maxMemory>",
+            "<maxMemory unit='EiB'>8</maxMemory>",
+            "<maxMemory> must be a size from 0 to 9007199254740991 KiB, not '8 EiB'; correct its",
+        ),
+        (
+            "<cpu><topology sockets='257' cores='255' threads='1'/></cpu>",
+            "<cpu><topology sockets='256' cores='256' threads='1'/></cpu>",
+            "its CPU topology is for 65536 vCPUs, and a guest has at most 65535; correct its",
+        ),
+        (
+            "<cpu><topology sockets='1' dies='1' cores='1' threads='1'/></cpu>",
+            "<cpu><topology sockets='1' dies='0' cores='1' threads='1'/></cpu>",
+            "topology dies must be an integer from 1 to 65535, not '0'; correct its definition.",
+        ),
+        (
+            _cells(128),
+            _cells(129),
+            "<numa> has 129 cells, and QEMU starts a guest with at most 128; correct its",
+        ),
+    ],
+)
+def test_numbers_are_held_against_what_libvirt_takes(
+    taken: str, refused: str, sentence: str
+) -> None:
+    """One that is too large is refused, with the guest, the number and the limit."""
+    assert read_guest(read_definition(_domain(taken)), 2048).vcpus == 16
+    with pytest.raises(VnumaError) as raised:
+        read_guest(read_definition(_domain(refused)), 2048)
+    assert str(raised.value).startswith(f"guest anuma: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("address", "refused"),
+    [
+        ("domain='0x0000' bus='0xff' slot='0x1f' function='0x7'", ""),
+        ("bus='3b'", ""),
+        ("bus='0x100'", "bus of a PCI device must be a hexadecimal number of at most 0xff, not"),
+        ("slot='0x20'", "slot of a PCI device must be a hexadecimal number of at most 0x1f, not"),
+        ("function='8'", "function of a PCI device must be a hexadecimal number of at most 0x7"),
+        ("bus='-1'", "bus of a PCI device must be a hexadecimal number of at most 0xff, not '-1';"),
+        ("domain='1_0'", "domain of a PCI device must be a hexadecimal number of at most"),
+    ],
+)
+def test_pci_addresses(address: str, refused: str) -> None:
+    """Those that libvirt takes have a node device."""
+    hostdev = f"<hostdev type='pci'><source><address {address}/></source></hostdev>"
+    definition = read_definition(_domain(f"<devices>{hostdev}</devices>"))
+    if not refused:
+        assert len(pci_devices(definition)) == 1
+        return
+    with pytest.raises(VnumaError) as raised:
+        pci_devices(definition)
+    assert str(raised.value).startswith(f"guest anuma: the {refused}")
 
 
 @pytest.mark.parametrize(

@@ -450,8 +450,16 @@ def test_what_is_no_definition(text: str, sentence: str) -> None:
     ("old", "new", "sentence"),
     [
         ("<vcpu placement='static' cpuset='0-29'>16</vcpu>", "", "has no <vcpu> or no <memory>"),
-        (">16</vcpu>", ">0</vcpu>", "<vcpu> must be at least 1, not 0."),
-        (">16</vcpu>", ">many</vcpu>", "<vcpu> must be a number, not 'many'."),
+        (
+            ">16</vcpu>",
+            ">0</vcpu>",
+            "<vcpu> must be an integer from 1 to 65535, not '0'; correct its definition.",
+        ),
+        (
+            ">16</vcpu>",
+            ">many</vcpu>",
+            "<vcpu> must be an integer from 1 to 65535, not 'many'; correct its definition.",
+        ),
         (
             "<memory unit='KiB'>",
             "<memory unit='furlong'>",

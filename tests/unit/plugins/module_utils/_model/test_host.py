@@ -76,6 +76,14 @@ def test_eligible_nodes_and_threads(
         ({"nodes": [1]}, "host.nodes must hold dictionaries with an 'id', not 1."),
         ({"nodes": [{"id": "x"}]}, "host.nodes[].id must be an integer of at least 0, not 'x'."),
         ({"nodes": [{"id": 0}, {"id": 0}]}, "lists a node id twice"),
+        (
+            {"nodes": [{"id": 16384}]},
+            "host.nodes[].id must be an integer from 0 to 16383, not 16384.",
+        ),
+        (
+            {"nodes": [{"id": 0, "cpus": [0, 10**12]}]},
+            "host node 0: cpus must be an integer from 0 to 16383, not 1000000000000.",
+        ),
         ({"nodes": [{"id": 0, "cpus": "0-"}]}, "host node 0: cpus: '0-' is not a set"),
         (
             {"nodes": [{"id": 0, "cpus": "0", "cores": ["0,1"]}]},
