@@ -18,7 +18,12 @@ class VnumaError(Exception):
     Args:
         message: what is wrong and what to do, without the guest's name.
         guest: name of the guest it is about, None where it is about the whole call.
+
+    Attributes:
+        stored: whether a new definition stands all the same, and what came after it failed.
     """
+
+    stored = False
 
     def __init__(self, message: str, guest: str | None = None) -> None:
         super().__init__(message)

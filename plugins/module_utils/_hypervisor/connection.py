@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from .._errors import DaemonLostError, HypervisorError
+from .._errors import DaemonLostError, GuestGoneError, HypervisorError
 from .events import EventWaiter
 
 try:
@@ -123,11 +123,18 @@ class Connection:
             secrets: what must not appear in the sentence, should libvirt quote it.
 
         Raises:
-            HypervisorError: with that sentence.
+            GuestGoneError: when there is no such guest any more.
+            HypervisorError: with that sentence, for everything else.
         """
         try:
             yield
         except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                raise GuestGoneError(
+                    f"it is no longer at {self.uri}: it was undefined, or it was transient and has "
+                    "ended; leave it out, or define it and run again.",
+                    guest=guest,
+                ) from None
             message = " ".join(str(error.get_error_message() or error).split()).rstrip(".")
             # The longest first: one may be a part of another.
             for secret in sorted(secrets or (), key=len, reverse=True):

@@ -14,7 +14,7 @@ from .._model.layout import Layout
 from .._model.placement import Holding
 from .._planner.bound import STRICT_MODES, BoundMemory, cannot_start, overbooked
 from .._planner.ledger import holding_by_definition, holding_by_layout
-from .planning import Others, Request
+from .planning import Others, Request, readable
 from .update import GuestUpdate, PartitionResult
 
 
@@ -31,10 +31,13 @@ def check_bound_memory(
         others: all other guests of the host.
         host: whose nodes they are.
         result: takes the warnings and the errors.
-
-    Raises:
-        VnumaError: when another guest of the host cannot be read.
     """
+    others, errors = readable(others, host)
+    result.warnings.extend(
+        f"one of the other guests cannot be read ({str(error).rstrip('.')}), so that the memory "
+        "that it binds is not counted; correct its definition."
+        for error in sorted(errors.values(), key=str)
+    )
     running = [one for live in others.live.values() for one in bound_by_definition(live, host)]
     bound = []
     for update, request in requested:

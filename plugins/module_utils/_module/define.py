@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .._domain.definition import Definition, read_definition, secrets
 from .._domain.edit import lost_elements, means_the_same
-from .._errors import ChangedMeanwhileError, HypervisorError
+from .._errors import ChangedMeanwhileError, HypervisorError, VnumaError
 from .._hypervisor.hypervisor import Hypervisor
 from .._model.domain import Domain
 
@@ -30,16 +30,21 @@ def replace_definition(
     Raises:
         ChangedMeanwhileError: when the definition is another one now; nothing was written.
         HypervisorError: when libvirt refused it, or stored something else; `before` is restored.
+            Where that cannot be found out, or done, the error says that it is stored.
     """
     if hypervisor.persistent_xml(domain) != before.text:
         raise ChangedMeanwhileError
     hidden = secrets(after.root)
     hypervisor.define(domain.name, after.text, hidden, validate)
-    stored = read_definition(hypervisor.persistent_xml(domain))
-    lost = lost_elements(before, stored)
-    if means_the_same(stored, after) and not lost:
-        return
-    hypervisor.define(domain.name, before.text, hidden, validate=False)
+    try:
+        stored = read_definition(hypervisor.persistent_xml(domain))
+        lost = lost_elements(before, stored)
+        if means_the_same(stored, after) and not lost:
+            return
+        hypervisor.define(domain.name, before.text, hidden, validate=False)
+    except VnumaError as error:
+        error.stored = True
+        raise
     what = f"dropped {lost[0]}" if lost else "stored a layout other than the one it was given"
     raise HypervisorError(
         f"libvirt {what}, so the old definition was restored; please report this with the version "

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +22,7 @@ from .._domain.moving import (
     without_host,
 )
 from .._domain.wording import nodes_text
-from .._errors import LayoutError, VnumaError
+from .._errors import GuestGoneError, LayoutError, VnumaError
 from .._hypervisor.ends import Target
 from .._model.domain import Domain
 from .._model.host import Host
@@ -90,20 +92,24 @@ class Destination:
     seen: dict[str, str] = field(default_factory=dict)
 
     def read(self) -> None:
-        """Read its guests anew, and forget who was to come.
+        """Read its guests anew, and forget who was to come; those that end meanwhile are left out.
 
         Raises:
             VnumaError: when one of them cannot be read.
         """
         self.definitions, self.live, self.domains = {}, {}, {}
         for domain in self.hypervisor.domains():
-            text = self.hypervisor.xml_without_secrets(domain, live=False)
-            self.definitions[domain.uuid] = read_definition(text)
-            self.domains[domain.uuid] = domain
-            if domain.active:
-                running = self.hypervisor.xml_without_secrets(domain, live=True)
-                self.live[domain.uuid] = read_definition(running)
+            with suppress(GuestGoneError):
+                definition = self._read(domain)
+                if domain.active:
+                    running = self.hypervisor.xml_without_secrets(domain, live=True)
+                    self.live[domain.uuid] = read_definition(running)
+                self.definitions[domain.uuid] = definition
+                self.domains[domain.uuid] = domain
         self.seen = {uuid: fingerprint(one) for uuid, one in self.definitions.items()}
+
+    def _read(self, domain: Domain) -> Definition:
+        return read_definition(self.hypervisor.xml_without_secrets(domain, live=False))
 
     def expect(self, moving: MovingGuest, arrival: Arrival) -> None:
         """Count a guest in for those that are planned after it."""
@@ -111,12 +117,18 @@ class Destination:
         self.live[moving.domain.uuid] = arrival.live
 
     def load(self) -> float:
-        """Return the larger of the shares of its memory and its pCPUs that its guests have."""
+        """Return the larger of the shares of its memory and its pCPUs that its guests have.
+
+        Infinity where the figures of one cannot be read: such a host is chosen last.
+        """
         memory_kib = sum(node.memory_kib for node in self.host.nodes)
         cpus = sum(len(node.cpus) for node in self.host.nodes)
-        guests = [
-            read_guest(one, self.host.hugepage_default_kib) for one in self.definitions.values()
-        ]
+        try:
+            guests = [
+                read_guest(one, self.host.hugepage_default_kib) for one in self.definitions.values()
+            ]
+        except VnumaError:
+            return math.inf
         return max(
             sum(guest.memory_kib + guest.devices_kib for guest in guests) / max(memory_kib, 1),
             sum(guest.vcpus for guest in guests) / max(cpus, 1),
@@ -131,12 +143,15 @@ class Destination:
         Returns:
             What it would be, None where it cannot come; and the reasons, none where it can.
         """
-        reasons = [*self._namesakes(moving), *self.hypervisor.lacks(moving.live)]
-        try:
+        reasons: list[str] = []
+        arrival = None
+        with _collecting(reasons, moving):
+            reasons += self._namesakes(moving)
+        with _collecting(reasons, moving):
+            reasons += self.hypervisor.lacks(moving.live)
+        with _collecting(reasons, moving):
             arrival = self._plan(moving)
-        except VnumaError as error:
-            return None, [*reasons, error.message]
-        reasons += self._misfits(moving, arrival)
+            reasons += self._misfits(moving, arrival)
         return (None if reasons else arrival), reasons
 
     def _namesakes(self, moving: MovingGuest) -> list[str]:
@@ -266,13 +281,11 @@ class Destination:
         Raises:
             VnumaError: when a guest cannot be read.
         """
-        now = {
-            domain.uuid: fingerprint(
-                read_definition(self.hypervisor.xml_without_secrets(domain, live=False))
-            )
-            for domain in self.hypervisor.domains()
-            if domain.uuid not in ours
-        }
+        now = {}
+        for domain in self.hypervisor.domains():
+            if domain.uuid not in ours:
+                with suppress(GuestGoneError):
+                    now[domain.uuid] = fingerprint(self._read(domain))
         return now != {uuid: one for uuid, one in self.seen.items() if uuid not in ours}
 
 
@@ -300,13 +313,33 @@ def destination_from(given: Mapping[str, Any]) -> Destination:
     return found
 
 
-def largest_first(moving_guests: Sequence[MovingGuest], hugepage_kib: int) -> list[MovingGuest]:
-    """Return guests in the order in which they are given a target: the largest find room first."""
+@contextmanager
+def _collecting(reasons: list[str], moving: MovingGuest) -> Iterator[None]:
+    """Take an error inside for one more reason; one about another guest has that one's name."""
+    try:
+        yield
+    except VnumaError as error:
+        own = error.guest in (None, moving.domain.name)
+        reasons.append(error.message if own else str(error))
+
+
+def largest_first(
+    moving_guests: Sequence[MovingGuest], hugepage_kib: int
+) -> tuple[list[MovingGuest], list[VnumaError]]:
+    """Return guests in the order in which they are given a target: the largest find room first.
+
+    Those whose size cannot be read are left out; their errors come second.
+    """
     sizes: dict[str, Ids] = {}
+    errors: list[VnumaError] = []
     for one in moving_guests:
-        guest = read_guest(one.persistent, hugepage_kib)
-        sizes[one.domain.uuid] = (guest.memory_kib + guest.devices_kib, guest.vcpus)
-    return sorted(
-        moving_guests,
+        try:
+            guest = read_guest(one.persistent, hugepage_kib)
+            sizes[one.domain.uuid] = (guest.memory_kib + guest.devices_kib, guest.vcpus)
+        except VnumaError as error:
+            errors.append(error.for_guest(one.domain.name))
+    ordered = sorted(
+        (one for one in moving_guests if one.domain.uuid in sizes),
         key=lambda one: (*(-size for size in sizes[one.domain.uuid]), one.domain.name),
     )
+    return ordered, errors

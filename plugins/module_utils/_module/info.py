@@ -24,7 +24,7 @@ from .._domain.managed import MANAGED, PIN_BY_HAND
 from .._domain.record import recorded_policy
 from .._domain.state import differences
 from .._domain.wording import Drift
-from .._errors import HypervisorError, VnumaError
+from .._errors import GuestGoneError, VnumaError
 from .._hypervisor.hypervisor import Hypervisor
 from .._hypervisor.numa_maps import Processes, local_processes
 from .._model.domain import Domain, ManagedState
@@ -36,7 +36,7 @@ from .._policy import policy_from_options
 from .common import errors_to_result, patience_s, warn_once
 from .location import Location, locate_guest, location_to_result
 from .placing import ledger_of
-from .planning import Others, Request, plan_requests, read_others
+from .planning import Others, Request, plan_requests, read_others, readable
 from .select import Selection, select_guests
 from .state_dir import StateDir, default_state_dir
 from .turn import restart_begun
@@ -84,6 +84,8 @@ class Findings:
         ledger: what all guests of the host take of its nodes.
         moves: guests that a fresh plan would move.
         gain: what that would bring, '' where nothing.
+        named: UUIDs of the guests that were asked for by name.
+        failed: UUIDs of the guests of which nothing can be told.
     """
 
     reports: list[Report] = field(default_factory=list)
@@ -93,6 +95,17 @@ class Findings:
     ledger: Ledger = field(default_factory=lambda: Ledger(()))
     moves: tuple[str, ...] = ()
     gain: str = ""
+    named: frozenset[str] = frozenset()
+    failed: set[str] = field(default_factory=set)
+
+    def fail(self, domain: Domain, error: VnumaError) -> None:
+        """Note what keeps a guest from being reported."""
+        if domain.uuid in self.failed:
+            return
+        self.failed.add(domain.uuid)
+        # A pattern does not mean guests that ended since it was matched.
+        if domain.uuid in self.named or not isinstance(error, GuestGoneError):
+            self.errors.append(error.for_guest(domain.name))
 
 
 def inspect_guests(
@@ -118,12 +131,18 @@ def inspect_guests(
     selection = select_guests(
         domains, [{"name": name} for name in (["*"] if names is None else names)]
     )
-    findings = Findings(errors=list(selection.errors), host=hypervisor.host())
+    findings = Findings(
+        errors=list(selection.errors),
+        host=hypervisor.host(),
+        named=frozenset(one.domain.uuid for one in selection.matches if one.by_name),
+    )
     findings.warnings.extend(selection.warnings if names is not None else ())
     _read(hypervisor, selection, findings)
     selected = {match.domain.uuid for match in selection.matches}
     _plan(hypervisor, [one for one in domains if one.uuid not in selected], findings)
     for report in findings.reports:
+        if report.domain.uuid in findings.failed:
+            continue
         try:
             _compare(report, findings.host, hypervisor, state_dir)
             report.drift += die_drift((report.live or report.definition).state, findings.host)
@@ -133,9 +152,8 @@ def inspect_guests(
                 )
                 report.drift += report.location.drift
         except VnumaError as error:
-            findings.errors.append(error.for_guest(report.domain.name))
-    failed = {error.guest for error in findings.errors}
-    findings.reports = [one for one in findings.reports if one.domain.name not in failed]
+            findings.fail(report.domain, error)
+    findings.reports = [one for one in findings.reports if one.domain.uuid not in findings.failed]
     return findings
 
 
@@ -166,18 +184,11 @@ def report_to_result(report: Report, host: Host) -> dict[str, Any]:
 
 def _read(hypervisor: Hypervisor, selection: Selection, findings: Findings) -> None:
     """Read the definitions of the guests that are still there."""
-    gone: set[str] | None = None
     for match in selection.matches:
-        domain = match.domain
         try:
-            findings.reports.append(_report(hypervisor, domain))
+            findings.reports.append(_report(hypervisor, match.domain))
         except VnumaError as error:
-            if gone is None:
-                there = {one.uuid for one in hypervisor.domains()}
-                gone = {one.domain.uuid for one in selection.matches} - there
-            # A pattern does not mean guests that ended since it was matched.
-            if match.by_name or domain.uuid not in gone:
-                findings.errors.append(error.for_guest(domain.name))
+            findings.fail(match.domain, error)
 
 
 def _report(hypervisor: Hypervisor, domain: Domain) -> Report:
@@ -187,10 +198,10 @@ def _report(hypervisor: Hypervisor, domain: Domain) -> Report:
     if domain.persistent:
         persistent = read_definition(hypervisor.xml_without_secrets(domain, live=False))
     definition = persistent or live
-    if definition is None:
-        # A transient guest that ended while the guests were listed.
-        raise HypervisorError("it was transient and has ended, so there is nothing to report.")
     state = hypervisor.state(domain) if domain.active else "off"
+    if definition is None or state == "gone":
+        # A transient guest that ended while the guests were listed, or were read.
+        raise GuestGoneError("it was transient and has ended, so there is nothing to report.")
     return Report(domain, state, definition, persistent, live)
 
 
@@ -204,10 +215,17 @@ def _others(
     planned = {request.domain.uuid for request in asked}
     reported = [one for one in findings.reports if one.domain.uuid not in planned]
     others = read_others(hypervisor, unread, (), {})
-    return Others(
-        {**others.definitions, **{one.domain.uuid: one.definition for one in reported}},
-        {**others.live, **{one.domain.uuid: one.live for one in reported if one.live is not None}},
+    found, errors = readable(
+        Others(
+            {**others.definitions, **{one.domain.uuid: one.definition for one in reported}},
+            {**others.live, **{one.domain.uuid: one.live for one in reported if one.live}},
+        ),
+        findings.host,
     )
+    for domain in (*unread, *(report.domain for report in reported)):
+        if domain.uuid in errors:
+            findings.fail(domain, errors[domain.uuid])
+    return found
 
 
 def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) -> None:

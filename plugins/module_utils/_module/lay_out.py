@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._domain.compare import is_up_to_date
-from .._domain.definition import Definition, read_guest, wanted_of
+from .._domain.definition import Definition, pci_devices, read_guest, wanted_of
 from .._domain.wording import nodes_text
 from .._errors import LayoutError, VnumaError
 from .._model.domain import Domain
@@ -90,7 +90,8 @@ def begin_update(
 
         policy = in_group(policy, before, host, group)
     guest = read_guest(before, host.hugepage_default_kib) if present else None
-    return GuestUpdate(domain, policy, before, live, guest)
+    asks = present and policy.device_locality != "ignore"
+    return GuestUpdate(domain, policy, before, live, guest, pci_devices(before) if asks else ())
 
 
 def restore(updates: Sequence[GuestUpdate], result: PartitionResult) -> dict[str, Definition]:

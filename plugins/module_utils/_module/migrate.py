@@ -7,9 +7,9 @@ Every guest is checked and planned before the first one leaves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from .._domain.state import managed_text
-from .._errors import HypervisorError, PolicyError, VnumaError
+from .._errors import GuestGoneError, HypervisorError, PolicyError, VnumaError
 from .._hypervisor.ends import Source
 from .._hypervisor.migration import Transfer
 from .._model.domain import Domain
@@ -45,6 +45,18 @@ class MigrationResult:
     errors: list[VnumaError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     there: list[tuple[Domain, Destination]] = field(default_factory=list)
+
+    @contextmanager
+    def collecting(self, domain: Domain, by_name: bool) -> Iterator[None]:
+        """Turn an error inside into one about this guest, and go on.
+
+        A pattern does not mean guests that ended since it was matched.
+        """
+        try:
+            yield
+        except VnumaError as error:
+            if by_name or not isinstance(error, GuestGoneError):
+                self.errors.append(error.for_guest(domain.name))
 
 
 def migrate_guests(
@@ -76,19 +88,17 @@ def migrate_guests(
     """
     result = MigrationResult()
     moving_guests = []
-    for match in _select(source, destinations, names, result):
-        try:
+    matches = _select(source, destinations, names, result)
+    named = {match.domain.uuid for match in matches if match.by_name}
+    for match in matches:
+        with result.collecting(match.domain, match.domain.uuid in named):
             moving_guests.append(read_moving_guest(source, match.domain))
-        except VnumaError as error:
-            result.errors.append(error.for_guest(match.domain.name))
-    default_kib = source.host().hugepage_default_kib
-    for moving in largest_first(moving_guests, default_kib):
-        try:
+    ordered, errors = largest_first(moving_guests, source.host().hugepage_default_kib)
+    result.errors += errors
+    for moving in ordered:
+        with result.collecting(moving.domain, moving.domain.uuid in named):
             stays = reasons_to_stay(source, moving, transfer, state_dir)
-        except VnumaError as error:
-            result.errors.append(error.for_guest(moving.domain.name))
-            continue
-        result.moves.append(_choose(moving, destinations, stays, result))
+            result.moves.append(_choose(moving, destinations, stays, result))
     going = [one for one in result.moves if one.destination is not None]
     if result.errors and not partial_success:
         return result

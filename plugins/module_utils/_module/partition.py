@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,10 +19,15 @@ from .._domain.compare import live_pins, looks_the_same, memory_move, needs_rest
 from .._domain.definition import (
     Definition,
     is_ours,
-    pci_devices,
     read_definition,
 )
-from .._errors import ChangedMeanwhileError, DomainError, HypervisorError, VnumaError
+from .._errors import (
+    ChangedMeanwhileError,
+    DomainError,
+    GuestGoneError,
+    HypervisorError,
+    VnumaError,
+)
 from .._hypervisor.hypervisor import Hypervisor
 from .._model.domain import Domain
 from .._model.host import Host, host_from_facts
@@ -101,7 +107,13 @@ def partition_guests(
                 (update.domain, partial(_apply, hypervisor, update, safeguards))
                 for update in result.updates
             ]
-            result.updates = list(_each(result, steps))
+            handled = {update.domain.uuid for update in _each(result, steps)}
+            # What was done for a guest is told also where something after that failed.
+            result.updates = [
+                update
+                for update in result.updates
+                if update.defined or update.domain.uuid in handled
+            ]
             with result.collecting_errors():
                 tidy(hypervisor, safeguards.state_dir)
     return result
@@ -130,7 +142,7 @@ def _plan(
         with result.collecting(domain):
             update = begin_update(domain, policies[domain], before, live, topology, group)
             updates.append(update)
-    result.in_call = frozenset(update.domain.uuid for update in updates)
+    result.in_call = {update.domain.uuid: update.before for update in updates}
     restored = restore(updates, result)
     devices = _device_nodes(hypervisor, updates)
     requested = make_requests(updates, devices, result)
@@ -192,19 +204,18 @@ def _read(hypervisor: Hypervisor, domain: Domain) -> tuple[Domain, Definition, D
 
 def _device_nodes(hypervisor: Hypervisor, updates: Sequence[GuestUpdate]) -> dict[str, Ids]:
     """Return the host nodes of the PCI devices of guests, by UUID."""
-    found = {}
-    for update in updates:
-        if update.guest is not None and update.policy.device_locality != "ignore":
-            names = pci_devices(update.before)
-            if names:
-                found[update.domain.uuid] = hypervisor.device_nodes(names)
-    return found
+    return {
+        update.domain.uuid: hypervisor.device_nodes(update.devices)
+        for update in updates
+        if update.devices
+    }
 
 
 def _check_ledger(hypervisor: Hypervisor, result: PartitionResult, safeguards: Safeguards) -> None:
     """Refuse to write where nodes were chosen beside guests that are no longer as they were.
 
-    The guests of the call are read again one by one, each right before it is defined.
+    Every guest of the host is read again, but those that this run defines: each of these is, right
+    before that.
 
     Raises:
         HypervisorError: when a guest came, changed or went.
@@ -213,15 +224,22 @@ def _check_ledger(hypervisor: Hypervisor, result: PartitionResult, safeguards: S
     if not chosen:
         return
     planned = safeguards.planned_ledger
-    domains = hypervisor.domains()
-    now = {
-        domain.uuid: fingerprint(
-            read_definition(hypervisor.xml_without_secrets(domain, live=False))
-        )
-        for domain in domains
-        if domain.uuid not in result.in_call
-    }
-    before = {uuid: one for uuid, one in result.beside.items() if uuid not in result.in_call}
+    defined = {update.domain.uuid for update in result.updates if update.redefines}
+    now = {}
+    for domain in hypervisor.domains():
+        if domain.uuid in defined:
+            continue
+        with suppress(GuestGoneError):
+            # As it was read for the plan: those of the call with their passwords.
+            text = (
+                hypervisor.persistent_xml(domain)
+                if domain.uuid in result.in_call
+                else hypervisor.xml_without_secrets(domain, live=False)
+            )
+            now[domain.uuid] = fingerprint(read_definition(text))
+    in_call = {uuid: fingerprint(one) for uuid, one in result.in_call.items()}
+    before = {**result.beside, **in_call}
+    before = {uuid: one for uuid, one in before.items() if uuid not in defined}
     if (planned and planned != result.fingerprint) or now != before:
         raise HypervisorError(
             "a guest of this host was defined, changed or removed after nodes were chosen; nothing "
@@ -283,7 +301,7 @@ def _apply(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards) 
     if update.redefines:
         _define(hypervisor, update, safeguards)
     if update.drops_image:
-        # Last: what was saved is not to be lost for a definition that is refused.
+        # After that: what was saved is not to be lost for a definition that is refused.
         hypervisor.drop_saved(domain)
     _change_live(hypervisor, update)
     return update
@@ -321,7 +339,12 @@ def _define(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards)
         due = needs_restart(live, before)
         if not due or state_dir.layout(domain.uuid) is None:
             state_dir.keep_layout(domain.uuid, keep_layout(live if due else before))
-    replace_definition(hypervisor, domain, before, update.after or before)
+    try:
+        replace_definition(hypervisor, domain, before, update.after or before)
+    except VnumaError as error:
+        update.defined = error.stored
+        raise
+    update.defined = True
 
 
 def _group(given: object) -> dict[str, Host]:

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from .._domain.definition import Definition, read_definition
-from .._errors import VnumaError
+from .._domain.definition import Definition, read_definition, read_guest
+from .._errors import GuestGoneError, LayoutError, VnumaError
 from .._hypervisor.hypervisor import Hypervisor
 from .._model.domain import Domain
 from .._model.guest import Guest
@@ -93,9 +94,13 @@ def plan_requests(
         host: topology to plan for.
         rebalance: choose nodes as if all guests were new, where that is better.
 
-    Raises:
-        VnumaError: when another guest of the host cannot be read.
+    Returns:
+        Layouts and errors. Where another guest cannot be read, each guest whose plan depends on it
+        has that error, and the rest is planned.
     """
+    known, errors = readable(others, host)
+    if errors:
+        return _plan_the_rest(requests, known, list(errors.values()), host)
     needs_pins = any(request.policy.pinning in EXCLUSIVE for request in requests)
     in_use = exclusive_cpus(host, others.pins()) if needs_pins else frozenset()
     if any(request.policy.nodes == AUTO for request in requests):
@@ -110,6 +115,27 @@ def plan_requests(
             in_use,
             cores_by_pins=cores_by_pins(others.definitions.values()) if by_cache else None,
         )
+    )
+
+
+def _plan_the_rest(
+    requests: Sequence[Request], known: Others, errors: Sequence[VnumaError], host: Host
+) -> Planned:
+    """Plan those guests whose plan does not depend on others, of which some cannot be read."""
+    unread = min(map(str, errors)).rstrip(".")
+    waiting = {index for index, one in enumerate(requests) if needs_others([one])}
+    rest = [one for index, one in enumerate(requests) if index not in waiting]
+    planned = iter(plan_requests(rest, known, host).answers)
+    return Planned(
+        [
+            LayoutError(
+                "its nodes and pCPUs are chosen with regard to all guests of the host, and one of "
+                f"these cannot be read ({unread}); correct that one first."
+            )
+            if index in waiting
+            else next(planned)
+            for index in range(len(requests))
+        ]
     )
 
 
@@ -137,6 +163,8 @@ def read_others(
 ) -> Others:
     """Read the guests of the host that are not planned.
 
+    One that is gone by its turn takes nothing of the host any more, and is left out.
+
     Args:
         hypervisor: where they are.
         domains: every guest of the host.
@@ -152,9 +180,32 @@ def read_others(
     for domain in domains:
         if domain.uuid in excluded:
             continue
-        definitions[domain.uuid] = restored.get(domain.uuid) or read_definition(
-            hypervisor.xml_without_secrets(domain, live=False)
-        )
-        if domain.active:
-            live[domain.uuid] = read_definition(hypervisor.xml_without_secrets(domain, live=True))
+        with suppress(GuestGoneError):
+            definition = restored.get(domain.uuid) or read_definition(
+                hypervisor.xml_without_secrets(domain, live=False)
+            )
+            if domain.active:
+                live[domain.uuid] = read_definition(
+                    hypervisor.xml_without_secrets(domain, live=True)
+                )
+            definitions[domain.uuid] = definition
     return Others(definitions, live)
+
+
+def readable(others: Others, host: Host) -> tuple[Others, dict[str, VnumaError]]:
+    """Return the guests whose figures can be read, and the errors about the rest, by UUID.
+
+    What the rest takes of the host cannot be known; who only reports goes on without them.
+    """
+    errors: dict[str, VnumaError] = {}
+    for definitions in (others.definitions, others.live):
+        for uuid, definition in definitions.items():
+            try:
+                read_guest(definition, host.hugepage_default_kib)
+            except VnumaError as error:
+                errors.setdefault(uuid, error)
+    definitions, live = (
+        {uuid: one for uuid, one in found.items() if uuid not in errors}
+        for found in (others.definitions, others.live)
+    )
+    return Others(definitions, live), errors

@@ -37,10 +37,12 @@ class GuestUpdate:
         before: its persistent definition when it was read.
         live: the definition that it runs with, None while it is off.
         guest: what the planner is told, None for a guest that is to be restored.
+        devices: its passed-through PCI devices, where their nodes are of interest.
         layout: what the planner answered, None before that and for ``absent``.
         placement: which host nodes were chosen for it, None where they were not.
         after: the definition to be, None where there is none.
         redefines: whether that is another one than before.
+        defined: whether libvirt has it by now.
         drops_image: whether its managed-save image has to go, which has an old layout.
         pins: to be set in the running guest.
         memory_nodes: host nodes to move the memory of the running guest to, () where it stays.
@@ -54,10 +56,12 @@ class GuestUpdate:
     before: Definition
     live: Definition | None
     guest: Guest | None
+    devices: tuple[str, ...] = ()
     layout: Layout | None = None
     placement: Placement | None = None
     after: Definition | None = None
     redefines: bool = False
+    defined: bool = False
     drops_image: bool = False
     pins: list[LivePin] = field(default_factory=list)
     memory_nodes: Ids = ()
@@ -93,7 +97,7 @@ class PartitionResult:
         warnings: sentences about the call, such as a pattern that matched nothing.
         ledger: what all guests of the host take, None where no nodes were chosen.
         fingerprint: digest of every definition of the host that was planned with.
-        in_call: UUIDs of the guests of the call.
+        in_call: the definitions of the guests of the call when they were read, by UUID.
         beside: fingerprints of those that were planned beside, by UUID.
         moves: names of guests that were, or would be, moved by `rebalance`.
         gain: what that brings.
@@ -105,7 +109,7 @@ class PartitionResult:
     warnings: list[str] = field(default_factory=list)
     ledger: Ledger | None = None
     fingerprint: str = ""
-    in_call: frozenset[str] = frozenset()
+    in_call: Mapping[str, Definition] = field(default_factory=dict)
     beside: Mapping[str, str] = field(default_factory=dict)
     moves: tuple[str, ...] = ()
     gain: str = ""

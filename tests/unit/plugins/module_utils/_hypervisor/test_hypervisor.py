@@ -10,7 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
+    GuestGoneError,
+    HypervisorError,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import (
     connection as _connection,
 )
@@ -18,18 +21,21 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import (
     hypervisor as _hypervisor,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
 
 
 class LibvirtError(Exception):
-    """libvirt's own error."""
+    """libvirt's own error; its code means nothing here unless it is given."""
+
+    code = 1
 
     def get_error_message(self) -> str:
         """What it says."""
         return str(self)
 
     def get_error_code(self) -> int:
-        """No code that means anything here."""
-        return 1
+        """What kind of error it is."""
+        return self.code
 
 
 class Daemon:
@@ -91,6 +97,9 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Open:
             libvirtError=LibvirtError,
             VIR_DOMAIN_DEFINE_VALIDATE=4,
             VIR_ERR_OPERATION_DENIED=29,
+            VIR_ERR_NO_DOMAIN=42,
+            VIR_DOMAIN_XML_INACTIVE=2,
+            VIR_DOMAIN_XML_SECURE=1,
             registerErrorHandler=lambda _handler, _context: None,
             open=lambda _uri: next(waiting),
         )
@@ -144,6 +153,34 @@ def test_alone_again_on_the_next_daemon(connect: Open) -> None:
     first, *others = new.company
     assert new.company[first] == {first}
     assert all(new.company[name] == set(others) for name in others)
+
+
+@pytest.mark.parametrize(("code", "is_gone"), [(42, True), (29, False), (1, False)])
+def test_a_guest_that_is_gone_is_told_apart(connect: Open, code: int, is_gone: bool) -> None:
+    """By libvirt's code, and not by its words; every other error is none about a guest's end."""
+    hypervisor = connect(Daemon())
+    problem = LibvirtError("Domain not found: no domain with matching uuid")
+    problem.code = code
+
+    def look_up(_uuid: str) -> None:
+        raise problem
+
+    hypervisor._connection.raw.lookupByUUIDString = look_up
+    domain = Domain("ci", "uuid-ci", persistent=False, active=True)
+    reads: list[Callable[[], object]] = [
+        lambda: hypervisor.xml_without_secrets(domain, live=True),
+        lambda: hypervisor.persistent_xml(domain),
+        lambda: hypervisor.saved_xml(domain),
+    ]
+    for read in reads:
+        with pytest.raises(HypervisorError) as raised:
+            read()
+        assert isinstance(raised.value, GuestGoneError) is is_gone
+        if is_gone:
+            assert str(raised.value) == (
+                "guest ci: it is no longer at qemu:///system: it was undefined, or it was "
+                "transient and has ended; leave it out, or define it and run again."
+            )
 
 
 def test_without_validation_nobody_waits(connect: Open) -> None:

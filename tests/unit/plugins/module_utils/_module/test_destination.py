@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -14,6 +15,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
     read_definition,
     read_guest,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import GuestGoneError
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.ends import Target
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
@@ -44,6 +46,7 @@ class FakeTarget:
 
     guests: dict[Domain, str] = field(default_factory=dict)
     needs: list[str] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)
 
     def domains(self) -> list[Domain]:
         """Its guests."""
@@ -52,6 +55,8 @@ class FakeTarget:
     def xml_without_secrets(self, domain: Domain, live: bool) -> str:
         """A definition."""
         assert domain.active or not live
+        if domain.name in self.gone:
+            raise GuestGoneError("it is no longer there.", guest=domain.name)
         return self.guests[domain]
 
     def lacks(self, _live: Definition) -> list[str]:
@@ -232,4 +237,69 @@ def test_the_largest_goes_first(bench: Bench) -> None:
     """By memory, then vCPUs, then name."""
     sizes = {"a": (4, 8), "b": (8, 8), "c": (4, 16), "d": (4, 8)}
     guests = [bench.moving(_xml(name, *sizes[name]), name) for name in ("d", "a", "b", "c")]
-    assert [one.domain.name for one in largest_first(guests, 2048)] == ["c", "b", "a", "d"]
+    ordered, errors = largest_first(guests, 2048)
+    assert [one.domain.name for one in ordered] == ["c", "b", "a", "d"]
+    assert errors == []
+
+
+def _odd(name: str) -> str:
+    """Return a definition that can be parsed, and whose figures cannot be read."""
+    return _xml(name).replace("<os>", "<cputune/><cputune/><os>")
+
+
+def test_one_whose_size_cannot_be_read(bench: Bench) -> None:
+    """It is named, and the others are in their order."""
+    guests = [bench.moving(_xml(name), name) for name in ("a", "b")]
+    odd = read_definition(_odd("odd"))
+    guests.insert(1, MovingGuest(Domain("odd", "uuid-odd", True, True), odd, odd))
+    ordered, errors = largest_first(guests, 2048)
+    assert [one.domain.name for one in ordered] == ["a", "b"]
+    assert [str(error) for error in errors] == [
+        "guest odd: the definition has <cputune> twice; keep one."
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"nodes": "auto"}, {"pinning": "core"}])
+def test_one_there_that_cannot_be_read(bench: Bench, options: dict[str, object]) -> None:
+    """Whoever depends on it is told of it by its name; the host is chosen last."""
+    moving = bench.moving(_xml("db1"))
+    bench.destination.options = options
+    bench.define(_odd("odd"), "odd", "uuid-odd")
+    arrival, reasons = bench.destination.receive(moving)
+    assert bench.destination.load() == math.inf
+    if options:
+        assert reasons == [
+            "its nodes and pCPUs are chosen with regard to all guests of the host, and one of "
+            "these cannot be read (guest odd: the definition has <cputune> twice; keep one); "
+            "correct that one first."
+        ]
+    else:
+        assert (arrival is None, reasons) == (False, [])
+
+
+def test_what_it_left_there_cannot_be_read(bench: Bench) -> None:
+    """That is a reason of its own, among the others."""
+    bench.target.needs = ["the target has no active network storage; define it there and start it."]
+    broken = _xml("db1").replace(
+        "<os>", "<iothreads>x</iothreads><cpu><topology sockets='0'/></cpu><os>"
+    )
+    bench.define(broken, "db1", "uuid-db1")
+    reasons = bench.reasons(bench.moving(_xml("db1")))
+    assert [reason.split(",")[0] for reason in reasons] == [
+        "topology sockets must be an integer from 1 to 65535",
+        bench.target.needs[0],
+    ]
+
+
+def test_guests_there_that_end_meanwhile(bench: Bench) -> None:
+    """They are no failure of whoever reads the target, and no change once they were gone before."""
+    bench.define(_xml("web"), "web", "uuid-web", active=True)
+    moving = bench.moving(_xml("db1"))
+    bench.target.guests[Domain("ci", "uuid-ci", False, True)] = _xml("ci")
+    bench.target.gone = {"ci"}
+    bench.destination.read()
+    assert set(bench.destination.domains) == set(bench.destination.definitions) == {"uuid-web"}
+    assert bench.reasons(moving) == []
+    assert not bench.destination.changed(set())
+    bench.target.gone = {"ci", "web"}
+    assert bench.destination.changed(set())

@@ -14,10 +14,14 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
     read_definition,
     read_guest,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
+    GuestGoneError,
+    HypervisorError,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Condition, Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import ledger_to_result
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.info import (
     Findings,
     inspect_guests,
@@ -59,17 +63,16 @@ class FakeHypervisor:
     vanishing: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
     uri: str = "qemu+ssh://kvm7/system"
-    listed: int = 0
 
     def host(self) -> Host:
         """The topology."""
         return self.topology
 
     def domains(self) -> list[Domain]:
-        """Every guest; vanishing ones the first time only."""
-        self.listed += 1
-        names = {*self.persistent, *self.live} - (self.vanishing if self.listed > 1 else set())
+        """Every guest, also those that are gone once they are asked for."""
+        names = {*self.persistent, *self.live}
         return [
             Domain(
                 name,
@@ -83,7 +86,9 @@ class FakeHypervisor:
 
     def xml_without_secrets(self, domain: Domain, live: bool) -> str:
         """A definition."""
-        if domain.name in self.vanishing | self.broken:
+        if domain.name in self.vanishing:
+            raise GuestGoneError("it is no longer there.", guest=domain.name)
+        if domain.name in self.broken:
             raise HypervisorError("libvirt could not read the definition: no.", guest=domain.name)
         return (self.live if live else self.persistent)[domain.name]
 
@@ -96,9 +101,9 @@ class FakeHypervisor:
         return Condition("running" if domain.active else "off", "shutdown")
 
     def state(self, domain: Domain) -> str:
-        """The state of a guest that is alive."""
+        """The state of a guest that was alive when guests were listed."""
         assert domain.active
-        return "running"
+        return "gone" if domain.name in self.lost else "running"
 
     def affinities(self, domain: Domain) -> dict[int, tuple[int, ...]]:
         """No thread at all."""
@@ -414,7 +419,10 @@ def test_guests_that_end_meanwhile(bench: Bench) -> None:
     findings = bench.inspect_guests()
     assert [report.domain.name for report in findings.reports] == ["anuma"]
     assert findings.errors == []
-    bench.fake.listed = 0
+    # Nobody asked for it, and it is read for the ledger alone.
+    findings = bench.inspect_guests("anuma")
+    assert [report.domain.name for report in findings.reports] == ["anuma"]
+    assert findings.errors == []
     findings = bench.inspect_guests("gone", "anuma")
     assert [error.guest for error in findings.errors] == ["gone"]
     bench.fake.vanishing, bench.fake.broken = set(), {"gone"}
@@ -423,15 +431,51 @@ def test_guests_that_end_meanwhile(bench: Bench) -> None:
     assert [report.domain.name for report in findings.reports] == ["anuma"]
 
 
+def test_one_that_ends_after_it_was_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before: a pattern does not mean it, a name does."""
+    for name in ("anuma", "gone"):
+        bench.fake.persistent[name] = bench.fake.saved[name] = _xml(name)
+
+    def saved_xml(_self: FakeHypervisor, domain: Domain) -> str:
+        if domain.name == "gone":
+            raise GuestGoneError("it is no longer there.", guest=domain.name)
+        return _xml(domain.name)
+
+    monkeypatch.setattr(FakeHypervisor, "saved_xml", saved_xml)
+    for names, said in (((), []), (("anuma", "gone"), ["guest gone: it is no longer there."])):
+        findings = bench.inspect_guests(*names)
+        assert [report.domain.name for report in findings.reports] == ["anuma"]
+        assert [str(error) for error in findings.errors] == said
+
+
+@pytest.mark.parametrize("names", [(), ("anuma",), ("odd", "anuma")])
+@pytest.mark.parametrize("where", ["persistent", "live"])
+def test_one_whose_figures_cannot_be_read(bench: Bench, names: tuple[str, ...], where: str) -> None:
+    """It is named, asked for or not; the others are told of, and the ledger is theirs."""
+    anuma = bench.partitioned(_xml("anuma"), pinning="core", nodes="0-3")
+    odd = _edited(_xml("odd"), ("<os>", "<cputune/><cputune/><os>"))
+    bench.fake.persistent = {"anuma": anuma, "odd": _xml("odd")}
+    bench.fake.live = {"odd": _xml("odd")}
+    getattr(bench.fake, where)["odd"] = odd
+    findings = bench.inspect_guests(*names)
+    assert [str(error) for error in findings.errors] == [
+        "guest odd: the definition has <cputune> twice; keep one."
+    ]
+    assert [report.domain.name for report in findings.reports] == ["anuma"]
+    nodes = ledger_to_result(findings.ledger)["nodes"]
+    assert sum(node["exclusive_cores"] for node in nodes) == 8
+
+
 def test_a_transient_guest_that_ended_while_guests_were_listed(bench: Bench) -> None:
     """It is neither alive nor defined: only who asks for it by name hears of it."""
     bench.fake.live["gone"] = _xml("gone")
-    bench.fake.ended = bench.fake.vanishing = {"gone"}
-    assert bench.inspect_guests().errors == []
-    bench.fake.listed = 0
-    assert [str(error) for error in bench.inspect_guests("gone").errors] == [
-        "guest gone: it was transient and has ended, so there is nothing to report."
-    ]
+    for how in ("ended", "lost"):
+        setattr(bench.fake, how, {"gone"})
+        assert bench.inspect_guests().errors == []
+        assert [str(error) for error in bench.inspect_guests("gone").errors] == [
+            "guest gone: it was transient and has ended, so there is nothing to report."
+        ]
+        setattr(bench.fake, how, set())
 
 
 def test_state_that_cannot_be_read(bench: Bench) -> None:

@@ -11,7 +11,10 @@ from typing import cast
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import Definition
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
+    GuestGoneError,
+    HypervisorError,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.ends import Source, Target
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.migration import Transfer
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
@@ -36,12 +39,15 @@ def _xml(name: str) -> str:
 
 @dataclass
 class FakeHost:
-    """A host with guests that run, by name; some of them cannot be asked for their state."""
+    """A host with guests that run, by name; some cannot be asked, read, or sized, or are gone."""
 
     topology: Host
     names: list[str] = field(default_factory=list)
     silent: set[str] = field(default_factory=set)
     unreadable: set[str] = field(default_factory=set)
+    odd: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
 
     def domains(self) -> list[Domain]:
         """Its guests."""
@@ -58,16 +64,21 @@ class FakeHost:
 
     def migratable_xml(self, domain: Domain) -> str:
         """What it runs with."""
+        if domain.name in self.gone:
+            raise GuestGoneError("it is no longer there.", guest=domain.name)
         if domain.name in self.unreadable:
             raise HypervisorError("libvirt could not read the definition: no domain.")
         return _xml(domain.name)
 
     def persistent_xml(self, domain: Domain) -> str:
         """What it is defined with."""
-        return _xml(domain.name)
+        twice = "<cputune/><cputune/><os>" if domain.name in self.odd else "<os>"
+        return _xml(domain.name).replace("<os>", twice)
 
     def migration_blocker(self, domain: Domain) -> str | None:
         """Nothing keeps a guest that can be asked."""
+        if domain.name in self.ended:
+            raise GuestGoneError("it is no longer there.", guest=domain.name)
         if domain.name in self.silent:
             raise HypervisorError("libvirt could not tell its state: no domain.")
         return None
@@ -140,7 +151,20 @@ def test_check_mode(bench: Bench) -> None:
     assert bench.gone == []
 
 
-@pytest.mark.parametrize("kind", ["silent", "unreadable"])
+@pytest.mark.parametrize("when", ["gone", "ended"])
+def test_one_that_ends_meanwhile(bench: Bench, when: str) -> None:
+    """A pattern does not mean it any more, and nobody waits because of it; a name does."""
+    getattr(bench.source, when).add("b")
+    result = bench.migrate()
+    assert result.errors == []
+    assert [name for name, _target in bench.gone] == ["a", "c"]
+    bench.gone.clear()
+    result = bench.migrate("b", partial=True)
+    assert [str(error) for error in result.errors] == ["guest b: it is no longer there."]
+    assert bench.gone == []
+
+
+@pytest.mark.parametrize("kind", ["silent", "unreadable", "odd"])
 @pytest.mark.parametrize("partial", [False, True])
 def test_one_that_cannot_be_asked(bench: Bench, kind: str, partial: bool) -> None:
     """It is named; the others go where that is wanted, and else are told of too."""

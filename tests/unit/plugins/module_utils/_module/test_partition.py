@@ -13,7 +13,11 @@ from typing import Any, cast
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.kept import runs_with
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError, PolicyError
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
+    GuestGoneError,
+    HypervisorError,
+    PolicyError,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Condition, Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, HugepagePool
@@ -58,6 +62,11 @@ class FakeHypervisor:
     meanwhile_at: int = 3
     refuse: str = ""
     refuse_pins: bool = False
+    refuse_drop: bool = False
+    refuse_restore: bool = False
+    gone: set[str] = field(default_factory=set)
+    at_listing: dict[int, Callable[[dict[str, str]], object]] = field(default_factory=dict)
+    listed: int = 0
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     reads: dict[str, int] = field(default_factory=dict)
 
@@ -66,7 +75,9 @@ class FakeHypervisor:
         return self.topology
 
     def domains(self) -> list[Domain]:
-        """Every guest, by name."""
+        """Every guest, by name; something may happen right before."""
+        self.listed += 1
+        self.at_listing.get(self.listed, str)(self.persistent)
         return [
             Domain(
                 name,
@@ -90,6 +101,7 @@ class FakeHypervisor:
 
     def persistent_xml(self, domain: Domain) -> str:
         """The definition; another one from some time on, if someone is to interfere."""
+        self._look_for(domain)
         self.reads[domain.name] = self.reads.get(domain.name, 0) + 1
         if self.meanwhile is not None and self.reads[domain.name] == self.meanwhile_at:
             self.persistent[domain.name] = self.meanwhile(self.persistent[domain.name])
@@ -97,14 +109,19 @@ class FakeHypervisor:
 
     def xml_without_secrets(self, domain: Domain, live: bool) -> str:
         """Without passwords."""
+        self._look_for(domain)
         kept = self.live if live else self.persistent
         return kept[domain.name].replace(f" passwd='{SECRET}'", "")
+
+    def _look_for(self, domain: Domain) -> None:
+        if domain.name in self.gone:
+            raise GuestGoneError("it is no longer there.", guest=domain.name)
 
     def define(self, name: str, xml: str, secrets: set[str], validate: bool = True) -> None:
         """StateDir a definition."""
         assert secrets == {SECRET}
         self.calls.append(("define", name, validate))
-        if name == self.refuse and validate:
+        if (name == self.refuse and validate) or (self.refuse_restore and not validate):
             raise HypervisorError("libvirt could not define it: no.", guest=name)
         self.persistent[name] = self.spoil(xml) if validate else xml
 
@@ -114,6 +131,8 @@ class FakeHypervisor:
 
     def drop_saved(self, domain: Domain) -> None:
         """Drop it."""
+        if self.refuse_drop:
+            raise HypervisorError("libvirt could not remove its image: no.", guest=domain.name)
         self.calls.append(("drop", domain.name))
         del self.saved[domain.name]
 
@@ -151,6 +170,7 @@ def call(fake: FakeHypervisor, tmp_path: Path) -> Call:
         safeguards = Safeguards(StateDir(str(tmp_path), "host"), drop_saved, planned or {})
         fake.calls.clear()
         fake.reads.clear()
+        fake.listed = 0
         listed = entries or [{"name": "*"}]
         return partition_guests(cast(Hypervisor, fake), listed, options, None, write, safeguards)
 
@@ -640,3 +660,148 @@ def test_pins_that_someone_moved_are_put_back(fake: FakeHypervisor, call: Call) 
     (update,) = call([{"name": "anuma"}]).updates
     assert (update.changed, update.restart_required) == (True, False)
     assert fake.calls == [("pin", "anuma", "vcpu_pins", 3, (*range(15, 30), *range(135, 150)))]
+
+
+def test_a_device_with_an_odd_address(fake: FakeHypervisor, call: Call) -> None:
+    """It is an error about its guest, and the others are done."""
+    odd = "<hostdev type='pci'><source><address bus='0x100'/></source></hostdev>\n  </devices>"
+    fake.persistent["anuma"] = fake.persistent["anuma"].replace("</devices>", odd)
+    result = call()
+    assert _said(result) == [
+        "guest anuma: the bus of a PCI device must be a hexadecimal number of at most 0xff, not "
+        "'0x100'; correct its definition."
+    ]
+    assert fake.calls == [("define", "db", True)]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_one_that_cannot_be_read(fake: FakeHypervisor, call: Call, asked: bool) -> None:
+    """Who is planned by what it takes waits for it; the others are done, and hear of it."""
+    twice = _xml("odd").replace("<os>", "<cputune/><cputune/><os>")
+    fake.persistent = {**{name: _xml(name) for name in ("auto", "core", "named")}, "odd": twice}
+    entries = [
+        *({"name": "auto", "nodes": "auto"}, {"name": "core", "pinning": "core"}),
+        {"name": "named", "nodes": "0-1"},
+        *([{"name": "odd"}] if asked else []),
+    ]
+    why = "guest odd: the definition has <cputune> twice; keep one"
+    result = call(entries)
+    waiting = [
+        f"guest {name}: its nodes and pCPUs are chosen with regard to all guests of the host, and "
+        f"one of these cannot be read ({why}); correct that one first."
+        for name in ("auto", "core")
+    ]
+    assert sorted(_said(result)) == sorted([*waiting, *([f"{why}."] if asked else [])])
+    assert fake.calls == [("define", "named", True)]
+    assert result.warnings == [
+        f"one of the other guests cannot be read ({why}), so that the memory that it binds is not "
+        "counted; correct its definition."
+    ]
+
+
+def _placed(fake: FakeHypervisor, call: Call) -> list[dict[str, Any]]:
+    """Define guests of every kind, and return the entries of a call that places one of them."""
+    fake.persistent = {name: _xml(name, vcpus=4) for name in ("old", "beside", "new")}
+    call([{"name": "old"}], nodes="auto")
+    fake.persistent["stuck"] = _xml("stuck", vcpus=400)
+    return [{"name": name} for name in ("old", "stuck", "new")]
+
+
+def test_nobody_changed_anything(fake: FakeHypervisor, call: Call) -> None:
+    """The control of the next tests: the new guest is placed, one that fits nowhere is named."""
+    result = call(_placed(fake, call), nodes="auto")
+    assert [error.guest for error in result.errors] == ["stuck"]
+    assert fake.calls == [("define", "new", True)]
+
+
+_CHANGES: dict[str, Callable[[dict[str, str], str], object]] = {
+    "changed": lambda texts, who: texts.update({who: _xml(who, vcpus=8)}),
+    "went": lambda texts, who: texts.pop(who),
+}
+
+
+@pytest.mark.parametrize("how", _CHANGES)
+@pytest.mark.parametrize("who", ["old", "stuck", "beside"])
+def test_who_is_not_defined_is_read_again(
+    fake: FakeHypervisor, call: Call, who: str, how: str
+) -> None:
+    """Nothing is written beside a guest that is no longer as it was, in the call or not."""
+    entries = _placed(fake, call)
+    # Listed for a plan without the lock, for one with it, and before anything is written.
+    fake.at_listing[3] = lambda texts: _CHANGES[how](texts, who)
+    with pytest.raises(HypervisorError, match="defined, changed or removed after nodes were"):
+        call(entries, nodes="auto")
+    assert fake.calls == []
+
+
+def test_who_came_meanwhile(fake: FakeHypervisor, call: Call) -> None:
+    """What it takes is not in the plan."""
+    entries = _placed(fake, call)
+    fake.at_listing[3] = lambda texts: texts.update(late=_xml("late"))
+    with pytest.raises(HypervisorError, match="defined, changed or removed after nodes were"):
+        call(entries, nodes="auto")
+    assert fake.calls == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"nodes": "auto"}, {"nodes": "0", "pinning": "core"}, {"pinning": "cache"}, {}]
+)
+def test_guests_of_others_that_end_meanwhile(
+    fake: FakeHypervisor, call: Call, options: dict[str, Any]
+) -> None:
+    """One that is gone by its turn takes nothing, and is no failure of the others."""
+    fake.persistent["ci"], fake.live["ci"] = _xml("ci"), _xml("ci")
+    fake.transient, fake.gone = {"ci"}, {"ci"}
+    result = call([{"name": "anuma"}], **options)
+    assert _said(result) == []
+    assert [update.domain.name for update in result.updates] == ["anuma"]
+    assert fake.calls == [("define", "anuma", True)]
+
+
+@pytest.mark.parametrize("nodes", ["auto", "0"])
+def test_a_guest_of_the_call_that_ends_meanwhile(
+    fake: FakeHypervisor, call: Call, nodes: str
+) -> None:
+    """It has an error of its own, and the others are done."""
+    fake.gone = {"anuma"}
+    result = call(nodes=nodes)
+    assert _said(result) == ["guest anuma: it is no longer there."]
+    assert fake.calls == [("define", "db", True)]
+
+
+def test_one_that_ends_after_it_was_planned_with(fake: FakeHypervisor, call: Call) -> None:
+    """What it held is free, and the plan is no longer what it would be."""
+    entries = _placed(fake, call)
+    fake.at_listing[3] = lambda _texts: fake.gone.add("beside")
+    with pytest.raises(HypervisorError, match="defined, changed or removed after nodes were"):
+        call(entries, nodes="auto")
+    assert fake.calls == []
+
+
+def test_what_was_done_before_an_error_is_told(fake: FakeHypervisor, call: Call) -> None:
+    """The guest was redefined and has its old image still: it is in the result, with its error."""
+    fake.saved["anuma"] = _xml("anuma")
+    fake.refuse_drop = True
+    result = call(drop_saved=True)
+    assert _said(result) == ["guest anuma: libvirt could not remove its image: no."]
+    assert [(one.domain.name, one.changed) for one in result.updates] == [
+        *(("anuma", True), ("db", True))
+    ]
+    assert "<numa>" in fake.persistent["anuma"]
+    # The second time there is the image alone, and nothing is done.
+    again = call(drop_saved=True)
+    assert _said(again) == _said(result)
+    assert [(one.domain.name, one.changed) for one in again.updates] == [("db", False)]
+
+
+@pytest.mark.parametrize(("restores", "told"), [(True, False), (False, True)])
+def test_what_libvirt_spoils_is_told_where_it_stays(
+    fake: FakeHypervisor, call: Call, restores: bool, told: bool
+) -> None:
+    """A definition that could not be put back is a change that was made."""
+    fake.spoil = lambda xml: xml.replace(f" passwd='{SECRET}'", "")
+    fake.refuse_restore = not restores
+    result = call([{"name": "anuma"}])
+    assert [error.guest for error in result.errors] == ["anuma"]
+    assert [(one.domain.name, one.changed) for one in result.updates] == [("anuma", True)] * told
+    assert (fake.persistent["anuma"] == _xml("anuma")) is not told
