@@ -54,7 +54,8 @@ options:
     description:
       - How many guest cores O(nodes=auto) puts on each host core, for O(pinning=node),
         O(pinning=cache) and O(pinning=none), and how many O(pinning=cache) puts on those of one
-        cache. Cores are counted, and not threads; the threads of one guest core are one.
+        cache. Cores are counted, and not threads; the threads of one guest core are one. From 1 to
+        64, with at most three decimals.
     type: float
     default: 1.0
     version_added: 1.1.0

@@ -70,6 +70,7 @@ _value:
   type: str
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -92,7 +93,9 @@ def metrics(host: Any, time: Any = None, previous: str = "") -> str:
     """
     try:
         seconds = None if time is None else float(time)
-    except (TypeError, ValueError):
+        if seconds is not None and not math.isfinite(seconds):
+            raise ValueError(time)
+    except (OverflowError, TypeError, ValueError):
         raise AnsibleFilterError(
             f"metrics: time must be a number of seconds since 1970, not {time!r}."
         ) from None

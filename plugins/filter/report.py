@@ -78,7 +78,10 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.capabilities imp
     parse_capabilities,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import LXML_IMPORT_ERROR
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
+    HostError,
+    VnumaError,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_to_facts
 from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.page import render_page
 from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.read import read_fleet
@@ -115,7 +118,11 @@ def _with_facts(hosts: Any) -> Any:
                     "report needs lxml on the controller to read capabilities; install it for the "
                     "Python that runs Ansible ('pip install lxml', or the package python3-lxml)."
                 )
-            found[name] = {**entry, "host": host_to_facts(parse_capabilities(entry["host"]))}
+            try:
+                host = parse_capabilities(entry["host"])
+            except VnumaError as error:
+                raise HostError(f"host {name}: {error.message}") from None
+            found[name] = {**entry, "host": host_to_facts(host)}
     return found
 
 

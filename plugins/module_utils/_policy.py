@@ -17,7 +17,7 @@ from ._cpuset import (
     whole_number,
 )
 from ._errors import CpusetError, PolicyError
-from ._size import parse_size_kib, show_size
+from ._size import MAX_MEMORY_KIB, parse_size_kib, show_size
 
 #: Most vCPUs of a definition: an unsigned short (countCPU, src/conf/schemas/domaincommon.rng).
 MAX_VCPUS = 65535
@@ -251,8 +251,9 @@ def _overcommit(value: object) -> Fraction:
     ratio = Fraction(digits[0]) if digits else Fraction(0)
     if not 1 <= ratio <= MAX_OVERCOMMIT:
         raise PolicyError(
-            f"cpu_overcommit must be a number from 1 to {MAX_OVERCOMMIT}, such as 1.5, not "
-            f"'{value}'; 1 gives every guest core a host core of its own."
+            f"cpu_overcommit must be a number from 1 to {MAX_OVERCOMMIT} with at most three "
+            f"decimals, such as 1.5, not '{value}'; 1 gives every guest core a host core of its "
+            "own."
         )
     return ratio
 
@@ -262,10 +263,10 @@ def _decimal(ratio: Fraction) -> str:
 
 
 def _mebibytes(value: object) -> int:
-    number = whole_number(str(value))
-    if number is None:
+    number, most = whole_number(str(value)), MAX_MEMORY_KIB >> 10
+    if number is None or number > most:
         raise PolicyError(
-            f"reserved_memory_mib must be an integer of at least 0, in MiB, not '{value}'."
+            f"reserved_memory_mib must be an integer from 0 to {most}, in MiB, not '{value}'."
         )
     return number
 
@@ -309,7 +310,7 @@ def _distances(value: object) -> str | Matrix:
 
 
 def _rows(value: object) -> list[list[object]]:
-    """Return the rows of a matrix, given as lists or as text; none for what is no matrix."""
+    """Return the rows of a matrix, given as lists or as text; none where one of them is no row."""
     if isinstance(value, str):
         text = value.strip()
         try:
@@ -317,7 +318,9 @@ def _rows(value: object) -> list[list[object]]:
         except ValueError:
             return []
     rows = list(value) if isinstance(value, (list, tuple)) else []
-    return [list(row) for row in rows if isinstance(row, (list, tuple))] if rows else []
+    if not all(isinstance(row, (list, tuple)) for row in rows):
+        return []
+    return [list(row) for row in rows]
 
 
 def _split(text: str) -> list[list[str]]:
@@ -338,10 +341,12 @@ def _group(value: object) -> tuple[str, ...]:
 
 def _memory(value: object) -> int:
     size = parse_size_kib(str(value))
-    if not size:
+    if size is None:
         raise PolicyError(
             f"memory must be an integer with a unit, such as '32 GiB', not '{value}'."
         )
+    if not 1 <= size <= MAX_MEMORY_KIB:
+        raise PolicyError(f"memory must be from 1 KiB to {MAX_MEMORY_KIB} KiB, not '{value}'.")
     return size
 
 

@@ -17,6 +17,9 @@ UNIT_BYTES = {
     **{prefix: 1024**power for power, prefix in enumerate("kmgtpe", start=1)},
 }
 
+#: Most memory that libvirt counts, in KiB: 2^63 - 1 bytes (virMemoryMaxValue, src/util/virutil.c).
+MAX_MEMORY_KIB = (1 << 53) - 1
+
 
 def size_kib(number: int, unit: str) -> int | None:
     """Return a size in KiB, rounded up as libvirt does (virDomainParseMemory).
@@ -31,8 +34,11 @@ def size_kib(number: int, unit: str) -> int | None:
 def parse_size_kib(text: str) -> int | None:
     """Return the KiB that a text such as ``32 GiB`` means; None where it is no size with a unit."""
     found = re.fullmatch(r"\s*([0-9]+)\s*([A-Za-z]+)\s*", text, re.ASCII)
-    number = whole_number(found[1]) if found else None
-    return None if found is None or number is None else size_kib(number, found[2])
+    if found is None:
+        return None
+    number = whole_number(found[1])
+    # What does not fit 64 bits is a size all the same, and more than anybody has.
+    return size_kib(1 << 64 if number is None else number, found[2])
 
 
 def show_size(kib: int) -> str:

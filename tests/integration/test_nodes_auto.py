@@ -218,7 +218,7 @@ def test_a_guest_that_is_defined_after_the_plan(rfc: Libvirt, call: Call, tmp_pa
     ("options", "sentence"),
     [
         ({"auto_nodes": "8-9"}, "host node 8 of auto_nodes '8-9' does not exist"),
-        ({"cpu_overcommit": 0.5}, "cpu_overcommit must be a number from 1 to 64"),
+        ({"cpu_overcommit": 0.5}, "cpu_overcommit must be a number from 1 to 64 with"),
         ({"reserved_memory_mib": 200000}, "cannot hold it, even without other guests"),
         ({"guests": [{"name": "huge"}]}, "cannot hold it, even without other guests"),
         ({"cells": 9}, "6 vCPUs with threads 1 are 6 cores, which cannot fill 9 cells"),

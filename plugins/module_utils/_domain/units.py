@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from .._cpuset import whole_number
 from .._errors import DomainError
-from .._size import size_kib
+from .._size import MAX_MEMORY_KIB, size_kib
 from .xml import Element
 
 #: Highest of the numbers that libvirt reads as an unsigned int (virXMLPropUInt, src/util/virxml.c).
 MAX_UINT = (1 << 32) - 1
-
-#: Most memory of a definition in KiB: 2^63 - 1 bytes (virMemoryMaxValue, src/util/virutil.c).
-MAX_MEMORY_KIB = (1 << 53) - 1
 
 #: Most iothreads of which a daemon tells a client (REMOTE_IOTHREAD_INFO_MAX,
 #: src/remote/remote_protocol.x).

@@ -226,7 +226,7 @@ def host_from_facts(facts: object) -> Host:
         isolated_cpus=None if isolated is None else _cpus(isolated, "host.isolated_cpus"),
         cpu_kinds=tuple(
             _cpus(cpus, "host.cpu_kinds")
-            for cpus in _list(facts.get("cpu_kinds") or (), "host.cpu_kinds")
+            for cpus in _list(facts.get("cpu_kinds"), "host.cpu_kinds")
         ),
         libvirt_version=str(facts.get("libvirt_version") or ""),
         hypervisor_version=str(facts.get("hypervisor_version") or ""),
@@ -258,11 +258,7 @@ def _node_from_facts(raw: object) -> Node:
     node_id = _id(raw["id"], "host.nodes[].id")
     where = f"host node {node_id}"
     cpus = _cpus(raw.get("cpus"), f"{where}: cpus")
-    raw_cores = raw.get("cores")
-    cores = [
-        _cpus(core, f"{where}: cores")
-        for core in _list(() if raw_cores is None else raw_cores, f"{where}: cores")
-    ]
+    cores = [_cpus(core, f"{where}: cores") for core in _list(raw.get("cores"), f"{where}: cores")]
     stray = sorted({cpu for core in cores for cpu in core}.difference(cpus))
     if stray:
         raise HostError(
@@ -280,7 +276,7 @@ def _node_from_facts(raw: object) -> Node:
         seen.update(core)
     alone = ((cpu,) for cpu in cpus if cpu not in seen)
     domains = _cache_domains(raw.get("cache_domains"), cpus, where)
-    distances = raw.get("distances") or {}
+    distances = _given(raw, "distances", {})
     if not isinstance(distances, Mapping):
         raise HostError(
             f"{where}: distances must be a dictionary by node id, not {_shown(distances)}."
@@ -289,14 +285,11 @@ def _node_from_facts(raw: object) -> Node:
     return Node(
         id=node_id,
         cpus=cpus,
-        memory_kib=_integer(raw.get("memory_kib") or 0, f"{where}: memory_kib"),
+        memory_kib=_integer(_given(raw, "memory_kib", 0), f"{where}: memory_kib"),
         free_kib=None if free_kib is None else _integer(free_kib, f"{where}: free_kib"),
         hugepages=tuple(
             sorted(
-                (
-                    _pool(pool, where)
-                    for pool in _list(raw.get("hugepages") or (), f"{where}: hugepages")
-                ),
+                (_pool(pool, where) for pool in _list(raw.get("hugepages"), f"{where}: hugepages")),
                 key=lambda pool: pool.size_kib,
             )
         ),
@@ -312,7 +305,7 @@ def _node_from_facts(raw: object) -> Node:
         cores=tuple(sorted((*filter(None, cores), *alone))),
         socket_ids=tuple(
             _integer(socket, f"{where}: socket_ids")
-            for socket in _list(raw.get("socket_ids") or (), f"{where}: socket_ids")
+            for socket in _list(raw.get("socket_ids"), f"{where}: socket_ids")
         ),
         cache_domains=domains,
     )
@@ -321,8 +314,7 @@ def _node_from_facts(raw: object) -> Node:
 def _cache_domains(raw: object, cpus: tuple[int, ...], where: str) -> tuple[tuple[int, ...], ...]:
     """Read the cache domains of a node, which share no pCPU."""
     found = [
-        _cpus(domain, f"{where}: cache_domains")
-        for domain in _list(() if raw is None else raw, f"{where}: cache_domains")
+        _cpus(domain, f"{where}: cache_domains") for domain in _list(raw, f"{where}: cache_domains")
     ]
     listed = [cpu for domain in found for cpu in domain]
     wrong = sorted({cpu for cpu in listed if cpu not in cpus or listed.count(cpu) > 1})
@@ -342,7 +334,7 @@ def _pool(raw: object, where: str) -> HugepagePool:
     free = raw.get("free")
     return HugepagePool(
         size_kib=_integer(raw.get("size_kib"), f"{where}: hugepages[].size_kib", lowest=1),
-        total=_integer(raw.get("total") or 0, f"{where}: hugepages[].total"),
+        total=_integer(_given(raw, "total", 0), f"{where}: hugepages[].total"),
         free=None if free is None else _integer(free, f"{where}: hugepages[].free"),
     )
 
@@ -358,7 +350,15 @@ def _cpus(value: object, where: str) -> tuple[int, ...]:
         raise HostError(f"{where}: {error.message}") from error
 
 
+def _given(raw: Mapping[str, object], key: str, default: object) -> object:
+    """Return a value; what is there and of another type is not taken for what is not there."""
+    value = raw.get(key)
+    return default if value is None else value
+
+
 def _list(value: object, where: str) -> Iterable[object]:
+    if value is None:
+        return ()
     if isinstance(value, (list, tuple)):
         return value
     raise HostError(f"{where} must be a list, not {_shown(value)}.")

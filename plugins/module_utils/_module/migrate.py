@@ -29,6 +29,9 @@ from .move import Move, carry_out
 from .select import Match, select_guests
 from .state_dir import StateDir, default_state_dir
 
+#: Most bandwidth in MiB a second (QEMU_DOMAIN_MIG_BANDWIDTH_MAX, src/qemu/qemu_domain.h).
+_MOST_MIB = (1 << 43) - 1
+
 
 @dataclass
 class MigrationResult:
@@ -234,12 +237,14 @@ def transfer_from(options: Mapping[str, Any]) -> Transfer:
     Raises:
         PolicyError: when an option means nothing.
     """
-    for option, least in (("at_once", 1), ("bandwidth_mib", 0)):
-        if options[option] < least:
-            raise PolicyError(
-                f"{option} must be an integer of at least {least}, not '{options[option]}'."
-            )
-    if options["timeout"] <= 0:
+    if options["at_once"] < 1:
+        raise PolicyError(f"at_once must be an integer of at least 1, not '{options['at_once']}'.")
+    if not 0 <= options["bandwidth_mib"] <= _MOST_MIB:
+        raise PolicyError(
+            f"bandwidth_mib must be an integer from 0 to {_MOST_MIB}, not "
+            f"'{options['bandwidth_mib']}'."
+        )
+    if not options["timeout"] > 0:
         raise PolicyError(f"timeout must be more than 0 s, not {options['timeout']:g} s.")
     return Transfer(
         peer_to_peer=options["peer_to_peer"],

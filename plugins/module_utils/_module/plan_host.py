@@ -38,7 +38,7 @@ def plan_host(
         rebalance: choose nodes as if all guests were new, where that is better.
 
     Raises:
-        VnumaError: when a definition cannot be read, or two guests have one name.
+        VnumaError: when a definition cannot be read, or two guests have one name or one UUID.
     """
     definitions = _by_domain(texts)
     result = PartitionResult()
@@ -86,6 +86,7 @@ def _by_domain(texts: Sequence[str]) -> dict[Domain, Definition]:
                 guest=definition.name,
             )
         found[definition.name] = definition
+    _check_uuids(found)
     # Templates may have no UUID; a name is as good on one host.
     return {
         Domain(
@@ -96,6 +97,25 @@ def _by_domain(texts: Sequence[str]) -> dict[Domain, Definition]:
         ): definition
         for name, definition in sorted(found.items())
     }
+
+
+def _check_uuids(definitions: Mapping[str, Definition]) -> None:
+    """Refuse copies of a template that have its UUID; by that, guests are told apart.
+
+    Raises:
+        DomainError: when two have one; it names both.
+    """
+    owners: dict[str, str] = {}
+    for name, definition in sorted(definitions.items()):
+        uuid = (definition.root.findtext("uuid") or "").strip()
+        # libvirt reads it in either case, with its dashes or without (virUUIDParse).
+        key = uuid.replace("-", "").lower()
+        if key and owners.setdefault(key, name) != name:
+            raise DomainError(
+                f"it has the UUID {uuid} of guest {owners[key]}, and a host has one guest of a "
+                "UUID; remove <uuid> from one of them, so that libvirt gives it another.",
+                guest=name,
+            )
 
 
 def _to_result(update: GuestUpdate) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset, parse_cpuset
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HostError
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
+    HostError,
+    VnumaError,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, host_from_facts
 
 from .view import (
@@ -25,6 +28,9 @@ from .view import (
     LayoutView,
     MemoryView,
 )
+
+#: Most vCPUs of a definition (countCPU, src/conf/schemas/domaincommon.rng in libvirt).
+_MOST_VCPUS = 65535
 
 
 def read_fleet(raw: object) -> list[HostView]:
@@ -54,8 +60,7 @@ def read_host(name: str, raw: object) -> HostView:
     plan = _mapping(entry.get("plan") or {}, where, "plan")
     try:
         host = host_from_facts(facts) if facts else Host(nodes=())
-        domains, isolated = _caches(facts or {})
-    except HostError as error:
+    except VnumaError as error:
         raise HostError(f"{where}: {error.message}") from None
     ledger = _mapping(info.get("ledger") or {}, where, "info.ledger")
     planned = _mapping(plan.get("ledger") or {}, where, "plan.ledger")
@@ -64,8 +69,6 @@ def read_host(name: str, raw: object) -> HostView:
         return HostView(
             name=name,
             host=host,
-            domains=domains,
-            isolated=isolated,
             guests=_guests(info.get("guests") or (), plan.get("guests") or ()),
             accounts=_accounts(ledger or ({} if info else planned)),
             planned=_accounts(planned),
@@ -76,7 +79,9 @@ def read_host(name: str, raw: object) -> HostView:
                 str(rebalance.get("gain") or ""),
             ),
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except VnumaError as error:
+        raise HostError(f"{where}: {error.message}") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise HostError(
             f"{where}: info and plan must be what vnuma_info and vnuma_partition returned "
             f"({type(error).__name__}: {error}); register their results and pass them as they are."
@@ -89,23 +94,6 @@ def _mapping(raw: object, where: str, what: str) -> Mapping[str, Any]:
     raise HostError(
         f"{where}: {what} must be a dictionary as the modules return it, not {type(raw).__name__}."
     )
-
-
-def _caches(
-    facts: Mapping[str, Any],
-) -> tuple[dict[int, tuple[tuple[int, ...], ...]], frozenset[int]]:
-    domains = {}
-    isolated: set[int] = set(_cpus(facts.get("isolated_cpus")))
-    for node in facts.get("nodes") or ():
-        found = tuple(filter(None, map(_cpus, node.get("cache_domains") or ())))
-        if found:
-            domains[int(node["id"])] = found
-        isolated.update(_cpus(node.get("isolated_cpus")))
-    return domains, frozenset(isolated)
-
-
-def _cpus(text: object) -> tuple[int, ...]:
-    return parse_cpuset(str(text)) if text else ()
 
 
 def _errors(*sources: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -168,7 +156,7 @@ def _guest(
         why=str((plan.get("placement") or {}).get("why") or ""),
         affinity=None
         if affinity is None
-        else _grouped((int(vcpu), str(cpus)) for vcpu, cpus in affinity.items()),
+        else _grouped((int(vcpu), _set(cpus)) for vcpu, cpus in affinity.items()),
         memory=None if memory is None else tuple(map(_memory, memory)),
         drift=tuple(
             DriftView(str(one["between"]), str(one["what"]), str(one["msg"]))
@@ -181,14 +169,18 @@ def _guest(
 
 
 def _layout(raw: Mapping[str, Any]) -> LayoutView:
-    pins = [str(cpus) for cpus in raw.get("vcpu_pins") or ()]
+    pins = [_set(cpus) for cpus in raw.get("vcpu_pins") or ()]
     iothreads = raw.get("iothread_pins") or {}
-    nodeset = str(raw.get("nodeset") or "")
+    nodeset = _set(raw.get("nodeset") or "")
     topology = raw.get("topology")
     cells = [_cell(one, pins) for one in raw["cells"]]
     vcpus, memory_kib = _number(raw.get("vcpus")), _number(raw.get("memory_kib"))
     if not cells:
         count = vcpus or len(pins) or _product(topology)
+        if count > _MOST_VCPUS:
+            raise HostError(
+                f"a guest has {count} vCPUs, and libvirt takes {_MOST_VCPUS}; gather it again."
+            )
         cells = [
             CellView(
                 None,
@@ -205,28 +197,47 @@ def _layout(raw: Mapping[str, Any]) -> LayoutView:
         topology="" if topology is None else _topology(topology),
         memory_mode=str(raw["memory_mode"]),
         nodeset=nodeset,
-        emulator_pins=str(raw.get("emulator_pins") or ""),
-        iothread_pins=_grouped((int(number), str(cpus)) for number, cpus in iothreads.items()),
+        emulator_pins=_set(raw.get("emulator_pins") or ""),
+        iothread_pins=_grouped((int(number), _set(cpus)) for number, cpus in iothreads.items()),
     )
 
 
 def _cell(raw: Mapping[str, Any], pins: Sequence[str]) -> CellView:
-    vcpus = _cpus(raw["vcpus"])
+    vcpus = parse_cpuset(str(raw["vcpus"])) if raw["vcpus"] else ()
     if pins:
         groups = _grouped((vcpu, pins[vcpu]) for vcpu in vcpus)
     else:
         # Results of guests that do not change have the pins of whole cells alone.
-        groups = ((str(raw["vcpus"]), str(raw["pins"])),) if raw.get("pins") else ()
+        groups = ((_set(raw["vcpus"]), _set(raw["pins"])),) if raw.get("pins") else ()
     node = raw.get("host_node")
     return CellView(
         id=int(raw["id"]),
         vcpus=format_cpuset(vcpus),
         memory_kib=int(raw["memory_kib"]),
-        host_nodes="" if node is None else str(int(node)),
+        host_nodes="" if node is None else _set(int(node)),
         pins=groups,
         distances=tuple(map(int, raw.get("distances") or ())),
-        memory_node="" if raw.get("memory_node") is None else str(int(raw["memory_node"])),
+        memory_node="" if raw.get("memory_node") is None else _set(int(raw["memory_node"])),
     )
+
+
+def _set(value: object) -> str:
+    """Return a set as it is written, once it is known to be one.
+
+    Raises:
+        CpusetError: when it is none.
+    """
+    text = str(value)
+    if text:
+        parse_cpuset(text)
+    return text
+
+
+def _share(value: object) -> float:
+    share = float(str(value))
+    if not 0 <= share <= 1:
+        raise ValueError(f"local_share {value}")
+    return share
 
 
 def _number(value: object) -> int | None:
@@ -237,13 +248,13 @@ def _memory(raw: Mapping[str, Any]) -> MemoryView:
     pages, share = raw.get("kib_by_node"), raw.get("local_share")
     return MemoryView(
         cell=None if raw["id"] is None else int(raw["id"]),
-        local=str(raw.get("nodes") or ""),
+        local=_set(raw.get("nodes") or ""),
         kib_by_node=None
         if pages is None
         else {
             int(node): int(kib) for node, kib in sorted(pages.items(), key=lambda one: int(one[0]))
         },
-        share=None if share is None else float(share),
+        share=None if share is None else _share(share),
     )
 
 

@@ -163,8 +163,6 @@ class HostView:
     Attributes:
         name: in the inventory.
         host: its topology; without nodes where it is not known.
-        domains: cache domains by node, as far as the facts have them.
-        isolated: pCPUs that the kernel keeps its scheduler away from.
         guests: by name.
         accounts: what guests take of each node; {} where it is not known.
         planned: the same once a plan is carried out; {} without one.
@@ -175,14 +173,17 @@ class HostView:
 
     name: str
     host: Host = field(default_factory=lambda: Host(nodes=()))
-    domains: Mapping[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
-    isolated: frozenset[int] = frozenset()
     guests: tuple[GuestView, ...] = ()
     accounts: Mapping[int, Account] = field(default_factory=dict)
     planned: Mapping[int, Account] = field(default_factory=dict)
     floating: tuple[str, ...] = ()
     errors: tuple[tuple[str, str], ...] = ()
     moves: tuple[tuple[str, ...], str] = ((), "")
+
+    @cached_property
+    def isolated(self) -> frozenset[int]:
+        """pCPUs that the kernel keeps its scheduler away from; none where that is not known."""
+        return frozenset(self.host.isolated_cpus or ())
 
     @cached_property
     def resident_kib(self) -> Mapping[int, int]:
@@ -204,14 +205,11 @@ class HostView:
 
         A node whose caches are not known is one group.
         """
-        index = {
-            cpu: number for number, cpus in enumerate(self.domains.get(node.id, ())) for cpu in cpus
-        }
         groups: dict[int, list[tuple[int, ...]]] = {}
         for core in node.cores:
-            groups.setdefault(index.get(core[0], -1), []).append(core)
+            groups.setdefault(node.domain_numbers.get(core[0], -1), []).append(core)
         return tuple(tuple(groups[number]) for number in sorted(groups))
 
     def has_domains(self, node: Node) -> bool:
         """Tell whether the cache domains of a node are known."""
-        return bool(self.domains.get(node.id))
+        return bool(node.cache_domains)

@@ -151,6 +151,8 @@ def test_time_of_the_last_success() -> None:
             "the host: its entry must be a dictionary as the modules return it, not list.",
         ),
         ({}, {"time": "now"}, "time must be a number of seconds since 1970, not 'now'."),
+        ({}, {"time": "nan"}, "time must be a number of seconds since 1970, not 'nan'."),
+        ({}, {"time": 10**400}, f"time must be a number of seconds since 1970, not 1{'0' * 400}."),
     ],
 )
 def test_one_sentence_for_bad_input(host: Any, options: dict[str, Any], sentence: str) -> None:

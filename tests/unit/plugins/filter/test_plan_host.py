@@ -106,6 +106,30 @@ def test_bad_input(definitions: Any, options: dict[str, Any], sentence: str) -> 
     assert sentence in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "uuids",
+    [
+        ["3f439f5f-1156-4d48-9491-945a2c0abc6d"] * 2,
+        ["3f439f5f-1156-4d48-9491-945a2c0abc6d", " 3F439F5F11564D489491945A2C0ABC6D\n"],
+    ],
+)
+def test_copies_with_one_uuid(uuids: list[str]) -> None:
+    """Neither is planned in the place of the other; both are named, whatever their order."""
+    texts = [
+        guest(name).replace("</name>", f"</name><uuid>{uuid}</uuid>")
+        for name, uuid in zip(("b", "a"), uuids)
+    ]
+    for given in (texts, texts[::-1]):
+        with pytest.raises(AnsibleFilterError) as raised:
+            plan_host([*given, guest("c")], CAPABILITIES, nodes="auto")
+        assert str(raised.value) == (
+            f"plan_host: guest b: it has the UUID {uuids[0].strip()} of guest a, and a host has "
+            "one guest of a UUID; remove <uuid> from one of them, so that libvirt gives it another."
+        )
+    without = [guest(name) for name in ("a", "b", "c")]
+    assert len(plan_host(without, CAPABILITIES, nodes="auto")["guests"]) == 3
+
+
 def test_one_definition_alone_has_no_ledger() -> None:
     """partition_domain cannot choose."""
     with pytest.raises(AnsibleFilterError, match="nodes 'auto' chooses beside all the other"):

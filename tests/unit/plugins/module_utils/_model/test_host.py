@@ -76,6 +76,13 @@ def test_eligible_nodes_and_threads(
         ({"nodes": [1]}, "host.nodes must hold dictionaries with an 'id', not 1."),
         ({"nodes": [{"id": "x"}]}, "host.nodes[].id must be an integer of at least 0, not 'x'."),
         ({"nodes": [{"id": 0}, {"id": 0}]}, "lists a node id twice"),
+        # What is empty and of another type is not the same as what is not there.
+        ({"nodes": [{"id": 0, "hugepages": {}}]}, "host node 0: hugepages must be a list, not {}."),
+        ({"nodes": [{"id": 0, "socket_ids": ""}]}, "node 0: socket_ids must be a list, not ''."),
+        ({"nodes": [{"id": 0, "cores": False}]}, "host node 0: cores must be a list, not False."),
+        ({"nodes": [{"id": 0, "distances": []}]}, "distances must be a dictionary by node id, not"),
+        ({"nodes": [{"id": 0, "memory_kib": ""}]}, "memory_kib must be an integer of at least 0"),
+        ({"nodes": [], "cpu_kinds": ""}, "host.cpu_kinds must be a list, not ''."),
         (
             {"nodes": [{"id": 16384}]},
             "host.nodes[].id must be an integer from 0 to 16383, not 16384.",
