@@ -91,6 +91,23 @@ def test_a_guest_listed_twice(rfc: Libvirt, call: Call) -> None:
     assert rfc.dump("anuma") == before
 
 
+def test_a_number_that_libvirt_takes_and_nobody_means(rfc: Libvirt, call: Call) -> None:
+    """It is an error about its guest; the other is partitioned, and told of."""
+    rfc.define(anuma().replace("</vcpu>", "</vcpu><iothreads>300000</iothreads>"))
+    rfc.define(anuma("other"))
+    before = rfc.dump("anuma")
+    sentence = (
+        "<iothreads> must be an integer from 0 to 16384, not '300000'; correct its definition."
+    )
+    run = call("vnuma_partition", {"uri": rfc.uri, "guests": [{"name": "*"}]})
+    assert run.result["errors"] == [{"name": "anuma", "msg": sentence}]
+    assert [guest["name"] for guest in run.result["guests"]] == ["other"]
+    assert rfc.dump("anuma") == before
+    run = call("vnuma_info", {"uri": rfc.uri})
+    assert run.result["errors"] == [{"name": "anuma", "msg": sentence}]
+    assert [guest["name"] for guest in run.result["guests"]] == ["other"]
+
+
 @pytest.mark.parametrize(
     "module", ["vnuma_facts", "vnuma_info", "vnuma_partition", "vnuma_restart"]
 )
