@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from .._domain.compare import needs_restart
@@ -25,7 +26,7 @@ from .._hypervisor.guest_log import GuestLog
 from .._hypervisor.power import Power
 from .._model.domain import Domain
 from .decide import ACTIONS, Restart, decide
-from .state_dir import RestartNote, StateDir
+from .state_dir import RestartNote, StateDir, StateDirError
 from .turn import LATE_S, forget, keeps_log, whose_turn
 
 #: A shutdown request that a guest missed, say while it booted, is made again.
@@ -81,13 +82,14 @@ class Cycle:
         decision = decide(self._power, self._state_dir, restart)
         restart.action = ACTIONS[decision.action]
         if decision.action in ("forget", "unknown"):
-            forget(self._state_dir, restart.domain.uuid)
+            self._forget(restart)
         if decision.action == "unknown":
             raise UnsettledError(decision.why)
         restart.warnings.extend([decision.why] if decision.why else [])
         if decision.action == "start":
             note = self._state_dir.begun_restart(restart.domain.uuid)
-            self._start(restart, note or RestartNote(restart.domain.name))
+            restart.note = note or RestartNote(restart.domain.name)
+            self._start(restart)
         elif decision.action == "cycle":
             self._cycle(restart)
 
@@ -106,21 +108,20 @@ class Cycle:
         restart.warnings.append(
             f"it took longer than {self._policy.timeout_s:g} s to shut down; increase timeout."
         )
-        self._bring_up(restart, self._note(restart))
+        self._bring_up(restart)
         return True
 
     def _cycle(self, restart: Restart) -> None:
         self._keep_layout(restart.domain)
         now = time.time()
-        note = RestartNote(restart.domain.name, now, now + self._policy.timeout_s)
-        self._state_dir.begin_restart(restart.domain.uuid, note)
+        self._record(restart, RestartNote(restart.domain.name, now, now + self._policy.timeout_s))
         restart.stopped_at = time.monotonic()
-        self._stop(restart, note)
-        self._bring_up(restart, self._note(restart))
+        self._stop(restart)
+        self._bring_up(restart)
 
-    def _note(self, restart: Restart) -> RestartNote:
-        note = self._state_dir.begun_restart(restart.domain.uuid)
-        return note or RestartNote(restart.domain.name)
+    def _record(self, restart: Restart, note: RestartNote) -> None:
+        restart.note = note
+        self._state_dir.begin_restart(restart.domain.uuid, note)
 
     def _keep_layout(self, domain: Domain) -> None:
         """Keep the layout that a guest runs with, where that is not kept already.
@@ -146,7 +147,7 @@ class Cycle:
             restart.transient_xml = self._power.persistent_xml(now)
         return now is None or not now.active
 
-    def _stop(self, restart: Restart, note: RestartNote) -> None:
+    def _stop(self, restart: Restart) -> None:
         """Shut a guest down, and force it off only if that is allowed."""
         domain, policy = restart.domain, self._policy
         deadline = time.monotonic() + policy.timeout_s
@@ -156,9 +157,10 @@ class Cycle:
             if self._power.wait(lambda: self._is_down(restart), ask_again):
                 return
         blocker = self._power.power_blocker(domain) if policy.mode == "force" else None
-        if policy.mode == "force" and blocker is None and self._force_off(restart, note):
+        if policy.mode == "force" and blocker is None and self._force_off(restart):
             return
-        self._state_dir.begin_restart(domain.uuid, replace(note, phase="late"))
+        with suppress(StateDirError):
+            self._record(restart, replace(restart.note, phase="late"))
         late = (
             f"it did not shut down within {policy.timeout_s:g} s and keeps running with its old "
             "layout; check why in the guest, increase timeout, or set mode to 'force'."
@@ -175,32 +177,32 @@ class Cycle:
             )
         raise LateError(f"{late} {later}")
 
-    def _force_off(self, restart: Restart, note: RestartNote) -> bool:
+    def _force_off(self, restart: Restart) -> bool:
         """Pull a guest's power; return whether it is down."""
         domain, deadline = restart.domain, time.monotonic() + _FORCE_S
-        self._state_dir.begin_restart(domain.uuid, replace(note, phase="force"))
+        self._record(restart, replace(restart.note, phase="force"))
         self._power.force_off(domain, deadline)
         restart.forced = True
         return self._power.wait(lambda: self._is_down(restart), deadline)
 
-    def _bring_up(self, restart: Restart, note: RestartNote) -> None:
+    def _bring_up(self, restart: Restart) -> None:
         """Start a guest that is down, unless it is its owner who took it down."""
         domain = restart.domain
         condition = self._power.condition(domain)
         if condition.state == "gone":
             self._bring_back(restart)
             return
-        turn = whose_turn(note, condition, GuestLog())
+        turn = whose_turn(restart.note, condition, GuestLog())
         if turn.ours is False:
-            forget(self._state_dir, domain.uuid)
+            self._forget(restart)
             restart.action = "skipped"
             restart.warnings.append(f"while it was to shut down, {turn.why}; it stays off.")
             return
-        self._start(restart, note)
+        self._start(restart)
 
     def _bring_back(self, restart: Restart) -> None:
         """Start a guest that lost its persistent definition on the way, as its owner left it."""
-        forget(self._state_dir, restart.domain.uuid)
+        self._forget(restart)
         restart.action = "skipped"
         if not restart.transient_xml:
             restart.warnings.append("someone else undefined it while it was to shut down.")
@@ -212,10 +214,12 @@ class Cycle:
             "transient guest that it was by then."
         )
 
-    def _start(self, restart: Restart, note: RestartNote) -> None:
+    def _start(self, restart: Restart) -> None:
         """Start a guest; where that fails, put its old layout back and start it with that."""
         domain = restart.domain
-        self._state_dir.begin_restart(domain.uuid, replace(note, phase="start"))
+        with suppress(StateDirError):
+            # A guest that is down has to run, whether or not that can be noted.
+            self._record(restart, replace(restart.note, phase="start"))
         try:
             condition = self._power.start(domain, time.monotonic() + self._policy.timeout_s)
         except UnsettledError:
@@ -225,7 +229,7 @@ class Cycle:
             self._roll_back(restart, reason)
         self._has_started(restart)
         if condition.state != "running":
-            self._state_dir.drop_layout(domain.uuid)
+            self._drop_layout(restart)
             restart.warnings.append(f"it was started, and now it is {condition}; look at it.")
             return
         live = read_definition(self._power.xml_without_secrets(domain, live=True))
@@ -235,13 +239,24 @@ class Cycle:
                 "it was started but does not run with its defined layout; check whether something "
                 "else started it from a saved image."
             )
-        self._state_dir.drop_layout(domain.uuid)
+        self._drop_layout(restart)
         self._wait_for_agent(domain)
 
     def _has_started(self, restart: Restart) -> None:
         if restart.stopped_at is not None:
             restart.downtime_s = round(time.monotonic() - restart.stopped_at, 1)
-        self._state_dir.end_restart(restart.domain.uuid)
+        with suppress(StateDirError):
+            self._state_dir.end_restart(restart.domain.uuid)
+
+    # What cannot be removed is said when the run tidies up, and keeps nothing here from being done.
+
+    def _drop_layout(self, restart: Restart) -> None:
+        with suppress(StateDirError):
+            self._state_dir.drop_layout(restart.domain.uuid)
+
+    def _forget(self, restart: Restart) -> None:
+        with suppress(StateDirError):
+            forget(self._state_dir, restart.domain.uuid)
 
     def _wait_for_agent(self, domain: Domain) -> None:
         wait_s = self._policy.agent_timeout_s
@@ -293,7 +308,7 @@ class Cycle:
             ) from None
         restart.action = "rolled_back"
         self._has_started(restart)
-        self._state_dir.drop_layout(domain.uuid)
+        self._drop_layout(restart)
         raise HypervisorError(
             "it did not start with its new layout, so it was rolled back and runs with its old "
             f"one: {why}; change its options, or free memory on the host, and run again."

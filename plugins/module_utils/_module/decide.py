@@ -33,6 +33,7 @@ class Restart:
         stopped_at: when it began to go down, of the monotonic clock.
         downtime_s: how long it was off, None where it was not.
         transient_xml: its definition, with passwords, since it has no persistent one any more.
+        note: how far its power cycle is.
         warnings: sentences about it.
     """
 
@@ -43,6 +44,7 @@ class Restart:
     stopped_at: float | None = None
     downtime_s: float | None = None
     transient_xml: str = ""
+    note: RestartNote = field(default_factory=RestartNote)
     warnings: list[str] = field(default_factory=list)
 
 

@@ -58,7 +58,8 @@ def whose_turn(note: RestartNote, condition: Condition, log: GuestLog) -> Turn:
     """
     # A daemon that has started since then does not know the reason; the log still has it.
     reason = log.reason if condition.reason == "unknown" else condition.reason
-    forced = reason == "destroyed" and note.phase == "force"
+    # One whose power a run has pulled is in the phase that follows while it is being started.
+    forced = reason == "destroyed" and note.phase in ("force", "start")
     if reason in _OWNERS and not forced:
         return Turn(False, _OWNERS[reason])
     began_since = log.started is not None and log.started > note.since + _ROUNDING_S

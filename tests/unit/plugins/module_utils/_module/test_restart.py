@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -29,6 +31,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import
     MigrationNote,
     RestartNote,
     StateDir,
+    StateDirError,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.turn import is_untidy, tidy
 
@@ -531,6 +534,42 @@ def test_rolled_back(state_dir: StateDir) -> None:
     assert "<title>new since</title>" in guest.live
     assert SECRET in guest.live
     assert _files(state_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "action"),
+    [({}, "restarted"), ({"does_not_start": (4,)}, "rolled_back"), ({"stubborn": True}, "failed")],
+)
+def test_a_state_folder_that_becomes_unwritable(
+    state_dir: StateDir, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], action: str
+) -> None:
+    """A guest that is down runs again all the same; what cannot be removed is said once."""
+
+    def fill(_guest: FakeGuest) -> None:
+        # Drafts cannot be written, and nothing can be removed.
+        monkeypatch.setattr(os, "rename", _refuse)
+        monkeypatch.setattr(os, "unlink", _refuse)
+
+    guest = FakeGuest(meanwhile=fill, **keys)
+    fake = FakePower({"anuma": guest})
+    restarts = [Restart(domain) for domain in fake.domains()]
+    policy = RestartPolicy(timeout_s=0.05)
+    errors = [
+        str(error) for error in restart_guests(cast(Power, fake), restarts, policy, state_dir)
+    ]
+    assert restarts[0].action == action
+    assert guest.active
+    assert not any("nothing was changed" in error for error in errors), errors
+    if action != "failed":
+        with pytest.raises(StateDirError, match="is of no more use and cannot be removed"):
+            tidy(cast(Power, fake), state_dir)
+    monkeypatch.undo()
+    answer = _again(fake, state_dir, timeout_s=0.05)
+    assert (guest.active, answer.errors == []) == (True, action != "failed")
+
+
+def _refuse(*_args: Any, **_keys: Any) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 def test_the_old_layout_no_longer_fits(state_dir: StateDir) -> None:

@@ -52,6 +52,10 @@ def test_what_only_an_owner_does(phase: str, reason: str, log: GuestLog) -> None
         ("late", "destroyed", GuestLog(), OWNERS),
         ("force", "destroyed", GuestLog(), OURS),
         ("force", "destroyed", GuestLog(BEFORE, SOON), OURS),
+        # Its power was pulled, and the run was cut off before it was started.
+        ("start", "destroyed", GuestLog(), OURS),
+        ("start", "destroyed", GuestLog(BEFORE, SOON), OURS),
+        ("start", "unknown", GuestLog(BEFORE, SOON, "destroyed"), OURS),
         # A daemon that started since then has forgotten the reason; the log has it.
         ("shutdown", "unknown", GuestLog(), OURS),
         ("shutdown", "unknown", GuestLog(BEFORE, SOON, "shutdown"), OURS),
