@@ -18,7 +18,7 @@ demo: bootstrap ## Partition the RFC's guest on a private libvirt that has the R
 
 .PHONY: test
 test: ## Lint, types, sanity, unit and integration tests (under 30 minutes)
-	@tests/tools/bootstrap.sh chromium prometheus
+	@tests/tools/bootstrap.sh chromium prometheus qemu-system-arm qemu-system-misc qemu-system-ppc
 	@$(RUN) test
 
 .PHONY: test-kvm

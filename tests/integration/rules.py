@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from guests import PASSTHROUGH, anuma
+from guests import KIND, PASSTHROUGH, anuma
 
 GIB_KIB = 1 << 20
 Edit = tuple[str, str]
@@ -73,6 +73,21 @@ def _device(model: str, node: int, *, target: str = "", source: str = "") -> Edi
 
 def _add(content: str) -> Edit:
     return ("</devices>", f"{content}</devices>")
+
+
+def _other_machine(arch: str, machine: str) -> tuple[Edit, ...]:
+    """Return the edits that make it an emulated guest, without what PCs alone have."""
+    return (
+        (f"type='{KIND}'", "type='qemu'"),
+        ("arch='x86_64' machine='q35'", f"arch='{arch}' machine='{machine}'"),
+        ("qemu-system-x86_64", f"qemu-system-{arch}"),
+        (PASSTHROUGH, ""),
+        ("<acpi/>", ""),
+        ("<apic/>", ""),
+        ("<vmport state='off'/>", ""),
+        ("<suspend-to-mem enabled='no'/>", ""),
+        ("<suspend-to-disk enabled='no'/>", ""),
+    )
 
 
 def _before_os(content: str) -> Edit:
@@ -475,6 +490,22 @@ RULES = (
         ),
         refused="its <qemu:commandline> has '-smp', which conflicts with the guest NUMA cells; "
         "remove it, or exclude the guest.",
+    ),
+    Rule(
+        "machine type without NUMA",
+        _other_machine("ppc64", "powernv9"),
+        refused="guests of machine type powernv9 cannot have cells: QEMU has no NUMA for them; set "
+        "nodes to 'auto', which gives it no cells if it fits on one host node, or exclude the "
+        "guest.",
+    ),
+    Rule(
+        "threads, on ppc64 without KVM",
+        (
+            *_other_machine("ppc64", "pseries"),
+            ("</devices>", "<memballoon model='none'/></devices>"),
+        ),
+        options={"nodes": "0-1", "distances": "none"},
+        writes=("<topology sockets='2' cores='8' threads='1'/>",),
     ),
     Rule(
         "metadata of others",

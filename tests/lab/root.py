@@ -33,7 +33,8 @@ _BUILD = _HERE / "root_virtqemud.sh"
 _PACKAGES = (
     *("iproute2", "libvirt-clients", "libvirt-daemon", "libvirt-daemon-driver-qemu"),
     *("libvirt-daemon-system", "openssh-server", "procps", "python3", "python3-libvirt"),
-    *("python3-lxml", "qemu-system-x86", "qemu-utils", "util-linux"),
+    *("python3-lxml", "qemu-system-arm", "qemu-system-misc", "qemu-system-ppc"),
+    *("qemu-system-x86", "qemu-utils", "util-linux"),
 )
 #: What a host of its own is mounted on (fakehost_init.sh).
 _FOLDERS = (

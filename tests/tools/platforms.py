@@ -38,7 +38,7 @@ README = PROJECT / "README.md"
 BEGIN, END = "<!-- platforms: begin -->\n", "<!-- platforms: end -->\n"
 TESTS = (
     *("facts_and_filter", "partition", "restart", "info", "hosts", "rules"),
-    *("usual_uri", "dies", "caches"),
+    *("usual_uri", "dies", "caches", "machine_types"),
 )
 
 

@@ -22,6 +22,7 @@ from .._model.domain import Condition, Domain
 from .._model.host import Host, HugepagePool, Node
 from .._model.layout import Ids
 from .connection import PATIENCE_S, Connection, libvirt
+from .cpu_drivers import CpuDrivers
 from .sysfs import cpu_kinds, isolated_cpus
 
 #: By the numbers of virDomainState, so that they are there without the bindings too.
@@ -67,6 +68,9 @@ SETTLING_S = 15.0
 class Hypervisor:
     """The host that a libvirt daemon manages, and its guests.
 
+    Attributes:
+        cpu_drivers: of which architectures it starts guests that have a ``<cpu>``.
+
     Args:
         uri: libvirt's connection URI, such as ``qemu:///system``.
         watch: listen to the guests' events, so that `wait` returns as soon as something happens.
@@ -78,6 +82,7 @@ class Hypervisor:
 
     def __init__(self, uri: str, watch: bool = False, patience_s: float = PATIENCE_S) -> None:
         self._connection = Connection(uri, watch, patience_s)
+        self.cpu_drivers = CpuDrivers(self._connection)
         self._capabilities_xml = ""
         # libvirt's own object of each guest, by its UUID.
         self._handles: dict[str, Any] = {}

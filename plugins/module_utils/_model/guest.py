@@ -89,6 +89,8 @@ class Guest:
         has_topoext: whether its CPU asks for AMD's ``topoext`` feature.
         cache_mode: mode of its CPU's ``<cache>``, '' where the definition does not say.
         machine: its machine type, such as ``pc-q35-7.2``, '' where the definition does not say.
+        takes_cpu: whether libvirt on its host starts guests of its architecture whose definition
+            has a ``<cpu>``, which cells need.
         os_id: what its metadata for libosinfo says that it runs, '' where there is none.
         has_acpi: whether its firmware tells its kernel by ACPI what there is.
         online_vcpus: vCPUs present at boot; None for all of them.
@@ -122,6 +124,7 @@ class Guest:
     has_topoext: bool = False
     cache_mode: str = ""
     machine: str = ""
+    takes_cpu: bool = True
     os_id: str = ""
     has_acpi: bool = True
     online_vcpus: tuple[int, ...] | None = None

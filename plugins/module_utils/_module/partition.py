@@ -141,6 +141,7 @@ def _plan(
     for domain, before, live in _each(result, reads):
         with result.collecting(domain):
             update = begin_update(domain, policies[domain], before, live, topology, group)
+            update.guest = hypervisor.cpu_drivers.told(update.guest, topology.arch)
             updates.append(update)
     result.in_call = {update.domain.uuid: update.before for update in updates}
     restored = restore(updates, result)

@@ -16,6 +16,7 @@ from .._model.layout import Ids, Topology
 from .._policy import Policy
 from .apportion import apportion, divides, node_weights
 from .cores import usable_cores
+from .machines import emulates_one_thread
 from .sockets import nests
 
 #: Highest id of an xAPIC; 255 is everyone. QEMU refuses what goes beyond ("current -smp
@@ -65,6 +66,8 @@ def assign_vcpus(
     nodes = [node for node in backing if node is not None]
     # Where threads of every core are offline there may be three of four: guests get two.
     host_threads = 1 << min((node.threads for node in nodes), default=1).bit_length() - 1
+    if emulates_one_thread(guest, arch):
+        host_threads = 1
     if policy.split == "proportional" and policy.distribution != "contiguous":
         raise LayoutError(
             f"split 'proportional' conflicts with distribution '{policy.distribution}', which "

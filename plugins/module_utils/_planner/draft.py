@@ -31,6 +31,7 @@ from .limits import (
     memory_warnings,
     topology_warnings,
 )
+from .machines import check_cpu_mode, check_emulated_threads, check_pins
 from .memory import check_pools, memory_node, split_memory
 from .nodes import cell_count, chosen_nodes, leaves_cells
 from .pinning import CoreDemand
@@ -133,6 +134,8 @@ def _draft_without_cells(
 ) -> Draft:
     """Plan a guest on one node: pins and a memory binding, and nothing that its kernel sees."""
     check_kind(guest)
+    check_cpu_mode(guest, guest.arch or view.host.arch, policy)
+    check_pins(guest, guest.arch or view.host.arch, policy)
     check_own_cells(guest)
     check_own_size(guest)
     pinnable = _pinnable(view, nodes, policy)
@@ -193,6 +196,7 @@ def _draft_with_cells(
     memory = split_memory(guest, arch, bound, policy)
     check_definition(guest, count)
     check_split_cores(guest, topology.threads)
+    check_emulated_threads(guest, arch, host, topology.threads)
     if nodes and policy.memory_mode in ("strict", "restrictive"):
         check_pools(guest, bound, memory)
         warnings.extend(memory_warnings(bound, memory))

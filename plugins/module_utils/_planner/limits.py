@@ -16,13 +16,8 @@ from .._model.host import Host, Node
 from .._model.layout import Cell, Ids, Topology
 from .._policy import AUTO, Policy
 from .distribution import HIGHEST_XAPIC_ID, MOST_XAPIC_VCPUS, highest_apic_id, is_x86
+from .machines import check_machine
 
-#: Architectures with a machine that has NUMA in QEMU: the ones that set get_default_cpu_node_id,
-#: without which "NUMA is not supported by this machine-type" (hw/core/numa.c). s390x does not.
-_ARCHES_WITH_NUMA = (
-    *("x86_64", "i686", "aarch64", "armv7l", "ppc64", "ppc64le"),
-    *("riscv64", "riscv32", "loongarch64"),
-)
 #: Types of QEMU's guests in libvirt, and that of its test driver.
 _KINDS = ("kvm", "qemu", "hvf", "test")
 #: Most threads of a core of QEMU's pseries machine (spapr_set_vsmt_mode, hw/ppc/spapr.c).
@@ -52,11 +47,7 @@ def check_guest(guest: Guest, arch: str, policy: Policy) -> None:
         LayoutError: with what it is, and what could be changed.
     """
     check_kind(guest)
-    if arch not in ("", *_ARCHES_WITH_NUMA):
-        raise LayoutError(
-            f"guests of architecture {arch} cannot have cells: QEMU has no NUMA for them; exclude "
-            "the guest."
-        )
+    check_machine(guest, arch, policy)
     if guest.vcpus > MAX_ID + 1:
         raise LayoutError(
             f"{guest.vcpus} vCPUs exceed the {MAX_ID + 1} that cells can name; reduce its vCPUs."

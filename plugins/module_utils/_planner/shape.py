@@ -22,6 +22,7 @@ from .candidates import Site, need_text
 from .demand import Demand
 from .distances import distance_matrix
 from .ledger import make_ledger
+from .machines import emulates_one_thread
 from .memory import granule_kib, hugepage_uses
 from .nodes import cell_count, named_nodes
 
@@ -213,7 +214,8 @@ def _shaped(members: Sequence[Member], policy: Policy, count: int | None) -> Pol
     if policy.threads is None:
         each = count * threads if policy.distribution == "round_robin" else threads
         whole = vcpus % each == 0 and vcpus // threads >= count
-        threads = threads if whole and policy.distribution != "interleave" else 1
+        alone = emulates_one_thread(members[0].guest, members[0].guest.arch)
+        threads = threads if whole and policy.distribution != "interleave" and not alone else 1
     pages = [
         use.size_kib
         for member in members

@@ -359,8 +359,8 @@ def test_hugepages_that_stay(host: HostOf, cells: str, pages: str) -> None:
 
 def test_cores_that_are_plugged_in_part(host: HostOf) -> None:
     """ppc64 plugs whole cores, x86 threads."""
-    text = _with("arch='x86_64'", "arch='ppc64le'").replace("cpuset='0-29'>16", "current='4'>64")
-    text = text.replace(">16777216<", ">67108864<")
+    text = _with("arch='x86_64'", "arch='ppc64le'").replace("machine='q35'", "machine='pseries'")
+    text = text.replace("cpuset='0-29'>16", "current='4'>64").replace(">16777216<", ">67108864<")
     with pytest.raises(VnumaError) as raised:
         _edit(text, host("edited-ppc64-16n"), cells=2)
     assert "vCPUs 0-7 would be one core with threads 8, and only 0-3 of them are online" in str(

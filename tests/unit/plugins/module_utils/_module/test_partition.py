@@ -18,6 +18,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
     HypervisorError,
     PolicyError,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.cpu_drivers import CpuDrivers
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Condition, Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, HugepagePool
@@ -48,6 +49,17 @@ def _xml(name: str, vcpus: int = 16) -> str:
     )
 
 
+class FakeCpuDrivers(CpuDrivers):
+    """Drivers for all architectures but a few."""
+
+    def __init__(self) -> None:
+        self.without: set[str] = set()
+
+    def has(self, arch: str) -> bool:
+        """Whether there is one."""
+        return arch not in self.without
+
+
 @dataclass
 class FakeHypervisor:
     """Guests in memory; what `define` stores may be spoilt on the way."""
@@ -67,6 +79,7 @@ class FakeHypervisor:
     gone: set[str] = field(default_factory=set)
     at_listing: dict[int, Callable[[dict[str, str]], object]] = field(default_factory=dict)
     listed: int = 0
+    cpu_drivers: FakeCpuDrivers = field(default_factory=lambda: FakeCpuDrivers())
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     reads: dict[str, int] = field(default_factory=dict)
 
