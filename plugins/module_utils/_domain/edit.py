@@ -18,7 +18,7 @@ from .._model.domain import ManagedState
 from .._model.layout import Layout
 from .._policy import Policy, policy_to_record
 from .compare import has_rfc_switch
-from .definition import Definition, wanted_of
+from .definition import Definition, secrets, wanted_of
 from .element import CONTAINERS, drop_empty_containers
 from .managed import MANAGED
 from .record import (
@@ -117,6 +117,31 @@ def lost_elements(before: Definition, after: Definition) -> list[str]:
     asked = options_in_use(before.record) | options_in_use(after.record)
     lost = _unmanaged(before.root, asked) - _unmanaged(after.root, asked)
     return sorted({path for path, _name, _value in lost})
+
+
+def changed_elements(before: Definition, after: Definition) -> list[str]:
+    """Return what one definition says and another does not, each with its two values.
+
+    The order of elements is left out, and so are passwords.
+    """
+    hidden = secrets(before.root) | secrets(after.root)
+    first, second = (_unmanaged(one.root, ()) for one in (before, after))
+    came: dict[tuple[str, str], list[str]] = {}
+    for path, name, value in sorted((second - first).elements()):
+        came.setdefault((path, name), []).append(value)
+    found = []
+    for path, name, value in sorted((first - second).elements()):
+        values = came.get((path, name))
+        was, now = (
+            "nothing"
+            if text is None
+            else "********"
+            if any(secret in text for secret in hidden)
+            else f"'{text}'"
+            for text in (value, values.pop(0) if values else None)
+        )
+        found.append(f"{path}{f'@{name}' if name else ''} from {was} to {now}")
+    return found
 
 
 def _write(root: Element, wanted: ManagedState, policy: Policy) -> None:

@@ -23,6 +23,7 @@ from .._model.host import Host, HugepagePool, Node
 from .._model.layout import Ids
 from .connection import PATIENCE_S, Connection, libvirt
 from .cpu_drivers import CpuDrivers
+from .schema import Schema
 from .sysfs import cpu_kinds, isolated_cpus
 
 #: By the numbers of virDomainState, so that they are there without the bindings too.
@@ -70,6 +71,7 @@ class Hypervisor:
 
     Attributes:
         cpu_drivers: of which architectures it starts guests that have a ``<cpu>``.
+        schema: what it holds definitions against.
 
     Args:
         uri: libvirt's connection URI, such as ``qemu:///system``.
@@ -83,6 +85,7 @@ class Hypervisor:
     def __init__(self, uri: str, watch: bool = False, patience_s: float = PATIENCE_S) -> None:
         self._connection = Connection(uri, watch, patience_s)
         self.cpu_drivers = CpuDrivers(self._connection)
+        self.schema = Schema(self._connection, self._define_validated, self.is_local)
         self._capabilities_xml = ""
         # libvirt's own object of each guest, by its UUID.
         self._handles: dict[str, Any] = {}

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from .._domain.definition import Definition, read_definition, secrets
 from .._domain.edit import lost_elements, means_the_same
-from .._errors import ChangedMeanwhileError, HypervisorError, VnumaError
+from .._errors import ChangedMeanwhileError, VnumaError
 from .._hypervisor.hypervisor import Hypervisor
 from .._model.domain import Domain
+from .spoilt import spoilt
 
 
 def replace_definition(
@@ -35,7 +38,8 @@ def replace_definition(
     if hypervisor.persistent_xml(domain) != before.text:
         raise ChangedMeanwhileError
     hidden = secrets(after.root)
-    hypervisor.define(domain.name, after.text, hidden, validate)
+    with hypervisor.schema.explaining(before) if validate else nullcontext():
+        hypervisor.define(domain.name, after.text, hidden, validate)
     try:
         stored = read_definition(hypervisor.persistent_xml(domain))
         lost = lost_elements(before, stored)
@@ -45,8 +49,4 @@ def replace_definition(
     except VnumaError as error:
         error.stored = True
         raise
-    what = f"dropped {lost[0]}" if lost else "stored a layout other than the one it was given"
-    raise HypervisorError(
-        f"libvirt {what}, so the old definition was restored; please report this with the version "
-        "of libvirt."
-    )
+    raise spoilt(before, stored, read_definition(hypervisor.persistent_xml(domain)))

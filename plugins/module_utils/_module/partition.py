@@ -264,6 +264,8 @@ def _look_ahead(
     planned = safeguards.planned.get(domain.uuid)
     if update.redefines and planned and planned != fingerprint(update.before):
         raise ChangedMeanwhileError
+    if update.redefines:
+        hypervisor.schema.check(update.before, after)
     begun = restart_begun(hypervisor, domain, safeguards.state_dir)
     update.restart_required = begun
     if live is None:

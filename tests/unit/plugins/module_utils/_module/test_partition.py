@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
+    Definition,
+    read_definition,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.kept import runs_with
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
     GuestGoneError,
@@ -60,6 +64,21 @@ class FakeCpuDrivers(CpuDrivers):
         return arch not in self.without
 
 
+class FakeSchema:
+    """A schema that takes everything, unless a text is refused."""
+
+    refuses = "\0"
+
+    def check(self, before: Definition, after: Definition) -> None:
+        """Foretell."""
+        if self.refuses in after.text:
+            raise HypervisorError("the schema has no such thing.")
+
+    def explaining(self, before: Definition) -> AbstractContextManager[None]:
+        """Nothing to explain."""
+        return nullcontext()
+
+
 @dataclass
 class FakeHypervisor:
     """Guests in memory; what `define` stores may be spoilt on the way."""
@@ -70,6 +89,7 @@ class FakeHypervisor:
     saved: dict[str, str] = field(default_factory=dict)
     transient: set[str] = field(default_factory=set)
     spoil: Callable[[str], str] = str
+    change: Callable[[str], str] = str
     meanwhile: Callable[[str], str] | None = None
     meanwhile_at: int = 3
     refuse: str = ""
@@ -80,6 +100,7 @@ class FakeHypervisor:
     at_listing: dict[int, Callable[[dict[str, str]], object]] = field(default_factory=dict)
     listed: int = 0
     cpu_drivers: FakeCpuDrivers = field(default_factory=lambda: FakeCpuDrivers())
+    schema: FakeSchema = field(default_factory=lambda: FakeSchema())
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     reads: dict[str, int] = field(default_factory=dict)
 
@@ -136,7 +157,7 @@ class FakeHypervisor:
         self.calls.append(("define", name, validate))
         if (name == self.refuse and validate) or (self.refuse_restore and not validate):
             raise HypervisorError("libvirt could not define it: no.", guest=name)
-        self.persistent[name] = self.spoil(xml) if validate else xml
+        self.persistent[name] = self.change(self.spoil(xml) if validate else xml)
 
     def saved_xml(self, domain: Domain) -> str | None:
         """A managed-save image."""
@@ -280,6 +301,51 @@ def test_what_libvirt_spoils_is_put_back(
     assert fake.persistent["anuma"] == _xml("anuma")
     assert fake.calls == [("define", "anuma", True), ("define", "anuma", False)]
     assert result.updates == []
+
+
+def test_what_libvirt_changes_itself_is_no_restored_definition(
+    fake: FakeHypervisor, call: Call
+) -> None:
+    """Given its own definition back it stores another one, without any layout."""
+    fake.change = lambda xml: xml.replace("type='vnc'", "type='spice'")
+    (said,) = _said(call([{"name": "anuma"}]))
+    assert said == (
+        "guest anuma: libvirt changed devices/graphics@type from 'vnc' to 'spice' when it was "
+        "given its own definition back, which any redefinition does; the guest has no new layout; "
+        "run again."
+    )
+    assert fake.persistent["anuma"] == fake.change(_xml("anuma"))
+    assert call([{"name": "anuma"}]).updates[0].changed
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_what_the_schema_will_refuse(
+    fake: FakeHypervisor, call: Call, tmp_path: Path, write: bool
+) -> None:
+    """Found out before anything is written, and of no concern to the other guests."""
+    fake.schema.refuses = "<name>db<"
+    result = call(write=write)
+    assert _said(result) == ["guest db: the schema has no such thing."]
+    assert [update.domain.name for update in result.updates] == ["anuma"]
+    assert fake.calls == ([("define", "anuma", True)] if write else [])
+    assert fake.persistent["db"] == _xml("db")
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_without_a_cpu_driver(fake: FakeHypervisor, call: Call, write: bool) -> None:
+    """A guest of that architecture gets no cells, and keeps its place on one node."""
+    fake.cpu_drivers.without = {"riscv64"}
+    riscv = "arch='riscv64' machine='virt'"
+    fake.persistent["db"] = _xml("db", 8).replace("arch='x86_64'", riscv)
+    before = fake.persistent["db"]
+    result = call(write=write)
+    assert [update.domain.name for update in result.updates] == ["anuma"]
+    assert "guests of architecture riscv64 cannot have cells on this host" in _said(result)[0]
+    assert fake.persistent["db"] == before
+    alone = call([{"name": "db"}], write=write, nodes="auto")
+    assert alone.updates[0].changed
+    assert "<cpu" not in fake.persistent["db"].partition("<metadata")[0]
+    assert "<vcpupin" in fake.persistent["db"] or not write
 
 
 def test_what_libvirt_rewrites_is_no_loss(fake: FakeHypervisor, call: Call) -> None:
