@@ -43,6 +43,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._module.update import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
+from doors import FakeCpuDrivers, FakeSchema
 
 HOSTS = Path(__file__).resolve().parents[1] / "hosts"
 #: What a call may take, besides what is there once everything has been loaded.
@@ -133,6 +134,7 @@ class FakeHypervisor:
 
     def __init__(self, host: Host, text: str) -> None:
         self._host, self._text = host, text
+        self.cpu_drivers, self.schema = FakeCpuDrivers(), FakeSchema()
 
     def host(self, with_free: bool = False) -> Host:
         """Its topology."""

@@ -13,13 +13,16 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
     Definition,
     read_definition,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
+    DaemonLostError,
+    HypervisorError,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import (
     connection,
     schema,
 )
 
-DENIED, INVALID_SCHEMA, INVALID_NAME = 29, 92, 27
+DENIED, NO_DOMAIN, INVALID_SCHEMA, INVALID_NAME = 29, 42, 92, 27
 SECRET = "s3cr3tvn"
 #: Takes a <domain> with a name, a <good> or both, and a graphics device.
 RNG = """\
@@ -59,6 +62,10 @@ class Daemon:
         self.asked: list[str] = []
         self.stored: list[str] = []
 
+    def getLibVersion(self) -> int:  # noqa: N802 - libvirt's name
+        """It is there."""
+        return 9000000
+
     def define(self, xml: str) -> None:
         """The schema's turn is first, then the name's."""
         self.asked.append(xml)
@@ -75,6 +82,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     bindings = SimpleNamespace(
         libvirtError=LibvirtError,
         VIR_ERR_OPERATION_DENIED=DENIED,
+        VIR_ERR_NO_DOMAIN=NO_DOMAIN,
         VIR_ERR_XML_INVALID_SCHEMA=INVALID_SCHEMA,
     )
     for module in (connection, schema):
@@ -94,7 +102,7 @@ def make(
             path.write_text(copy)
         monkeypatch.setattr(schema, "LOCAL_SCHEMA", path)
         link = connection.Connection.__new__(connection.Connection)
-        link.uri = "qemu:///system"
+        link.uri, link.raw = "qemu:///system", daemon
         return schema.Schema(link, daemon.define, lambda: local)
 
     return of
@@ -176,3 +184,11 @@ def test_explained(make: Callable[..., schema.Schema], before: Definition, sente
     with one.explaining(before):
         pass
     assert len(daemon.asked) == 1
+
+
+def test_a_daemon_that_is_gone_is_not_asked(make: Callable[..., schema.Schema]) -> None:
+    """What came of the define is unknown, and that is what is said."""
+    daemon = Daemon()
+    with pytest.raises(DaemonLostError), make(daemon).explaining(BAD):
+        raise DaemonLostError("gone")
+    assert daemon.asked == []

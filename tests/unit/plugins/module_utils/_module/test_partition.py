@@ -6,23 +6,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
-    Definition,
-    read_definition,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.kept import runs_with
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
     GuestGoneError,
     HypervisorError,
     PolicyError,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.cpu_drivers import CpuDrivers
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Condition, Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, HugepagePool
@@ -39,6 +34,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._module.update import (
     update_to_diff,
     update_to_result,
 )
+from doors import FakeCpuDrivers, FakeSchema
 
 SECRET = "s3cr3tvn"
 
@@ -51,32 +47,6 @@ def _xml(name: str, vcpus: int = 16) -> str:
         "  </features>\n  <devices>\n"
         f"    <graphics type='vnc' passwd='{SECRET}'/>\n  </devices>\n</domain>\n"
     )
-
-
-class FakeCpuDrivers(CpuDrivers):
-    """Drivers for all architectures but a few."""
-
-    def __init__(self) -> None:
-        self.without: set[str] = set()
-
-    def has(self, arch: str) -> bool:
-        """Whether there is one."""
-        return arch not in self.without
-
-
-class FakeSchema:
-    """A schema that takes everything, unless a text is refused."""
-
-    refuses = "\0"
-
-    def check(self, before: Definition, after: Definition) -> None:
-        """Foretell."""
-        if self.refuses in after.text:
-            raise HypervisorError("the schema has no such thing.")
-
-    def explaining(self, before: Definition) -> AbstractContextManager[None]:
-        """Nothing to explain."""
-        return nullcontext()
 
 
 @dataclass
@@ -99,8 +69,8 @@ class FakeHypervisor:
     gone: set[str] = field(default_factory=set)
     at_listing: dict[int, Callable[[dict[str, str]], object]] = field(default_factory=dict)
     listed: int = 0
-    cpu_drivers: FakeCpuDrivers = field(default_factory=lambda: FakeCpuDrivers())
-    schema: FakeSchema = field(default_factory=lambda: FakeSchema())
+    cpu_drivers: FakeCpuDrivers = field(default_factory=FakeCpuDrivers)
+    schema: FakeSchema = field(default_factory=FakeSchema)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     reads: dict[str, int] = field(default_factory=dict)
 
