@@ -13,6 +13,8 @@ options:
   uri:
     description:
       - Connection URI of the libvirt daemon, as C(virsh --connect) takes it.
+      - It is opened as it is given, with the programs and files that it names (C(command=),
+        C(keyfile=)), by the user of the module. Never take it from what a host has answered.
     type: str
     default: qemu:///system
   daemon_timeout:

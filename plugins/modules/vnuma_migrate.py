@@ -142,6 +142,16 @@ options:
         module end, and the guest runs on where it was.
     type: bool
     default: true
+  trust_uris:
+    description:
+      - Take URIs of O(targets) by which libvirt runs programs or reads files that they name, as the
+        user of the module or of the source's daemon. These are the parameters C(command),
+        C(netcat), C(keyfile), C(known_hosts) and C(pkipath), and the transport C(ext).
+      - They are refused otherwise. Set it only where the URIs come from the play, the inventory or
+        C(--extra-vars), and never from what a host has answered.
+    type: bool
+    default: false
+    version_added: 2.0.0
 notes:
   - libvirt's log, C(virsh domjobinfo), and the system log on the source say how far a migration is.
 seealso:
@@ -275,6 +285,7 @@ def main() -> None:
         "tls": {"type": "bool", "default": False},
         "source": {"type": "str", "choices": ["undefine", "keep"], "default": "undefine"},
         "peer_to_peer": {"type": "bool", "default": True},
+        "trust_uris": {"type": "bool", "default": False},
         "state_dir": {"type": "path"},
     }
     run(AnsibleModule(argument_spec=spec, supports_check_mode=True), migrate)

@@ -20,6 +20,7 @@ from .._domain.state import managed_text
 from .._errors import GuestGoneError, HypervisorError, PolicyError, VnumaError
 from .._hypervisor.ends import Source
 from .._hypervisor.migration import Transfer
+from .._hypervisor.uri import refuse_programs
 from .._model.domain import Domain
 from .._model.layout import layout_to_result
 from .common import errors_to_result, patience_s, warn_once
@@ -270,6 +271,8 @@ def migrate(module: AnsibleModule) -> dict[str, Any]:
         stack.callback(source.close)
         destinations = []
         for given in module.params["targets"]:
+            if not module.params["trust_uris"]:
+                refuse_programs(given["uri"], str(given.get("name") or given["uri"]))
             destination = destination_from(given)
             stack.callback(destination.hypervisor.close)
             if destination.hypervisor.host_uuid() == source.host_uuid():
