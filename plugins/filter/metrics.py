@@ -77,7 +77,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.metrics import render_metrics
-from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.read import read_host
+from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.read import read_or_say
 
 
 def metrics(host: Any, time: Any = None, previous: str = "") -> str:
@@ -100,7 +100,7 @@ def metrics(host: Any, time: Any = None, previous: str = "") -> str:
             f"metrics: time must be a number of seconds since 1970, not {time!r}."
         ) from None
     try:
-        return render_metrics(read_host("", host), seconds, str(previous))
+        return render_metrics(read_or_say("", host), seconds, str(previous))
     except VnumaError as error:
         # Ansible prints the cause of an error after its message, and here they are the same.
         raise AnsibleFilterError(f"metrics: {error}") from None

@@ -119,10 +119,12 @@ def _with_facts(hosts: Any) -> Any:
                     "Python that runs Ansible ('pip install lxml', or the package python3-lxml)."
                 )
             try:
-                host = parse_capabilities(entry["host"])
+                facts = host_to_facts(parse_capabilities(entry["host"]))
             except VnumaError as error:
-                raise HostError(f"host {name}: {error.message}") from None
-            found[name] = {**entry, "host": host_to_facts(host)}
+                # It hides no other host.
+                found[name] = {"error": f"host {name}: {error}"}
+            else:
+                found[name] = {**entry, "host": facts}
     return found
 
 

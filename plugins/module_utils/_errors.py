@@ -8,6 +8,20 @@ the remedy. Whoever raises may not know the guest's name; `for_guest` adds it on
 
 from __future__ import annotations
 
+import re
+
+#: Controls of terminals and lines (C0 and C1), separators of lines, marks that turn the direction of
+#: writing, and halves of characters. XML has all but some of the first.
+_CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """Return a text for sentences and pages: with blanks for what would steer a terminal."""
+    return str(text) if text.isprintable() else _CONTROLS.sub(" ", text)
+
+
 #: Longest word of a sentence: who is given a million digits as a number need not see them all.
 _LONGEST_WORD = 500
 
@@ -28,12 +42,12 @@ class VnumaError(Exception):
     def __init__(self, message: str, guest: str | None = None) -> None:
         super().__init__(message)
         # Values are quoted as they were given, and may have line breaks.
-        self.message = " ".join(map(_shortened, message.split()))
+        self.message = " ".join(map(_shortened, printable(message).split()))
         self.guest = guest
 
     def __str__(self) -> str:
         """Return the sentence, led by the guest's name where it is known."""
-        return self.message if self.guest is None else f"guest {self.guest}: {self.message}"
+        return self.message if self.guest is None else f"guest {printable(self.guest)}: {self.message}"
 
     def for_guest(self, guest: str) -> VnumaError:
         """Return self, now known to be about *guest* unless it already named one."""

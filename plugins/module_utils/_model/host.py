@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -22,6 +22,11 @@ from .._errors import HostError, VnumaError
 DEFAULT_HUGEPAGE_KIB = {"ppc64": 16384, "ppc64le": 16384, "s390x": 1024}
 FALLBACK_HUGEPAGE_KIB = 2048
 BASE_PAGE_KIB = 4
+#: Most nodes that facts may have: a guest has no more cells (MAX_NODES of QEMU,
+#: include/sysemu/numa.h), and the time of planning grows with their pairs.
+MAX_NODES = 128
+#: Most page sizes of a node; POWER10 has five.
+_MAX_POOLS = 16
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,11 @@ def host_from_facts(facts: object) -> Host:
         raise HostError(
             f"host.nodes must be a list as vnuma_facts returns it, not {_shown(raw_nodes)}."
         )
+    if len(raw_nodes) > MAX_NODES:
+        raise HostError(
+            f"host.nodes lists {len(raw_nodes)} nodes, and {MAX_NODES} is the most that guests can "
+            "have; gather the facts again."
+        )
     nodes = sorted((_node_from_facts(raw) for raw in raw_nodes), key=lambda node: node.id)
     arch = str(facts.get("arch") or "")
     isolated = facts.get("isolated_cpus")
@@ -258,15 +268,17 @@ def _node_from_facts(raw: object) -> Node:
     node_id = _id(raw["id"], "host.nodes[].id")
     where = f"host node {node_id}"
     cpus = _cpus(raw.get("cpus"), f"{where}: cpus")
-    cores = [_cpus(core, f"{where}: cores") for core in _list(raw.get("cores"), f"{where}: cores")]
-    stray = sorted({cpu for core in cores for cpu in core}.difference(cpus))
-    if stray:
-        raise HostError(
-            f"{where}: cores name pCPU {format_cpuset(stray)}, which is not in cpus "
-            f"'{format_cpuset(cpus)}'; gather the facts again."
-        )
+    cores = []
     seen: set[int] = set()
-    for core in cores:
+    online = set(cpus)
+    for one in _list(raw.get("cores"), f"{where}: cores"):
+        core = _cpus(one, f"{where}: cores")
+        stray = sorted(set(core).difference(online))
+        if stray:
+            raise HostError(
+                f"{where}: cores name pCPU {format_cpuset(stray)}, which is not in cpus "
+                f"'{format_cpuset(cpus)}'; gather the facts again."
+            )
         if seen.intersection(core):
             # Two guests that were each given a core of their own would share it.
             raise HostError(
@@ -274,12 +286,19 @@ def _node_from_facts(raw: object) -> Node:
                 "and a pCPU belongs to one core; gather the facts again."
             )
         seen.update(core)
+        cores.append(core)
     alone = ((cpu,) for cpu in cpus if cpu not in seen)
     domains = _cache_domains(raw.get("cache_domains"), cpus, where)
     distances = _given(raw, "distances", {})
     if not isinstance(distances, Mapping):
         raise HostError(
             f"{where}: distances must be a dictionary by node id, not {_shown(distances)}."
+        )
+    pools = _list(raw.get("hugepages"), f"{where}: hugepages")
+    if len(distances) > MAX_NODES or len(pools) > _MAX_POOLS:
+        raise HostError(
+            f"{where}: {len(distances)} distances and {len(pools)} sizes of hugepages are more than "
+            f"{MAX_NODES} and {_MAX_POOLS}; gather the facts again."
         )
     free_kib = raw.get("free_kib")
     return Node(
@@ -289,7 +308,7 @@ def _node_from_facts(raw: object) -> Node:
         free_kib=None if free_kib is None else _integer(free_kib, f"{where}: free_kib"),
         hugepages=tuple(
             sorted(
-                (_pool(pool, where) for pool in _list(raw.get("hugepages"), f"{where}: hugepages")),
+                (_pool(pool, where) for pool in pools),
                 key=lambda pool: pool.size_kib,
             )
         ),
@@ -313,16 +332,18 @@ def _node_from_facts(raw: object) -> Node:
 
 def _cache_domains(raw: object, cpus: tuple[int, ...], where: str) -> tuple[tuple[int, ...], ...]:
     """Read the cache domains of a node, which share no pCPU."""
-    found = [
-        _cpus(domain, f"{where}: cache_domains") for domain in _list(raw, f"{where}: cache_domains")
-    ]
-    listed = [cpu for domain in found for cpu in domain]
-    wrong = sorted({cpu for cpu in listed if cpu not in cpus or listed.count(cpu) > 1})
-    if wrong:
-        raise HostError(
-            f"{where}: cache_domains name pCPU {format_cpuset(wrong)} twice, or it is not in cpus "
-            f"'{format_cpuset(cpus)}'; gather the facts again."
-        )
+    found = []
+    left = set(cpus)
+    for one in _list(raw, f"{where}: cache_domains"):
+        domain = _cpus(one, f"{where}: cache_domains")
+        wrong = sorted(set(domain).difference(left))
+        if wrong:
+            raise HostError(
+                f"{where}: cache_domains name pCPU {format_cpuset(wrong)} twice, or it is not in "
+                f"cpus '{format_cpuset(cpus)}'; gather the facts again."
+            )
+        left.difference_update(domain)
+        found.append(domain)
     return tuple(sorted(filter(None, found)))
 
 
@@ -356,7 +377,7 @@ def _given(raw: Mapping[str, object], key: str, default: object) -> object:
     return default if value is None else value
 
 
-def _list(value: object, where: str) -> Iterable[object]:
+def _list(value: object, where: str) -> Sequence[object]:
     if value is None:
         return ()
     if isinstance(value, (list, tuple)):

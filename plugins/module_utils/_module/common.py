@@ -20,7 +20,7 @@ from ansible.module_utils.common.respawn import (
 )
 
 from .._domain.xml import LXML_IMPORT_ERROR
-from .._errors import PolicyError, VnumaError
+from .._errors import PolicyError, VnumaError, printable
 from .._hypervisor.connection import LIBVIRT_IMPORT_ERROR
 
 #: The distribution's interpreters: its libvirt bindings are installed for these only.
@@ -105,11 +105,11 @@ def warn_once(
 ) -> None:
     """Show each warning once, led by the guests it is about; a fleet shares most of them."""
     for sentence in general:
-        module.warn(sentence)
+        module.warn(printable(sentence))
     guests: dict[str, list[str]] = {}
     for name, sentences in by_guest:
         for sentence in sentences:
             guests.setdefault(sentence, []).append(name)
     for sentence, names in guests.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        module.warn(f"guest {', '.join(names[:3])}{more}: {sentence}")
+        module.warn(printable(f"guest {', '.join(names[:3])}{more}: {sentence}"))

@@ -7,11 +7,12 @@ The same input gives the same bytes, and nothing is asked of anyone: no file, no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cpuset
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -38,6 +39,15 @@ _OPEN_HOSTS, _OPEN_FINDINGS = 2, 50
 _LEGEND_WIDTH, _LEGEND_LINE, _LEGEND_CHARACTERS = 200, 20, 28
 
 
+@dataclass(frozen=True)
+class _Section:
+    """The part of a host, and its row in the table of the fleet."""
+
+    host: HostView
+    row: Row
+    text: Markup
+
+
 def render_page(hosts: list[HostView], title: str, gathered: str) -> str:
     """Return the page.
 
@@ -47,9 +57,15 @@ def render_page(hosts: list[HostView], title: str, gathered: str) -> str:
         gathered: when the input was gathered, in words; '' to say nothing of it.
     """
     environment = _environment()
-    rows = [row_of(number, host) for number, host in enumerate(hosts)]
-    fleet = [*rows, sum_of(rows)] if len(rows) > 1 else rows
     planned = any(host.changes for host in hosts)
+    is_open = len(hosts) <= _OPEN_HOSTS
+    drawn = [
+        _section_or_error(environment, number, host, is_open, planned)
+        for number, host in enumerate(hosts)
+    ]
+    hosts = [one.host for one in drawn]
+    rows = [one.row for one in drawn]
+    fleet = [*rows, sum_of(rows)] if len(rows) > 1 else rows
     found = findings(hosts)
     counts = [(kind, sum(one.kind == kind for one in found)) for kind in KINDS]
     page: str = environment.get_template("page.html.j2").render(
@@ -63,7 +79,7 @@ def render_page(hosts: list[HostView], title: str, gathered: str) -> str:
         kinds=[(kind, count) for kind, count in counts if count],
         open_findings=_OPEN_FINDINGS,
         fleet=fleet,
-        sections=_sections(environment, hosts, rows, planned),
+        sections=(one.text for one in drawn),
     )
     return page
 
@@ -115,30 +131,43 @@ def _style(*names: str) -> Markup:
     )
 
 
-def _sections(
-    environment: Environment, hosts: Sequence[HostView], rows: Sequence[Row], planned: bool
-) -> Iterator[Markup]:
-    """Yield the part of each host; one at a time, so that a fleet is not in memory twice."""
-    template = environment.get_template("host.html.j2")
-    for host, row in zip(hosts, rows):
-        nodes = [node_row(node, host) for node in host.host.nodes]
-        guests = [guest_part(guest, host) for guest in host.guests]
-        yield Markup(  # noqa: S704 - the template has escaped it
-            template.render(
-                host=host,
-                number=row.number,
-                row=row,
-                open=len(hosts) <= _OPEN_HOSTS,
-                planned=planned,
-                isolated=format_cpuset(host.isolated),
-                grid=draw_grid(host),
-                topologies=list(topologies(host)),
-                nodes=nodes,
-                plans_ledger=any(
-                    node.planned is not None and node.planned != node.account for node in nodes
-                ),
-                distances=distances(host.host.nodes),
-                guests=guests,
-                memory=[row for guest in host.guests for row in memory_rows(guest, host)],
-            )
+def _section_or_error(
+    environment: Environment, number: int, host: HostView, is_open: bool, planned: bool
+) -> _Section:
+    """Draw a host; what cannot be drawn of it is its error, and hides no other."""
+    try:
+        findings([host])
+        return _section(environment, number, host, is_open, planned)
+    except (VnumaError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        msg = (
+            f"what it answered was read and cannot be drawn ({type(error).__name__}: {error}); "
+            "report this as a fault of the collection."
         )
+        host = HostView(name=host.name, errors=(*host.errors, ("", msg)))
+        return _section(environment, number, host, is_open, planned)
+
+
+def _section(
+    environment: Environment, number: int, host: HostView, is_open: bool, planned: bool
+) -> _Section:
+    row = row_of(number, host)
+    nodes = [node_row(node, host) for node in host.host.nodes]
+    text = environment.get_template("host.html.j2").render(
+        host=host,
+        number=number,
+        row=row,
+        open=is_open,
+        planned=planned,
+        isolated=format_cpuset(host.isolated),
+        grid=draw_grid(host),
+        topologies=list(topologies(host)),
+        nodes=nodes,
+        plans_ledger=any(
+            node.planned is not None and node.planned != node.account for node in nodes
+        ),
+        distances=distances(host.host.nodes),
+        guests=[guest_part(guest, host) for guest in host.guests],
+        memory=[row for guest in host.guests for row in memory_rows(guest, host)],
+    )
+    # The template has escaped it.
+    return _Section(host, row, Markup(text))  # noqa: S704

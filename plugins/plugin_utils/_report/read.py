@@ -16,8 +16,13 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
     HostError,
     VnumaError,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, host_from_facts
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import (
+    MAX_NODES,
+    Host,
+    host_from_facts,
+)
 
+from .bounds import plain
 from .view import (
     Account,
     CellView,
@@ -31,6 +36,10 @@ from .view import (
 
 #: Most vCPUs of a definition (countCPU, src/conf/schemas/domaincommon.rng in libvirt).
 _MOST_VCPUS = 65535
+#: What is taken of a host's entry.
+_KEYS = ("host", "info", "plan", "error")
+#: So many guests of a host are drawn.
+_MAX_GUESTS = 10_000
 
 
 def read_fleet(raw: object) -> list[HostView]:
@@ -40,11 +49,28 @@ def read_fleet(raw: object) -> list[HostView]:
         raw: by host name, dictionaries with ``host``, ``info``, ``plan`` and ``error``.
 
     Raises:
-        VnumaError: when it is not that shape; the sentence names the host and the key.
+        VnumaError: when it is no such dictionary. What is wrong with a host's own answers is an
+            error of that host, and hides no other.
     """
     if not isinstance(raw, Mapping):
         raise HostError(f"report takes a dictionary of hosts by name, not {type(raw).__name__}.")
-    return [read_host(str(name), raw[name]) for name in sorted(raw, key=str)]
+    return [read_or_say(str(name), raw[name]) for name in sorted(raw, key=str)]
+
+
+def read_or_say(name: str, raw: object) -> HostView:
+    """Read one host; what cannot be read is its error, and all that is known of it.
+
+    Raises:
+        VnumaError: when it is not a dictionary of what modules returned, whatever that is.
+    """
+    where = _where(name)
+    entry = _mapping(raw, where, "its entry")
+    for key in ("info", "plan"):
+        _mapping(entry.get(key) or {}, where, key)
+    try:
+        return read_host(name, entry)
+    except VnumaError as error:
+        return HostView(name=_shown(name), errors=(("", error.message),))
 
 
 def read_host(name: str, raw: object) -> HostView:
@@ -53,8 +79,9 @@ def read_host(name: str, raw: object) -> HostView:
     Raises:
         VnumaError: when it is not the shape that the modules return.
     """
-    where = f"host {name}" if name else "the host"
-    entry = _mapping(raw, where, "its entry")
+    where = _where(name)
+    given = _mapping(raw, where, "its entry")
+    entry = plain({key: given[key] for key in _KEYS if key in given}, where)
     facts = entry.get("host")
     info = _mapping(entry.get("info") or {}, where, "info")
     plan = _mapping(entry.get("plan") or {}, where, "plan")
@@ -67,7 +94,7 @@ def read_host(name: str, raw: object) -> HostView:
     rebalance = info.get("rebalance") or {}
     try:
         return HostView(
-            name=name,
+            name=_shown(name),
             host=host,
             guests=_guests(info.get("guests") or (), plan.get("guests") or ()),
             accounts=_accounts(ledger or ({} if info else planned)),
@@ -86,6 +113,14 @@ def read_host(name: str, raw: object) -> HostView:
             f"{where}: info and plan must be what vnuma_info and vnuma_partition returned "
             f"({type(error).__name__}: {error}); register their results and pass them as they are."
         ) from None
+
+
+def _where(name: str) -> str:
+    return f"host {_shown(name)}" if name else "the host"
+
+
+def _shown(name: str) -> str:
+    return str(plain(name, "the host"))
 
 
 def _mapping(raw: object, where: str, what: str) -> Mapping[str, Any]:
@@ -115,8 +150,8 @@ def _errors(*sources: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 def _guests(
     reported: Sequence[Mapping[str, Any]], planned: Sequence[Mapping[str, Any]]
 ) -> tuple[GuestView, ...]:
-    plans = {str(one["name"]): one for one in planned}
-    known = {str(one["name"]): one for one in reported}
+    plans = {str(one["name"]): one for one in _few(planned, _MAX_GUESTS, "guests")}
+    known = {str(one["name"]): one for one in _few(reported, _MAX_GUESTS, "guests")}
     names = sorted({*plans, *known})
     return tuple(
         _guest(f"g{number}", name, known.get(name), plans.get(name))
@@ -173,7 +208,7 @@ def _layout(raw: Mapping[str, Any]) -> LayoutView:
     iothreads = raw.get("iothread_pins") or {}
     nodeset = _set(raw.get("nodeset") or "")
     topology = raw.get("topology")
-    cells = [_cell(one, pins) for one in raw["cells"]]
+    cells = [_cell(one, pins) for one in _few(raw["cells"], MAX_NODES, "cells")]
     vcpus, memory_kib = _number(raw.get("vcpus")), _number(raw.get("memory_kib"))
     if not cells:
         count = vcpus or len(pins) or _product(topology)
@@ -238,6 +273,13 @@ def _share(value: object) -> float:
     if not 0 <= share <= 1:
         raise ValueError(f"local_share {value}")
     return share
+
+
+def _few(items: Sequence[Any], most: int, what: str) -> Sequence[Any]:
+    """Return what is few enough to be drawn."""
+    if len(items) > most:
+        raise ValueError(f"{len(items)} {what}")
+    return items
 
 
 def _number(value: object) -> int | None:

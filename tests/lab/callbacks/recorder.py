@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -33,4 +34,4 @@ class CallbackModule(CallbackBase):
             if hasattr(one, "result") and hasattr(one, "task_fields"):
                 with open(os.environ["RECORDER_FILE"], "a") as file:
                     line = (one.host.name, one.task_name, one.result, one.task_fields)
-                    print(repr(line), file=file)
+                    print(json.dumps(line, default=repr), file=file)

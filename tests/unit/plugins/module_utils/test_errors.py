@@ -46,3 +46,12 @@ def test_no_longer_than_can_be_read() -> None:
     assert said.startswith("cells must be an integer, not '9999")
     assert said.endswith("9...'; change cells.")
     assert len(said) < 600
+
+
+def test_no_control_characters() -> None:
+    """A guest's name and libvirt's words steer no terminal, and no line of a log is of theirs."""
+    controls = "".join(map(chr, (*range(32), *range(127, 160), 0x2028, 0x202E, 0x2066, 0xD800)))
+    said = str(PolicyError(f"a{controls}b.", f"x{controls}y"))
+    assert set(said).isdisjoint(controls.replace(" ", ""))
+    assert said.replace(" ", "") == "guestxy:ab."
+    assert str(PolicyError("naïve – 名.", "gäst 日本")) == "guest gäst 日本: naïve – 名."

@@ -15,6 +15,7 @@ import reading
 import reports
 from ansible.errors import AnsibleFilterError
 from ansible_collections.kvm.vnuma.plugins.filter import report as report_module
+from ansible_collections.kvm.vnuma.plugins.filter.metrics import metrics
 from ansible_collections.kvm.vnuma.plugins.filter.report import report
 from ansible_collections.kvm.vnuma.plugins.plugin_utils._report import page as page_module
 from reading import text
@@ -294,21 +295,6 @@ def test_every_host_can_be_drawn(name: str) -> None:
             {"a": {"info": "x"}},
             "host a: info must be a dictionary as the modules return it, not str.",
         ),
-        (
-            {"a": {"host": {"nodes": 5}}},
-            "host a: host.nodes must be a list as vnuma_facts returns it, not 5.",
-        ),
-        (
-            {"a": {"info": {"guests": [{"name": "x", "persistent": {"cells": [{}]}}]}}},
-            "host a: info and plan must be what vnuma_info and vnuma_partition returned "
-            "(KeyError: 'vcpus'); register their results and pass them as they are.",
-        ),
-        (
-            {"a": {"info": {"ledger": {"nodes": [5]}}}},
-            "host a: info and plan must be what vnuma_info and vnuma_partition returned "
-            "(TypeError: 'int' object is not subscriptable); register their results and pass them "
-            "as they are.",
-        ),
     ],
 )
 def test_one_sentence_for_bad_input(hosts: Any, sentence: str | None) -> None:
@@ -319,6 +305,36 @@ def test_one_sentence_for_bad_input(hosts: Any, sentence: str | None) -> None:
     with pytest.raises(AnsibleFilterError) as raised:
         report(hosts)
     assert str(raised.value) == f"report: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        (
+            {"host": {"nodes": 5}},
+            "host a: host.nodes must be a list as vnuma_facts returns it, not 5.",
+        ),
+        (
+            {"info": {"guests": [{"name": "x", "persistent": {"cells": [{}]}}]}},
+            "host a: info and plan must be what vnuma_info and vnuma_partition returned "
+            "(KeyError: 'vcpus'); register their results and pass them as they are.",
+        ),
+        (
+            {"info": {"ledger": {"nodes": [5]}}},
+            "host a: info and plan must be what vnuma_info and vnuma_partition returned "
+            "(TypeError: 'int' object is not subscriptable); register their results and pass them "
+            "as they are.",
+        ),
+    ],
+)
+def test_one_sentence_for_bad_answers(entry: Any, sentence: str) -> None:
+    """An answer that cannot be read is an error of its host, and hides no other."""
+    page = report({"a": entry, "b": reports.odd_host()})
+    assert ["error", "a", "", sentence] in _attention(page)
+    there = {host.name: host for host in reading.read(page).hosts()}
+    assert there["a"].guests() == {}
+    assert len(there["b"].guests()) == len(reports.ODD_NAMES)
+    assert "vnuma_errors 1" in metrics(entry)
 
 
 def _luminance(colour: str) -> float:
