@@ -49,6 +49,10 @@ test-boots: bootstrap ## Boot 400 test guests, two at a time, and fail where one
 check: bootstrap ## Lint, types and unit tests (under two minutes)
 	@$(RUN) check
 
+.PHONY: fuzz
+fuzz: bootstrap ## Give the filters 10,000 definitions that no one would write (FUZZ="--seed N --count N")
+	@PYTHONPATH=build/installed "$$($(RUN) --install)/bin/python" tests/lab/fuzz.py $(FUZZ)
+
 .PHONY: bench
 bench: ## Measure against loops and the floor, all or PARTS="plan ..."; results in build/bench.md
 	@tests/tools/bootstrap.sh virtinst

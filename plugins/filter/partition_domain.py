@@ -47,6 +47,8 @@ EXAMPLES = r"""
   ansible.builtin.set_fact:
     definition: "{{ lookup('ansible.builtin.template', 'anuma.xml.j2')
       | kvm.vnuma.partition_domain(ansible_facts.vnuma_host, nodes='0-1') }}"
+  # The definition has its passwords.
+  no_log: true
 """
 
 RETURN = r"""

@@ -61,6 +61,8 @@ EXAMPLES = r"""
     plan: "{{ query('ansible.builtin.file',
       *query('ansible.builtin.fileglob', playbook_dir ~ '/guests/*.xml'))
       | kvm.vnuma.plan_host(ansible_facts.vnuma_host, nodes='auto') }}"
+  # The definitions have their passwords.
+  no_log: true
 """
 
 RETURN = r"""

@@ -31,7 +31,7 @@ LOGS = trees.BUILD / "logs"
 #: What may depend on the version of Ansible; the rest depends on libvirt, and runs once.
 LATEST = tuple(
     f"tests/integration/test_{name}.py"
-    for name in ("partition", "facts_and_filter", "bad_input", "role")
+    for name in ("partition", "facts_and_filter", "bad_input", "role", "trust")
 )
 #: The same of the unit tests: the planner and the texts it works on know no Ansible.
 UNIT_LATEST = (

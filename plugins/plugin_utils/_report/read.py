@@ -278,7 +278,7 @@ def _share(value: object) -> float:
 def _few(items: Sequence[Any], most: int, what: str) -> Sequence[Any]:
     """Return what is few enough to be drawn."""
     if len(items) > most:
-        raise ValueError(f"{len(items)} {what}")
+        raise ValueError(f"{what}: {len(items)}")
     return items
 
 

@@ -116,8 +116,8 @@ def test_every_entry_point_takes_the_same(entry: str) -> None:
 def test_what_is_redefined_is_what_was_planned() -> None:
     """The same options with the same values; the plan's fingerprints come on top."""
     *_gather, plan = _read("tasks/plan.yml")
-    (redefine,) = _read("tasks/redefine.yml")
     module = "kvm.vnuma.vnuma_partition"
+    (redefine,) = (task for task in _read("tasks/redefine.yml") if module in task)
     assert set(redefine[module]) - set(plan[module]) == {"planned", "planned_ledger"}
     del redefine[module]["planned"], redefine[module]["planned_ledger"]
     assert redefine[module] == plan[module]
