@@ -79,7 +79,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.capabilities imp
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import LXML_IMPORT_ERROR
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
-    HostError,
     VnumaError,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_to_facts

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 
-#: Controls of terminals and lines (C0 and C1), separators of lines, marks that turn the direction of
-#: writing, and halves of characters. XML has all but some of the first.
+#: Controls of terminals and lines (C0 and C1), separators of lines, marks that turn the direction
+#: of writing, and halves of characters. XML takes nearly all of them.
 _CONTROLS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -47,7 +47,9 @@ class VnumaError(Exception):
 
     def __str__(self) -> str:
         """Return the sentence, led by the guest's name where it is known."""
-        return self.message if self.guest is None else f"guest {printable(self.guest)}: {self.message}"
+        return (
+            self.message if self.guest is None else f"guest {printable(self.guest)}: {self.message}"
+        )
 
     def for_guest(self, guest: str) -> VnumaError:
         """Return self, now known to be about *guest* unless it already named one."""

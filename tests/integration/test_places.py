@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import commands
@@ -47,11 +47,15 @@ class Place:
 
 
 @pytest.fixture
-def place(lab: Callable[..., Libvirt], ansible: None, tmp_path: Path) -> Iterator[Place]:
+def place(lab: Callable[..., Libvirt], ansible: None, tmp_path: Path) -> Place:
     """A host without guests."""
     libvirt = lab("asym-3n")
     libvirt.clear()
-    yield Place(Hosts({"kvm1": libvirt}, tmp_path))
+    return Place(Hosts({"kvm1": libvirt}, tmp_path))
+
+
+def _names(folder: Path) -> list[str]:
+    return [one.name for one in folder.iterdir()]
 
 
 def _link(path: Path, target: Path) -> None:
@@ -97,7 +101,7 @@ def test_page_where_another_user_was_first(place: Place, trick: Callable[..., No
         play.output.split()
     )
     assert os.lstat(path) == before
-    assert os.listdir(place.open) == ["report.html"]
+    assert _names(place.open) == ["report.html"]
     assert not (place.hosts.folder / "made").exists()
 
 
@@ -144,7 +148,7 @@ def test_metrics_where_another_user_was_first(
     )
     assert "untouched" not in play.output
     assert os.lstat(path) == before
-    assert os.listdir(place.open) == [path.name]
+    assert _names(place.open) == [path.name]
     assert not (place.hosts.folder / "made").exists()
 
 
@@ -159,7 +163,7 @@ def test_metrics_in_the_folder_of_another_user(place: Place) -> None:
         assert "vnuma_errors 0\n" in path.read_text()
         assert path.stat().st_mode & 0o7777 == 0o644
         assert path.stat().st_uid == 0
-        assert os.listdir(place.open) == [path.name]
+        assert _names(place.open) == [path.name]
 
 
 @pytest.mark.parametrize("trick", TRICKS)
@@ -185,7 +189,10 @@ def test_metrics_where_another_user_is_faster(
         _folder: f"rm -f {name}; mkdir {name}",
     }[trick]
     which = "if=" if at == "read" else "of="
-    command.write_text(f'#!/bin/sh\ncase "$1" in {which}*) touch {programs}/was; {target};; esac\nexec /usr/bin/dd "$@"\n')
+    command.write_text(
+        f'#!/bin/sh\ncase "$1" in {which}*) touch {programs}/was; {target};; esac\n'
+        'exec /usr/bin/dd "$@"\n'
+    )
     command.chmod(0o755)
     path.write_text("")
     before = set(place.hosts.folder.iterdir())

@@ -25,7 +25,7 @@ from roads import firmware_guest
 from test_role import Hosts, Play
 
 SECRET = "only-the-inventory-knows-this"
-BOOKS = {
+BOOKS: dict[str, dict[str, Any]] = {
     "converge": {"vnuma_hosts": "kvm1,kvm2"},
     "revert": {"vnuma_hosts": "kvm1,kvm2"},
     "report": {"vnuma_hosts": "kvm1,kvm2"},
@@ -189,16 +189,13 @@ def _steering(liars: Liar) -> dict[str, Any]:
 def _everything(liars: Liar) -> dict[str, Any]:
     """Return facts of every variable's name: of the role's with sound values, but for those."""
     defaults = yaml.safe_load((PROJECT / "roles/vnuma/defaults/main.yml").read_text())
-    own = {
-        name: "sound"
-        for name in (
-            *("vnuma_plan", "vnuma_redefined", "vnuma_restarted", "vnuma_topology", "vnuma_seen"),
-            *("vnuma_steering", "vnuma_steered", "vnuma_steered_by", "vnuma_asked_hosts"),
-            *("vnuma_asked_host", "vnuma_page", "vnuma_page_there", "vnuma_metrics_before"),
-            *("vnuma_migrate_names", "vnuma_migrate_targets", "vnuma_migrate_index"),
-        )
-    }
-    return {**defaults, **own, **_steering(liars)}
+    own = (
+        *("vnuma_plan", "vnuma_redefined", "vnuma_restarted", "vnuma_topology", "vnuma_seen"),
+        *("vnuma_steering", "vnuma_steered", "vnuma_steered_by", "vnuma_asked_hosts"),
+        *("vnuma_asked_host", "vnuma_page", "vnuma_page_there", "vnuma_metrics_before"),
+        *("vnuma_migrate_names", "vnuma_migrate_targets", "vnuma_migrate_index"),
+    )
+    return {**defaults, **dict.fromkeys(own, "sound"), **_steering(liars)}
 
 
 @pytest.mark.parametrize("flags", [(), ("--check", "--diff")], ids=["real", "check"])

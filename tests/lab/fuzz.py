@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Definitions that no one would write, for the filters: a sentence or an answer, soon and in little.
+"""Definitions that no one would write, for the filters: a sentence or an answer, and soon.
 
     python tests/lab/fuzz.py [--count 10000] [--seed N] [--from NUMBER]
 
@@ -21,7 +21,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +61,64 @@ WORDS = (
     *("topology", "numa", "cell", "distances", "sibling", "hugepages", "page", "memoryBacking"),
     *("maxMemory", "currentMemory", "target", "node", "size", "os", "type", "devices", "address"),
     *("id", "cpus", "cpuset", "nodeset", "mode", "unit", "value", "placement", "current", "slots"),
-    *("sockets", "dies", "clusters", "cores", "threads", "cellid", "iothread", "scheduler", "model"),
+    *(
+        "sockets",
+        "dies",
+        "clusters",
+        "cores",
+        "threads",
+        "cellid",
+        "iothread",
+        "scheduler",
+        "model",
+    ),
 )
 _VALUES = (
     *("", " ", "0", "1", "-1", "+1", " 7 ", "1_0", "٣", "0x10", "1.5", "1e9", "nan", "8", "64"),
     *("16383", "16384", "65535", "2147483648", "4294967296", "9223372036854775807"),
     *("9223372036854775808", "18446744073709551615", "18446744073709551616", "9" * 5000),
-    *("0-16383", "0-4294967295", "^0", "0-3,^2", "3-0", "0,,1", ",".join(map(str, range(0, 999, 2)))),
-    *("strict", "preferred", "auto", "static", "kvm", "KiB", "TiB", "EB", "no such", "yes", "x" * 9999),
-    *("naïve", "\u202e\u2066", "\x85\x9b", "{{ 7 * 7 }}", "../../x", "&<>\"'", "𝕏"),
+    *(
+        "0-16383",
+        "0-4294967295",
+        "^0",
+        "0-3,^2",
+        "3-0",
+        "0,,1",
+        ",".join(map(str, range(0, 999, 2))),
+    ),
+    *(
+        "strict",
+        "preferred",
+        "auto",
+        "static",
+        "kvm",
+        "KiB",
+        "TiB",
+        "EB",
+        "no such",
+        "yes",
+        "x" * 9999,
+    ),
+    *("naïve", "\u202e\u2066", "\x85\x9b", "{{ 7 * 7 }}", "../../x", "&<>\"'", "\U0001d54f"),
 )
 _BYTES = (
     *(b"<", b">", b"&", b"'", b"]]>", b"<!--", b"<![CDATA[", b"<?x ?>", b"<?xml version='1.0'?>"),
-    *(b"<!DOCTYPE domain [<!ENTITY a 'aaaa'>]>", b"&a;", b"&#0;", b"&#x10ffff;", b"&#155;", b"\x00"),
-    *(b"\xef\xbb\xbf", b"\xff\xfe", b"\xc3", b"\xed\xa0\x80", b" xmlns='urn:x'", b" xmlns:q='urn:q'"),
+    *(
+        b"<!DOCTYPE domain [<!ENTITY a 'aaaa'>]>",
+        b"&a;",
+        b"&#0;",
+        b"&#x10ffff;",
+        b"&#155;",
+        b"\x00",
+    ),
+    *(
+        b"\xef\xbb\xbf",
+        b"\xff\xfe",
+        b"\xc3",
+        b"\xed\xa0\x80",
+        b" xmlns='urn:x'",
+        b" xmlns:q='urn:q'",
+    ),
     *(b"<vcpu>4</vcpu>", b"<cell/>", b"</domain>", b"<domain>"),
 )
 
@@ -102,7 +146,7 @@ def _seeds() -> tuple[str, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _facts(name: str) -> dict[str, Any]:
     text = (PROJECT / f"tests/hosts/{name}.xml").read_text(encoding="utf-8")
     return host_to_facts(parse_capabilities(text))
@@ -132,8 +176,10 @@ class _Mutation:
         root = etree.fromstring(seed)
         for _number in range(self.chance.choice((0, 1, 1, 2, 3, 8))):
             self.chance.choice(
-                (self._remove, self._repeat, self._set, self._set, self._write, self._write)
-                + (self._rename, self._move, self._add, self._copy)
+                (
+                    *(self._remove, self._repeat, self._set, self._set, self._write, self._write),
+                    *(self._rename, self._move, self._add, self._copy),
+                )
             )(root)
         data: bytes = etree.tostring(root)
         if self.chance.random() < 0.33:
@@ -225,7 +271,7 @@ class _Mutation:
 
 def case(seed: str, number: int, words: Sequence[str]) -> tuple[str, Callable[[], object]]:
     """Return a definition, and a call of a filter with it."""
-    chance = random.Random(f"{seed}-{number}")
+    chance = random.Random(f"{seed}-{number}")  # noqa: S311 - the same again is what is wanted
     text = _Mutation(chance, words).text()
     facts = _facts(chance.choice(_HOSTS))
     options = chance.choice(_OPTIONS)
@@ -251,7 +297,7 @@ def tried(call: Callable[[], object]) -> str:
         os.write(writing, verdict.encode("utf-8", "replace")[:4000])
         os._exit(0)
     os.close(writing)
-    with open(reading, "rb") as pipe:
+    with os.fdopen(reading, "rb") as pipe:
         said = pipe.read().decode()
     _pid, status = os.waitpid(child, 0)
     return said or f"it was killed by signal {os.WTERMSIG(status)}"

@@ -31,9 +31,7 @@ def test_a_sentence_or_an_answer() -> None:
 def test_a_case_is_made_again_from_its_number() -> None:
     """What failed once can be looked at."""
     for number in range(20):
-        (text, _call), (again, _other) = (
-            fuzz.case(SEED, number, fuzz.WORDS) for _time in range(2)
-        )
+        (text, _call), (again, _other) = (fuzz.case(SEED, number, fuzz.WORDS) for _time in range(2))
         assert text == again
 
 

@@ -297,8 +297,8 @@ def _node_from_facts(raw: object) -> Node:
     pools = _list(raw.get("hugepages"), f"{where}: hugepages")
     if len(distances) > MAX_NODES or len(pools) > _MAX_POOLS:
         raise HostError(
-            f"{where}: {len(distances)} distances and {len(pools)} sizes of hugepages are more than "
-            f"{MAX_NODES} and {_MAX_POOLS}; gather the facts again."
+            f"{where}: {len(distances)} distances and {len(pools)} sizes of hugepages are more "
+            f"than {MAX_NODES} and {_MAX_POOLS}; gather the facts again."
         )
     free_kib = raw.get("free_kib")
     return Node(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
@@ -20,7 +21,7 @@ options: {}
 """
 
 
-class CallbackModule(CallbackBase):
+class CallbackModule(CallbackBase):  # type: ignore[misc]
     """Keeps every result: host, task, delegated host, and all that is in it."""
 
     CALLBACK_VERSION = 2.0
@@ -32,6 +33,6 @@ class CallbackModule(CallbackBase):
         """Keep a result; events without one are passed over."""
         for one in arguments:
             if hasattr(one, "result") and hasattr(one, "task_fields"):
-                with open(os.environ["RECORDER_FILE"], "a") as file:
+                with Path(os.environ["RECORDER_FILE"]).open("a") as file:
                     line = (one.host.name, one.task_name, one.result, one.task_fields)
                     print(json.dumps(line, default=repr), file=file)
