@@ -58,6 +58,11 @@ def _names(folder: Path) -> list[str]:
     return [one.name for one in folder.iterdir()]
 
 
+def _inode(path: Path) -> tuple[int, int, int]:
+    there = os.lstat(path)
+    return there.st_ino, there.st_mode, there.st_uid
+
+
 def _link(path: Path, target: Path) -> None:
     path.symlink_to(target)
     os.lchown(path, NOBODY, NOBODY)
@@ -94,13 +99,13 @@ def test_page_where_another_user_was_first(place: Place, trick: Callable[..., No
     """Refused with a sentence, and what is there stays as it is."""
     path = place.open / "report.html"
     trick(path, place.victim)
-    before = os.lstat(path)
+    before = _inode(path)
     play = place.play(vnuma_report=str(path))
     assert play.failed
     assert f"The page cannot be written to {path}: a link, a folder or something else" in " ".join(
         play.output.split()
     )
-    assert os.lstat(path) == before
+    assert _inode(path) == before
     assert _names(place.open) == ["report.html"]
     assert not (place.hosts.folder / "made").exists()
 
@@ -140,14 +145,14 @@ def test_metrics_where_another_user_was_first(
     os.chown(place.open, NOBODY, NOBODY)
     path = place.open / f"vnuma.prom{suffix}"
     trick(path, place.victim)
-    before = os.lstat(path)
+    before = _inode(path)
     play = place.play(vnuma_textfile=str(place.open / "vnuma.prom"))
     assert play.failed
     assert f"The metrics cannot be written to {place.open / 'vnuma.prom'}: there, or" in " ".join(
         play.output.split()
     )
     assert "untouched" not in play.output
-    assert os.lstat(path) == before
+    assert _inode(path) == before
     assert _names(place.open) == [path.name]
     assert not (place.hosts.folder / "made").exists()
 

@@ -119,7 +119,10 @@ class Liar:
         text = (self.hosts.folder / "recorded").read_text()
         assert SECRET not in text
         for host, task, result, fields in self.recorded():
-            where = fields.get("delegate_to") or host
+            delegated = (
+                result.get("_ansible_delegated_vars", {}) if isinstance(result, dict) else {}
+            )
+            where = delegated.get("ansible_delegated_host", host)
             assert host in ("kvm1", "kvm2"), (host, task)
             assert where in ("kvm1", "kvm2", "localhost"), (where, task)
             if where == "localhost":

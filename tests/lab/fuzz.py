@@ -181,7 +181,7 @@ class _Mutation:
                     *(self._rename, self._move, self._add, self._copy),
                 )
             )(root)
-        data: bytes = etree.tostring(root)
+        data: bytes = etree.tostring(root, encoding="utf-8")
         if self.chance.random() < 0.33:
             for _number in range(self.chance.choice((1, 1, 2, 5))):
                 data = self._bytes(data)
@@ -206,7 +206,7 @@ class _Mutation:
     def _repeat(self, root: Any) -> None:
         one = self._one(root)
         if one is not root:
-            text = etree.tostring(one)
+            text = etree.tostring(one, encoding="utf-8")
             for _number in range(self.chance.choice((1, 1, 1, 9, 300))):
                 one.addnext(etree.fromstring(text))
 
@@ -307,7 +307,8 @@ def _in_child(call: Callable[[], object]) -> str:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     taken = pages * resource.getpagesize() + BYTES
     resource.setrlimit(resource.RLIMIT_AS, (taken, taken))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    # At the hard limit it would be killed without a name to it.
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     try:
         call()
     except AnsibleFilterError as error:

@@ -41,7 +41,7 @@ def _spin() -> None:
 
 
 def _hoard() -> None:
-    bytearray(fuzz.BYTES + (1 << 20))
+    bytearray(2 * fuzz.BYTES)
 
 
 def _say(text: str) -> None:

@@ -40,7 +40,7 @@ from .wording import (
     pinned_text,
     topology_text,
 )
-from .xml import Element, copied, elements, etree, remove
+from .xml import Element, copied, elements, etree, in_bytes, remove
 
 _QUOTAS = (
     *("shares", "global_period", "global_quota", "period", "quota"),
@@ -196,7 +196,7 @@ class _Cells(ChildElements[tuple[Cell, ...]]):
 
     def read(self, root: Element) -> tuple[Cell, ...]:
         numa = next(self.found(root), None)
-        return () if numa is None else _cells(etree.tostring(numa, with_tail=False))
+        return () if numa is None else _cells(in_bytes(numa))
 
     def format(self, value: tuple[Cell, ...]) -> list[Element]:
         if not value:

@@ -146,9 +146,19 @@ def remove(element: Element) -> None:
     parent.remove(element)
 
 
+def in_bytes(element: Element) -> bytes:
+    """Return an element as it can be parsed again, without the text that follows it.
+
+    Without an encoding, libxml2 writes references for what is not ASCII: in names too, where no
+    parser takes them.
+    """
+    text: bytes = etree.tostring(element, encoding="utf-8", with_tail=False)
+    return text
+
+
 def copied(element: Element) -> Element:
     """Return a copy that belongs to no tree, without the text that follows the element."""
-    copy = etree.fromstring(etree.tostring(element, with_tail=False), _parser())
+    copy = etree.fromstring(in_bytes(element), _parser())
     etree.cleanup_namespaces(copy)
     return copy
 

@@ -204,6 +204,13 @@ def test_copies_belong_to_nobody() -> None:
     assert copy.getparent() is None
 
 
+def test_names_that_are_not_ascii_can_be_copied() -> None:
+    """As in metadata of others, and where a byte order mark was pasted into a name."""
+    for name in ("größe", "名", "cpus\ufeff"):
+        text = f'<{name} {name}="ü">ß</{name}>'
+        assert etree.tostring(copied(etree.fromstring(text)), encoding="unicode") == text
+
+
 @pytest.mark.parametrize(
     "text",
     [
