@@ -9,11 +9,15 @@ Ansible reads its settings while it is loaded, so that all commands of one proce
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -69,22 +73,72 @@ def run(
         )
 
 
-def begin(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+class Begun(subprocess.Popen[bytes]):
+    """A command that was begun, and what it has started.
+
+    Attributes:
+        mark: in the environment of all of them, and of no other process.
+    """
+
+    mark: str
+
+
+def begin(command: Sequence[str], folder: Path, output: Path | None = None) -> Begun:
     """Begin one of Ansible's commands as a program and a session of its own, which can be killed.
 
     Args:
         command: its words, the name first.
         folder: where it runs.
+        output: the file that it prints to, None where that is of no interest.
     """
     name, *words = command
-    return subprocess.Popen(
-        [str(Path(sys.executable).parent / name), *words],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    mark = f"VNUMA_COMMAND={uuid.uuid4()}"
+    with (output or Path(os.devnull)).open("w") as printed:
+        begun = Begun(
+            [str(Path(sys.executable).parent / name), *words],
+            cwd=folder,
+            env={**os.environ, **dict([mark.split("=")])},
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+            start_new_session=True,
+        )
+    begun.mark = mark
+    return begun
+
+
+def processes_of(begun: Begun) -> dict[int, str]:
+    """Return what runs of a command that was begun: command lines by process id."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if begun.mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                words = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+                found[int(folder.name)] = words.decode(errors="replace")
+    return found
+
+
+def kill_tree(begun: Begun) -> None:
+    """Kill a command with its workers and the modules that it runs on this machine.
+
+    ansible-core's workers have sessions of their own (setsid() in WorkerProcess), so that a signal
+    for the command's process group reaches the command alone.
+    """
+    while alive := processes_of(begun):
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        begun.poll()
+        time.sleep(0.02)
+
+
+def kill_module(begun: Begun) -> bool:
+    """Kill the modules that a command runs on this machine, and tell whether there was one."""
+    modules = [pid for pid, words in processes_of(begun).items() if "AnsiballZ_" in words]
+    for pid in modules:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(modules)
 
 
 def _become(
