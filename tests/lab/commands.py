@@ -132,6 +132,12 @@ def kill_tree(begun: Begun) -> None:
         time.sleep(0.02)
 
 
+def kill_group(begun: Begun) -> None:
+    """Kill the process group of a command: its workers and modules are not in it, and go on."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(begun.pid, signal.SIGKILL)
+
+
 def kill_module(begun: Begun) -> bool:
     """Kill the modules that a command runs on this machine, and tell whether there was one."""
     modules = [pid for pid, words in processes_of(begun).items() if "AnsiballZ_" in words]

@@ -62,7 +62,7 @@ _DOMAIN = """\
       <source path='{console}' append='on'/>
       <target port='0'/>
     </serial>
-    <graphics type='vnc' port='-1' autoport='yes' listen='127.0.0.1' passwd='{password}'/>
+    <graphics type='vnc' passwd='{password}'><listen type='socket'/></graphics>
     <memballoon model='none'/>
   </devices>
 </domain>
