@@ -29,6 +29,10 @@ test-kvm: bootstrap ## Real placement on emulated 8-node and 4-node KVM hosts, a
 test-migration: bootstrap ## Guests that migrate live between unlike hosts, and faults on the way
 	@$(RUN) migration
 
+.PHONY: test-faults
+test-faults: bootstrap ## Runs that are killed at random and at each step, while owners of guests act (an hour)
+	@$(RUN) faults
+
 .PHONY: test-kvm-migration
 test-kvm-migration: bootstrap ## A KVM guest that migrates between two emulated hosts, and comes back
 	@$(RUN) molecule-kvm-migration

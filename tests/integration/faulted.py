@@ -106,7 +106,7 @@ class Faulted:
         )
 
     def run_on(self, *names: str, boots: int = 0, cells: int | None = None) -> None:
-        """See that guests run, on the disks that they had, after so many boots where that is set."""
+        """See that guests run, on the disks that they had, after so many boots if any are told."""
         for name in names:
             assert self.state(name) == "running"
         self.wait_for_counts(*names)

@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -440,23 +439,46 @@ def test_a_guest_defined_between_plan_and_redefine(hosts: Hosts) -> None:
 
 @pytest.mark.slow
 def test_the_controller_is_killed_in_the_middle(hosts: Hosts) -> None:
-    """Whatever it leaves half done, the next run ends, and the guest runs."""
-    hosts.boot("kvm1", "a", cmdline="vnuma.ignore_acpi")
-    hosts.guests("kvm1", "a", vnuma_restart="force", vnuma_shutdown_timeout=15)
+    """With its workers and its module: whatever they leave half done, the next run ends."""
+    hosts.boot("kvm1", "a", cmdline="vnuma.slow_acpi=10")
+    hosts.guests("kvm1", "a")
+    with _restarting(hosts) as controller:
+        commands.kill_tree(controller)
+    assert guestboot.boots(hosts.console("a")) == 1
+    # The guest goes down after all, since it was asked to.
+    while hosts.libvirts["kvm1"].virsh("domstate", "a").strip() == "running":
+        time.sleep(0.1)
+    run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
+    assert not run.failed, run.output
+    assert hosts.nodes_seen("a") == 4
+    assert hosts.play({"roles": [ROLE], "hosts": "kvm1"}).recap("kvm1")["changed"] == 0
+    assert guestboot.boots(hosts.console("a")) == 2
+
+
+@pytest.mark.slow
+def test_the_process_group_of_the_controller_is_killed(hosts: Hosts) -> None:
+    """As by Ctrl-C twice, or a terminal that goes: the module is not in it, and ends its work."""
+    hosts.boot("kvm1", "a", cmdline="vnuma.slow_acpi=10")
+    hosts.guests("kvm1", "a")
+    with _restarting(hosts) as controller:
+        commands.kill_group(controller)
+        assert guestboot.boots(hosts.console("a")) == 1
+        while commands.processes_of(controller):
+            time.sleep(0.1)
+    assert hosts.nodes_seen("a") == 4
+    assert hosts.play({"roles": [ROLE], "hosts": "kvm1"}).recap("kvm1")["changed"] == 0
+    assert guestboot.boots(hosts.console("a")) == 2
+
+
+@contextmanager
+def _restarting(hosts: Hosts) -> Iterator[commands.Begun]:
+    """Begin a run of the role, and go on once it has begun to restart a guest."""
     words = hosts.command({"roles": [ROLE], "hosts": "kvm1"})
     with commands.begin(words, hosts.folder) as controller:
         while not list((hosts.folder / "state").rglob("*.restart")):
             assert controller.poll() is None
             time.sleep(0.1)
-        # All of it: the controller, its workers, and the module that it runs on this machine.
-        os.killpg(controller.pid, signal.SIGKILL)
-    assert guestboot.boots(hosts.console("a")) == 1
-    # The guest goes down after all, as one does that was asked to.
-    hosts.libvirts["kvm1"].virsh("destroy", "a")
-    run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
-    assert not run.failed, run.output
-    assert hosts.nodes_seen("a") == 4
-    assert hosts.play({"roles": [ROLE], "hosts": "kvm1"}).recap("kvm1")["changed"] == 0
+        yield controller
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ import contextlib
 import random
 import re
 from collections.abc import Callable
-from dataclasses import replace
 
 from errors import LabError
 from faultguests import (
@@ -19,7 +18,6 @@ from faultguests import (
     PAUSED,
     RUNS,
     SAVED,
-    SLOWEST_S,
     TRANSIENT,
     Owned,
     World,
@@ -223,6 +221,3 @@ def _to_first_state(world: World, one: Owned) -> None:
         # From its saved image, where it has one; that has the layout of then.
         world.virsh("start", one.name)
     one.wants = first
-
-
-__all__ = ["ACTS", "SLOWEST_S", "act", "put_in_order", "replace"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from errors import LabError
 from fakehost import FakeHost
-from faultjudge import Element, parse, unmanaged
+from faultjudge import Element, unmanaged
 from tinyguest import TinyGuest
 
 _HOSTS = Path(__file__).resolve().parents[1] / "hosts"
@@ -193,6 +193,3 @@ def _shape(root: Element) -> tuple[object, ...]:
         None if topology is None else (topology.get("sockets"), topology.get("cores")),
         None if binding is None else [sorted(one.attrib.items()) for one in binding],
     )
-
-
-__all__ = ["World", "Owned", "managed_differ", "parse"]

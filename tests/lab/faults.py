@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Kill runs of the role at random, while owners do what they like, and see what is left of it.
 
-    python tests/lab/faults.py [ROUNDS] [--seed SEED]
+    python tests/lab/faults.py [ROUNDS] [--seed SEED] [--result FILE]
 
-With FAULTS_SEED as seed where none is given. In each round six guests, of which four run, are to have
-another layout; something is killed at a random moment of the run, owners act at others. It is judged
-then, after the next run, and after a third, which has nothing left to do. The exit code is 1 where
-anything is not as it has to be.
+Without a seed, FAULTS_SEED is taken, or one is drawn; it is printed. In each round six guests, of
+which four run, are to have another layout. Something is killed at a random moment of the run, and
+owners act at others. It is judged then, after the next run, and after a third, which has nothing
+left to do. The exit code is 1 where anything is not as it has to be.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from faultverdict import after_kill, after_run, has_standing, passwords_kept
 KILLS = ("tree", "group", "module", "daemon", "daemon+module", "daemon+tree")
 #: Beginning with what a run takes where nothing else does.
 _FIRST_GUESS_S = 8.0
+_INSTALLED = Path(__file__).resolve().parents[2] / "build/installed"
 _LAYOUTS: tuple[dict[str, Any], ...] = (
     {"vnuma_nodes": "all"},
     {"vnuma_nodes": "0-1", "vnuma_iothread_pinning": "nodes"},
@@ -141,7 +142,7 @@ class Campaign:
 
     def __init__(self, world: World, seed: int, tally: Tally) -> None:
         self._world = world
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - moments and acts, and no secrets
         self._tally = tally
         self._took_s = _FIRST_GUESS_S
 
@@ -313,38 +314,43 @@ def _errors(said: str) -> str:
     return "; ".join("".join(one) for one in found) or said[-2000:]
 
 
+def _rounds(folder: Path, seed: int, rounds: int, tally: Tally) -> None:
+    """Do the rounds; on one host in five, no guest starts that has its new layout."""
+    bare = rounds // 5
+    for kind, count in (("shim", rounds - bare), ("bare", bare)):
+        (folder / kind).mkdir()
+        world = World(folder / kind, f"faults-{kind}-{os.getpid()}", bare=kind == "bare")
+        try:
+            Campaign(world, seed, tally).rounds(count)
+            tally.said += passwords_kept(world)
+        finally:
+            world.stop()
+            for host in (world.host, world.other):
+                shutil.rmtree(host.root, ignore_errors=True)
+
+
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Random kills of runs, and owners that act.")
-    parser.add_argument(
-        "rounds", nargs="?", type=int, default=int(os.environ.get("FAULTS_ROUNDS", "200"))
-    )
+    rounds = int(os.environ.get("FAULTS_ROUNDS", "200"))
+    parser.add_argument("rounds", nargs="?", type=int, default=rounds)
     parser.add_argument("--seed", type=int, default=os.environ.get("FAULTS_SEED"))
-    parser.add_argument(
-        "--collections", type=Path, default=Path(__file__).resolve().parents[2] / "build/installed"
-    )
+    parser.add_argument("--result", type=Path, help="a file for the table and the verdict")
+    parser.add_argument("--collections", type=Path, default=_INSTALLED)
     options = parser.parse_args()
-    seed = int(options.seed) if options.seed else random.SystemRandom().randrange(10**6)
+    seed = options.seed
+    if seed is None:
+        seed = random.SystemRandom().randrange(10**6)
     tally = Tally()
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         commands.configure(options.collections, Path(folder) / "ansible")
-        # One host in five starts no guest that has the new layout.
-        bare = options.rounds // 5
-        for part, count in (("shim", options.rounds - bare), ("bare", bare)):
-            if not count:
-                continue
-            (Path(folder) / part).mkdir()
-            world = World(Path(folder) / part, f"faults-{part}-{os.getpid()}", bare=part == "bare")
-            try:
-                Campaign(world, seed + (part == "bare"), tally).rounds(count)
-                tally.said += passwords_kept(world)
-            finally:
-                world.stop()
-                for host in (world.host, world.other):
-                    shutil.rmtree(host.root, ignore_errors=True)
-    print(tally.table())
-    print(f"{options.rounds} rounds, {len(tally.said)} violations (seed {seed})")
+        _rounds(Path(folder), seed, options.rounds, tally)
+    verdict = f"{options.rounds} rounds, {len(tally.said)} violations (seed {seed})"
+    text = "\n".join([tally.table(), *tally.said, verdict]) + "\n"
+    print(text)
+    if options.result is not None:
+        options.result.write_text(text)
     return 1 if tally.said else 0
 
 

@@ -48,6 +48,9 @@ MIGRATION = tuple(
     f"tests/integration/test_{name}.py"
     for name in ("migrate", "migrate_faults", "migrate_plays", "migrate_refusals")
 )
+#: Owners that act while their guests are restarted, and modules that die at each step; a campaign
+#: of random kills goes with them.
+FAULTS = tuple(f"tests/integration/test_{name}.py" for name in ("faults", "fault_points"))
 #: What needs programs that a machine may lack, and that the other tests do not need.
 PAGE = ("tests/integration/test_page.py",)
 REPORT = ("tests/integration/test_report.py",)
@@ -215,6 +218,13 @@ def _report() -> list[list[str]]:
     return _pytest(ansible, *REPORT)()
 
 
+def _faults() -> list[list[str]]:
+    # FAULTS_SEED and FAULTS_ROUNDS say which rounds, and how many.
+    result = str(trees.BUILD / "faults.md")
+    campaign = [str(ansible() / "bin/python"), "tests/lab/faults.py", "--result", result]
+    return [*_pytest(ansible, *FAULTS)(), campaign, ["cat", result]]
+
+
 def _docs() -> list[list[str]]:
     environment = documentation()
     return [
@@ -301,6 +311,13 @@ STEPS = (
         alone=True,
     ),
     Step(
+        "faults",
+        "owners that act while their guests are restarted, and runs that are killed",
+        _faults,
+        telling=True,
+        alone=True,
+    ),
+    Step(
         "restarts",
         "guests that run, and faults that happen",
         _pytest(ansible, *RESTARTS),
@@ -311,7 +328,10 @@ STEPS = (
         _pytest(
             ansible,
             "tests/integration",
-            *(f"--ignore={path}" for path in (*RESTARTS, *HOSTS, *PAGE, *REPORT, *MIGRATION)),
+            *(
+                f"--ignore={path}"
+                for path in (*RESTARTS, *FAULTS, *HOSTS, *PAGE, *REPORT, *MIGRATION)
+            ),
         ),
     ),
     Step("hosts", "a dozen guests on every made-up host", _pytest(ansible, *HOSTS)),
@@ -423,7 +443,16 @@ def _main(names: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     taken = controller()
     print(f"run: ansible-core {taken.core.version} with {taken.python}", flush=True)
-    tarball = ("integration", "hosts", "restarts", "migration", "report", "molecule", "publish")
+    tarball = (
+        "integration",
+        "hosts",
+        "restarts",
+        "faults",
+        "migration",
+        "report",
+        "molecule",
+        "publish",
+    )
     if any(name.startswith(tarball) for name in wanted):
         trees.install(ansible() / "bin/ansible-galaxy")
     chosen = [steps[name] for name in wanted]

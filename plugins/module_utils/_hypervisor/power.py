@@ -175,8 +175,9 @@ class Power(Hypervisor):
         except HypervisorError as error:
             raise UnsettledError(
                 f"it is {condition}: libvirt at {self.uri} ended while it started it, and cannot "
-                f"force it off now ({error.message.rstrip('.')}); see whether it has a QEMU "
-                "process, end that, restart the libvirt daemon, and run again."
+                f"force it off now ({error.message.rstrip('.')}); end its QEMU process, if it "
+                "has one, stop the libvirt daemon, remove "
+                f"/run/libvirt/qemu/{domain.name}.xml, start the daemon, and run again."
             ) from None
 
     def resume(self, domain: Domain) -> None:
