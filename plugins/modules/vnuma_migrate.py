@@ -110,6 +110,8 @@ options:
       - After O(timeout), let the guest run on at the target, which fetches the rest of its memory
         from the source. If the source or the network fails before that has ended, the guest is
         lost.
+      - The copy on the target is not paused until the one on the source is over, since libvirt does
+        not allow that; should the target's daemon end in the moment of the handover, both may run.
     type: bool
     default: false
   copy_storage:
@@ -137,9 +139,11 @@ options:
     default: undefine
   peer_to_peer:
     description:
-      - Let the two daemons carry the migration out. It goes on should the module end.
-      - V(false) has the module carry it out over its own connections to both. It fails should the
-        module end, and the guest runs on where it was.
+      - Let the two daemons carry the migration out. It goes on should the module end, and the guest
+        is paused on the target then until the module is run again.
+      - V(false) has the module carry it out over its own connections to both. Should the module end
+        before all memory is sent, the migration fails, and the guest runs on where it was; if it
+        ends in the moment after that, the guest is paused until the module is run again.
     type: bool
     default: true
   trust_uris:
@@ -153,6 +157,8 @@ options:
     default: false
     version_added: 2.0.0
 notes:
+  - What an earlier run has begun and not ended, because something died, is brought to its end
+    first. See the guide on guests that move.
   - libvirt's log, C(virsh domjobinfo), and the system log on the source say how far a migration is.
 seealso:
   - module: kvm.vnuma.vnuma_partition
@@ -192,8 +198,9 @@ guests:
       type: str
     action:
       description:
-        - V(migrated); V(none) if it runs on a target already, or if others kept it back;
-          V(refused) if it cannot go to any; or V(failed). In check mode, what would be.
+        - V(migrated), also if an earlier run had begun it; V(none) if it runs on a target already,
+          or if others kept it back; V(refused) if it cannot go to any; or V(failed). In check mode,
+          what would be.
       type: str
       sample: migrated
     target:
@@ -211,7 +218,10 @@ guests:
       type: float
       sample: 12.4
     downtime_ms:
-      description: How long it stood still, in milliseconds, as libvirt measured it.
+      description:
+        - How long it stood still, in milliseconds, from libvirt's event that it was stopped on the
+          source until it was resumed on the target; as libvirt measured it, where it was paused or
+          a connection broke.
       type: int
       sample: 87
     sent_kib:

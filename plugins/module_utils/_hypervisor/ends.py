@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 from .._domain.definition import Definition
 from .._domain.moving import networks
 from .._domain.xml import etree
+from .._errors import HypervisorError
 from .._model.domain import Domain
 from .connection import PATIENCE_S, libvirt
 from .migration import Progress, progress_from
@@ -32,6 +34,62 @@ class End(Power):
     def __init__(self, uri: str, patience_s: float = PATIENCE_S) -> None:
         super().__init__(uri, watch=True, patience_s=patience_s)
         self.full_uri = uri
+
+    def has_job(self, domain: Domain) -> bool:
+        """Tell whether a guest is migrating here or away, or in another job of its memory.
+
+        Raises:
+            HypervisorError: when its daemon does not come back.
+        """
+
+        def ask() -> bool:
+            try:
+                handle = self._connection.raw.lookupByUUIDString(domain.uuid)
+                return bool(handle.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+            except libvirt.libvirtError as error:
+                # libvirt tells nothing of a migration to the host on which it arrives, and has no
+                # answer while it looks for the process of a guest (qemuDomainGetJobStatsInternal).
+                busy = (libvirt.VIR_ERR_OPERATION_UNSUPPORTED, libvirt.VIR_ERR_OPERATION_TIMEOUT)
+                if error.get_error_code() in busy:
+                    return True
+                if error.get_error_code() in (
+                    libvirt.VIR_ERR_NO_DOMAIN,
+                    libvirt.VIR_ERR_OPERATION_INVALID,
+                ):
+                    return False
+                raise
+
+        with self._connection.errors("ask for its jobs", domain.name):
+            return bool(self._connection.with_reconnect(ask))
+
+    def abort_job(self, domain: Domain) -> None:
+        """Ask for the end of a guest's migration; it may be too late for that."""
+        with suppress(libvirt.libvirtError):
+            self._handle(domain).abortJob()
+
+    def undefine(self, domain: Domain) -> None:
+        """Remove the definition of a guest that is off here; one that has none is left alone.
+
+        What it wrote into its firmware and its TPM stays: on shared storage it is the same file.
+
+        Raises:
+            HypervisorError: when it is alive, or cannot be undefined.
+        """
+
+        def ask() -> None:
+            try:
+                handle = self._connection.raw.lookupByUUIDString(domain.uuid)
+                if handle.isActive():
+                    raise HypervisorError(
+                        "it was started meanwhile, and keeps its definition.", guest=domain.name
+                    )
+                _undefine(handle)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+
+        with self._connection.errors("undefine it", domain.name):
+            self._connection.with_reconnect(ask)
 
 
 class Source(End):
@@ -124,6 +182,30 @@ class Target(End):
                     f"the target has no active network {name}; define it there and start it."
                 )
         return found
+
+
+def remedy(name: str) -> str:
+    """Say what helps where libvirt holds on to a guest without a process.
+
+    A daemon that is killed before it has noted the process of a guest that it starts leaves the
+    note of one that has none (pid 0); the next daemon waits for it for ever, and so does whoever
+    asks for anything that changes it (seen with libvirt 9.0).
+    """
+    return (
+        "End its QEMU process there, if it has one, stop the libvirt daemon, remove "
+        f"/run/libvirt/qemu/{name}.xml, start the daemon, and run again."
+    )
+
+
+def _undefine(handle: Any) -> None:
+    keep = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+    try:
+        # Bindings and daemons before libvirt 8.9 do not know it.
+        handle.undefineFlags(keep | getattr(libvirt, "VIR_DOMAIN_UNDEFINE_KEEP_TPM", 64))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_INVALID_ARG:
+            raise
+        handle.undefineFlags(keep)
 
 
 def _said(error: Exception) -> str:

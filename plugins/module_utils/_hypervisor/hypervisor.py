@@ -38,18 +38,29 @@ _STATES = {
 }
 #: By state, the numbers of virDomainRunningReason, virDomainPausedReason, virDomainShutoffReason.
 _REASONS = {
-    "running": {1: "booted", 2: "migrated", 3: "restored", 5: "unpaused", 6: "migration_canceled"},
+    "running": {
+        1: "booted",
+        2: "migrated",
+        3: "restored",
+        5: "unpaused",
+        6: "migration_canceled",
+        10: "post_copy",
+    },
     "paused": {
         1: "user",
         2: "migration",
         3: "save",
         4: "dump",
         5: "io_error",
+        6: "watchdog",
         7: "from_snapshot",
+        8: "shutting_down",
         9: "snapshot",
+        10: "crashed",
         11: "starting_up",
         12: "post_copy",
         13: "post_copy_failed",
+        14: "api_error",
     },
     "off": {
         1: "shutdown",
@@ -96,6 +107,11 @@ class Hypervisor:
     def uri(self) -> str:
         """Where it is, without a password."""
         return self._connection.uri
+
+    @property
+    def patience_s(self) -> float:
+        """How long its daemon is waited for, in seconds."""
+        return self._connection.patience_s
 
     def close(self) -> None:
         """Close the connection; one that is broken already is let go."""
@@ -279,7 +295,7 @@ class Hypervisor:
             while True:
                 condition = self.condition(domain)
                 undecided = condition.is_starting or (
-                    condition.state == "running" and not self._process_answers(domain)
+                    condition.state in ("running", "paused") and not self._process_answers(domain)
                 )
                 if not undecided or time.monotonic() > until:
                     return self.condition(domain)

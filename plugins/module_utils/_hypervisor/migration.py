@@ -4,14 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .._errors import HypervisorError
 from .._model.domain import Domain
-from .connection import Connection, libvirt
+from .connection import PATIENCE_S, Connection, libvirt, within
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Transfer:
             rest of its memory as it needs it.
         copy_storage: ``none``, ``all`` or ``incremental``.
         tls: whether memory and disks are encrypted on their way.
-        undefine_source: whether the source forgets the guest.
+        undefine_source: whether the source forgets the guest once it runs at the target.
         timeout_s: how long it may take, in seconds.
     """
 
@@ -44,15 +46,23 @@ class Transfer:
 
     @property
     def flags(self) -> int:
-        """Return libvirt's virDomainMigrateFlags."""
+        """Return libvirt's virDomainMigrateFlags.
+
+        The copy at the target does not run until it is told to, which libvirt leaves to the caller
+        then: where a daemon ends while it hands a guest over, the other one resumes its own copy,
+        whether or not this one runs (doPeer2PeerMigrate3, "small chance that the ddomain is NULL
+        due to an RPC failure", src/qemu/qemu_migration.c). Post-copy runs by its nature before all
+        memory is there, and libvirt refuses to have it paused.
+
+        The source's definition is removed by `End.undefine`, when the guest is seen to run.
+        """
         return int(
             libvirt.VIR_MIGRATE_LIVE
             | libvirt.VIR_MIGRATE_PERSIST_DEST
             | (libvirt.VIR_MIGRATE_PEER2PEER if self.peer_to_peer else 0)
-            | (libvirt.VIR_MIGRATE_UNDEFINE_SOURCE if self.undefine_source else 0)
+            | (libvirt.VIR_MIGRATE_POSTCOPY if self.post_copy else libvirt.VIR_MIGRATE_PAUSED)
             | (libvirt.VIR_MIGRATE_COMPRESSED if self.compression else 0)
             | (libvirt.VIR_MIGRATE_AUTO_CONVERGE if self.auto_converge else 0)
-            | (libvirt.VIR_MIGRATE_POSTCOPY if self.post_copy else 0)
             | (libvirt.VIR_MIGRATE_TLS if self.tls else 0)
             | {
                 "all": libvirt.VIR_MIGRATE_NON_SHARED_DISK,
@@ -84,20 +94,32 @@ class Migration:
     A daemon answers five requests of a connection at a time (max_client_requests in libvirtd.conf),
     and a migration is one that lasts.
 
+    Attributes:
+        stopped_at: when the source last stopped it, of the monotonic clock; None while it has not.
+
     Args:
         uri: of the source.
         domain: the guest.
+        patience_s: how long a daemon is waited for, in seconds.
 
     Raises:
         HypervisorError: when there is no connection to be had.
     """
 
-    def __init__(self, uri: str, domain: Domain) -> None:
+    def __init__(self, uri: str, domain: Domain, patience_s: float = PATIENCE_S) -> None:
         self._domain = domain
-        self._connection = Connection(uri, watch=True)
+        self._connection = Connection(uri, watch=True, patience_s=patience_s)
         self._target: Connection | None = None
+        self.stopped_at: float | None = None
         with self._connection.errors("find it", domain.name):
             self._guest = self._connection.raw.lookupByUUIDString(domain.uuid)
+            self._connection.raw.domainEventRegisterAny(
+                self._guest, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._note, None
+            )
+
+    def _note(self, _connection: Any, _guest: Any, event: int, _why: int, _opaque: object) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED:
+            self.stopped_at = time.monotonic()
 
     def close(self) -> None:
         """Close what was opened."""
@@ -136,11 +158,23 @@ class Migration:
         if transfer.compression:
             parameters[libvirt.VIR_MIGRATE_PARAM_COMPRESSION] = transfer.compression
         with self._connection.errors("migrate it", self._domain.name, secrets):
-            if transfer.peer_to_peer:
-                self._guest.migrateToURI3(target_uri, parameters, transfer.flags)
+            ask = self._request(target_uri, parameters, transfer)
+            if transfer.post_copy:
+                # It may not be given up: each host has a part of its memory.
+                ask()
                 return
-            self._target = Connection(target_uri, watch=True)
-            self._guest.migrate3(self._target.raw, parameters, transfer.flags)
+            # By then it was asked to end; one that has all its memory there is over in a moment.
+            given_up = time.monotonic() + transfer.timeout_s + 2 * self._connection.patience_s
+            within(given_up, ask, "libvirt has neither ended its migration nor given it up.")
+
+    def _request(
+        self, target_uri: str, parameters: Mapping[str, Any], transfer: Transfer
+    ) -> Callable[[], object]:
+        """Return the request: to the source's daemon, or to both."""
+        if transfer.peer_to_peer:
+            return partial(self._guest.migrateToURI3, target_uri, parameters, transfer.flags)
+        self._target = Connection(target_uri, watch=True, patience_s=self._connection.patience_s)
+        return partial(self._guest.migrate3, self._target.raw, parameters, transfer.flags)
 
     def progress(self) -> Progress | None:
         """Return how far it is, None where that cannot be told."""

@@ -185,6 +185,11 @@ class Power(Hypervisor):
         with self._connection.errors("resume it", domain.name):
             self._connection.with_reconnect(lambda: self._handle(domain).resume())
 
+    def pause(self, domain: Domain) -> None:
+        """Keep a guest from running on; one that is paused, or off, stays so."""
+        with self._connection.errors("pause it", domain.name):
+            self._connection.with_reconnect(lambda: self._handle(domain).suspend())
+
     def start_transient(self, domain: Domain, xml: str, secrets: set[str]) -> None:
         """Start a guest that has no persistent definition, with the one that it had.
 

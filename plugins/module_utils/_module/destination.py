@@ -23,7 +23,7 @@ from .._domain.moving import (
 )
 from .._domain.wording import nodes_text
 from .._errors import GuestGoneError, LayoutError, VnumaError
-from .._hypervisor.ends import Target
+from .._hypervisor.ends import Target, remedy
 from .._model.domain import Domain
 from .._model.host import Host
 from .._model.layout import Ids, Layout
@@ -166,8 +166,17 @@ class Destination:
         own = self.domains.get(domain.uuid)
         if own is None:
             return []
+        if own.active and self.hypervisor.condition(own).is_starting:
+            return [
+                "libvirt there began to start a copy of it, and has not ended that. "
+                f"{remedy(own.name)}"
+            ]
         if own.active:
-            return ["it runs there already; shut one of the two down at once."]
+            return [
+                f"a copy of it is there already, {self.hypervisor.condition(own)}; if no run of "
+                "vnuma_migrate that was cut off has left it there, end the one that is not to stay "
+                f"with 'virsh destroy {own.name}'."
+            ]
         if own.name != domain.name:
             return [f"it is defined there under another name, {own.name}; undefine that."]
         there = self.definitions[domain.uuid]
@@ -289,18 +298,19 @@ class Destination:
         return now != {uuid: one for uuid, one in self.seen.items() if uuid not in ours}
 
 
-def destination_from(given: Mapping[str, Any]) -> Destination:
+def destination_from(given: Mapping[str, Any], patience_s: float) -> Destination:
     """Connect to a host that is named in the options, and read its guests.
 
     Args:
         given: ``name``, ``uri``, ``migrate_uri``, ``host`` and ``policy``.
+        patience_s: how long its daemon is waited for, in seconds.
 
     Raises:
         VnumaError: when it cannot be reached or read; the sentence names it.
     """
     name = str(given.get("name") or given["uri"])
     try:
-        hypervisor = Target(given["uri"])
+        hypervisor = Target(given["uri"], patience_s)
         facts = given.get("host")
         host = hypervisor.host() if facts is None else read_host(facts)
         found = Destination(

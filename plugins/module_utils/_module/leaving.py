@@ -41,7 +41,13 @@ def reasons_to_stay(
     if not domain.persistent:
         reasons.append("it is transient, and would be lost where it is undefined; define it.")
     blocker = source.migration_blocker(domain)
-    if blocker is not None:
+    condition = source.condition(domain)
+    if blocker is None and condition.state == "paused" and condition.reason == "migration":
+        reasons.append(
+            "a migration that was cut off has left it paused; if no other host has a copy of it, "
+            f"run 'virsh resume {domain.name}' on this one."
+        )
+    elif blocker is not None:
         reasons.append(f"{blocker}, so that it cannot migrate now; wait until that is over.")
     if needs_restart(moving.live, moving.persistent):
         reasons.append(

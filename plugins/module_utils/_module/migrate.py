@@ -29,6 +29,7 @@ from .leaving import read_moving_guest, reasons_to_stay
 from .move import Move, carry_out
 from .select import Match, select_guests
 from .state_dir import StateDir, default_state_dir
+from .unfinished import finish_begun, waiting_for
 
 #: Most bandwidth in MiB a second (QEMU_DOMAIN_MIG_BANDWIDTH_MAX, src/qemu/qemu_domain.h).
 _MOST_MIB = (1 << 43) - 1
@@ -43,12 +44,17 @@ class MigrationResult:
         errors: each about one guest, or one entry.
         warnings: sentences about the call.
         there: guests that were named, and run on a target already.
+        completed: guests that an earlier run had begun to migrate, and this one has brought to
+            their target.
+        changed: whether something was done to guests that an earlier run had begun to migrate.
     """
 
     moves: list[Move] = field(default_factory=list)
     errors: list[VnumaError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     there: list[tuple[Domain, Destination]] = field(default_factory=list)
+    completed: list[tuple[Domain, Destination]] = field(default_factory=list)
+    changed: bool = False
 
     @contextmanager
     def collecting(self, domain: Domain, by_name: bool) -> Iterator[None]:
@@ -90,9 +96,9 @@ def migrate_guests(
     Returns:
         Results and errors, guest by guest; one that fails stays where it is.
     """
-    result = MigrationResult()
+    result, left, apart = _finish(source, destinations, names, transfer, state_dir, write, say)
     moving_guests = []
-    matches = _select(source, destinations, names, result)
+    matches = _select(source, destinations, left, transfer, apart, result)
     named = {match.domain.uuid for match in matches if match.by_name}
     for match in matches:
         with result.collecting(match.domain, match.domain.uuid in named):
@@ -115,10 +121,40 @@ def migrate_guests(
     return result
 
 
+def _finish(
+    source: Source,
+    destinations: Sequence[Destination],
+    names: Sequence[str] | None,
+    transfer: Transfer,
+    state_dir: StateDir,
+    write: bool,
+    say: Callable[[str], None],
+) -> tuple[MigrationResult, Sequence[str] | None, set[str]]:
+    """End what an earlier run has begun; return the names that are left, and who is left alone."""
+    if write:
+        state_dir.drop_leftovers()
+    begun = finish_begun(
+        *(source, destinations, names, state_dir, transfer.undefine_source),
+        *(transfer.timeout_s, write, say),
+    )
+    if begun.changed:
+        for destination in destinations:
+            destination.read()
+    result = MigrationResult(
+        errors=begun.errors,
+        warnings=begun.warnings,
+        completed=begun.arrived,
+        changed=begun.changed,
+    )
+    return result, begun.names, begun.apart
+
+
 def _select(
     source: Source,
     destinations: Sequence[Destination],
     names: Sequence[str] | None,
+    transfer: Transfer,
+    apart: set[str],
     result: MigrationResult,
 ) -> list[Match]:
     """Return the guests to migrate; who runs on a target already is not one of them."""
@@ -133,12 +169,19 @@ def _select(
             result.there.append(there)
     matches = []
     for match in selection.matches:
+        if match.domain.uuid in apart:
+            continue
         if match.domain.active:
             matches.append(match)
             continue
         there = _running_there(destinations, match.domain.uuid)
         if there is not None:
             result.there.append(there)
+            if transfer.undefine_source:
+                result.warnings.append(
+                    f"guest {match.domain.name} runs on {there[1].name}, and is still defined on "
+                    f"its source; run 'virsh undefine {match.domain.name}' there."
+                )
         elif match.by_name:
             result.errors.append(
                 HypervisorError(
@@ -222,9 +265,11 @@ def _go(
                 f"a guest of {destination.name} was defined, changed or removed after this one was "
                 "planned; it was not migrated, run again."
             )
-        carry_out(source, move, destination, arrival, transfer, say)
-        if transfer.undefine_source:
-            state_dir.drop_layout(domain.uuid)
+        try:
+            carry_out(source, move, destination, arrival, transfer, state_dir, say)
+        finally:
+            if transfer.undefine_source and move.seconds is not None:
+                state_dir.drop_layout(domain.uuid)
     except VnumaError as error:
         if move.action != "migrated" or move.seconds is None:
             move.action = "failed"
@@ -269,18 +314,11 @@ def migrate(module: AnsibleModule) -> dict[str, Any]:
     with ExitStack() as stack:
         source = Source(module.params["uri"], patience_s(module))
         stack.callback(source.close)
-        destinations = []
-        for given in module.params["targets"]:
-            if not module.params["trust_uris"]:
-                refuse_programs(given["uri"], str(given.get("name") or given["uri"]))
-            destination = destination_from(given)
-            stack.callback(destination.hypervisor.close)
-            if destination.hypervisor.host_uuid() == source.host_uuid():
-                raise PolicyError(
-                    f"target {destination.name} is the source itself; name another host in targets."
-                )
-            destinations.append(destination)
         state_dir = StateDir(module.params["state_dir"] or default_state_dir(), source.host_uuid())
+        destinations = [
+            _connected(module, source, given, state_dir, stack)
+            for given in module.params["targets"]
+        ]
         with state_dir.locked() if write else nullcontext():
             result = migrate_guests(
                 source,
@@ -297,17 +335,50 @@ def migrate(module: AnsibleModule) -> dict[str, Any]:
     warn_once(module, result.warnings, [(one.moving.domain.name, one.warnings) for one in moves])
     migrated = [one for one in moves if one.action == "migrated"]
     answer: dict[str, Any] = {
-        "changed": bool(migrated),
+        "changed": bool(migrated) or result.changed,
         "guests": [
             *(_move_to_result(one) for one in moves),
-            *(_there_to_result(*one) for one in result.there),
+            *(_there_to_result(*one, "none") for one in result.there),
+            *(_there_to_result(*one, "migrated") for one in result.completed),
         ],
-        "migrated": [one.moving.domain.name for one in migrated],
+        "migrated": sorted(
+            [one.moving.domain.name for one in migrated]
+            + [domain.name for domain, _there in result.completed]
+        ),
         **errors_to_result(result.errors),
     }
     if module._diff:
         answer["diff"] = [_move_to_diff(one) for one in migrated]
     return answer
+
+
+def _connected(
+    module: AnsibleModule,
+    source: Source,
+    given: Mapping[str, Any],
+    state_dir: StateDir,
+    stack: ExitStack,
+) -> Destination:
+    """Return a target that can be asked.
+
+    Raises:
+        VnumaError: when it cannot; the sentence has the guests that wait for it.
+    """
+    name = str(given.get("name") or given["uri"])
+    if not module.params["trust_uris"]:
+        refuse_programs(given["uri"], name)
+    try:
+        destination = destination_from(given, patience_s(module))
+    except VnumaError as error:
+        waiting = waiting_for(source, state_dir, name)
+        error.message = f"{error.message} {waiting}".rstrip()
+        raise
+    stack.callback(destination.hypervisor.close)
+    if destination.hypervisor.host_uuid() == source.host_uuid():
+        raise PolicyError(
+            f"target {destination.name} is the source itself; name another host in targets."
+        )
+    return destination
 
 
 def _move_to_result(move: Move) -> dict[str, Any]:
@@ -328,11 +399,11 @@ def _move_to_result(move: Move) -> dict[str, Any]:
     }
 
 
-def _there_to_result(domain: Domain, destination: Destination) -> dict[str, Any]:
+def _there_to_result(domain: Domain, destination: Destination, action: str) -> dict[str, Any]:
     return {
         "name": domain.name,
         "uuid": domain.uuid,
-        "action": "none",
+        "action": action,
         "target": destination.name,
         "reasons": [],
         "layout": None,

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Carrying a planned migration out, and finding out what came of it.
 
-libvirt's answer alone does not say where a guest is: a connection may break after the guest has
-arrived. So both hosts are asked afterwards, whatever the answer was.
+What is to become of the guest is noted before libvirt is asked, and `ending` says what has.
 """
 
 from __future__ import annotations
@@ -11,24 +10,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .._domain.definition import read_definition, secrets
 from .._domain.state import differences
-from .._errors import HypervisorError, VnumaError
+from .._errors import HypervisorError
 from .._hypervisor.ends import Source
 from .._hypervisor.migration import Migration, Progress, Transfer, lost_its_reason
 from .._model.domain import Domain
 from .._size import show_size
 from .destination import Arrival, Destination, MovingGuest
+from .ending import Ending, Outcome
 from .location import locate_guest
+from .state_dir import MigrationNote, StateDir
+from .update import digest
 
 _LOOK_EVERY_S = 0.5
 _SAY_EVERY_S = 5.0
-#: How long a target may take to clear away what a migration that failed has left: its daemon
-#: notices within half a minute that the other one is gone (keepalive_interval, keepalive_count).
-_CLEARING_S = 60.0
 _AGENT_PATIENCE_S = 30.0
 
 
@@ -63,6 +61,7 @@ def carry_out(
     destination: Destination,
     arrival: Arrival,
     transfer: Transfer,
+    state_dir: StateDir,
     say: Callable[[str], None],
 ) -> None:
     """Migrate a guest, and verify it where it is then.
@@ -73,43 +72,86 @@ def carry_out(
         destination: where it goes.
         arrival: what it is to be there.
         transfer: how.
+        state_dir: of the source.
         say: takes a line about how far it is.
 
     Raises:
-        HypervisorError: when it was not migrated, or is not what it was to be.
+        VnumaError: when it was not migrated, or is not what it was to be.
     """
     moving = move.moving
     domain, began = moving.domain, time.monotonic()
     had_agent = source.agent_answers(domain)
-    migration = Migration(source.full_uri, domain)
+    migration = Migration(source.full_uri, domain, source.patience_s)
     try:
         _check_unchanged(source, moving)
+        note = _note(source, moving, destination)
+        state_dir.begin_migration(domain.uuid, note)
         watch = _Watch(migration, domain, transfer, say)
-        problem: HypervisorError | None = None
         with watch:
-            try:
-                migration.run(
-                    destination.hypervisor.full_uri,
-                    destination.migrate_uri,
-                    (arrival.live.text, arrival.persistent.text),
-                    transfer,
-                    secrets(arrival.live.root) | secrets(arrival.persistent.root),
-                )
-            except HypervisorError as error:
-                problem = error
+            problem = _migrate(migration, destination, arrival, transfer)
+        ending = Ending(
+            *(source, destination.hypervisor, destination.name, domain),
+            *(state_dir, transfer.undefine_source, say),
+        )
+        outcome = _bring_to_end(ending, note, problem)
         move.progress = watch.progress
     finally:
         migration.close()
-    if problem is not None and not _has_arrived(source, destination, domain):
-        raise _not_migrated(source, destination, domain, problem, watch, transfer)
+    if outcome.place != "target":
+        why = _why(problem, watch, transfer)
+        raise HypervisorError(
+            f"it was not migrated to {destination.name}: {why}. {outcome.sentence}"
+        )
     if problem is not None:
         move.warnings.append(
             f"libvirt reported an error, and it has arrived all the same: {problem.message}"
         )
     move.seconds = round(time.monotonic() - began, 1)
     move.action = "migrated"
-    _verify(move, destination, arrival, had_agent)
-    _check_source(source, domain, transfer)
+    _verify(move, destination, arrival, had_agent and not note.paused)
+    _measure(move, migration.stopped_at, outcome.resumed_at)
+
+
+def _note(source: Source, moving: MovingGuest, destination: Destination) -> MigrationNote:
+    domain = moving.domain
+    return MigrationNote(
+        name=domain.name,
+        since=time.time(),
+        target=destination.name,
+        target_uuid=destination.hypervisor.host_uuid(),
+        paused=source.condition(domain).state == "paused",
+        known_there=domain.uuid in destination.domains,
+        definition=digest(moving.persistent),
+    )
+
+
+def _measure(move: Move, stopped_at: float | None, resumed_at: float | None) -> None:
+    """Note how long it stood still: libvirt's figure ends before the target's copy is resumed."""
+    if move.progress is not None and stopped_at is not None and resumed_at is not None:
+        stood_ms = round((resumed_at - stopped_at) * 1000)
+        move.progress = replace(move.progress, downtime_ms=stood_ms)
+
+
+def _migrate(
+    migration: Migration, destination: Destination, arrival: Arrival, transfer: Transfer
+) -> HypervisorError | None:
+    """Have libvirt migrate it; return what it said was wrong."""
+    try:
+        migration.run(
+            destination.hypervisor.full_uri,
+            destination.migrate_uri,
+            (arrival.live.text, arrival.persistent.text),
+            transfer,
+            secrets(arrival.live.root) | secrets(arrival.persistent.root),
+        )
+    except HypervisorError as error:
+        return error
+    return None
+
+
+def _bring_to_end(ending: Ending, note: MigrationNote, problem: HypervisorError | None) -> Outcome:
+    outcome = ending.hand_over(note) if problem is None else None
+    return ending.end(note, time.monotonic()) if outcome is None else outcome
 
 
 class _Watch:
@@ -179,73 +221,22 @@ def _check_unchanged(source: Source, moving: MovingGuest) -> None:
         )
 
 
-def _has_arrived(source: Source, destination: Destination, domain: Domain) -> bool:
-    """Tell whether a guest runs at the target, and no longer at the source."""
-    try:
-        here = source.find(domain)
-        there = destination.hypervisor.find(domain)
-    except VnumaError:
-        return False
-    return (
-        there is not None
-        and there.active
-        and not (here is not None and here.active)
-        and destination.hypervisor.state(there) == "running"
-    )
-
-
-def _not_migrated(
-    source: Source,
-    destination: Destination,
-    domain: Domain,
-    problem: HypervisorError,
-    watch: _Watch,
-    transfer: Transfer,
-) -> HypervisorError:
-    """Return the error for a guest that did not arrive: why, and where it is."""
+def _why(problem: HypervisorError | None, watch: _Watch, transfer: Transfer) -> str:
+    """Say why a guest did not arrive."""
     if watch.timed_out:
         far = "" if watch.progress is None else f" ({progress_text(watch.progress)})"
-        why = (
+        return (
             f"it did not finish within {transfer.timeout_s:g} s{far}; raise timeout or bandwidth, "
             "set auto_converge or post_copy, or migrate it when it has less to do"
         )
-    elif lost_its_reason(problem):
-        why = (
+    if problem is None:
+        return "libvirt reported no error, and it did not arrive; see its log on both hosts"
+    if lost_its_reason(problem):
+        return (
             "a libvirt daemon ended its connection and gave no reason; its log on the target and "
             "on the source has one"
         )
-    else:
-        why = problem.message.rstrip(".")
-    return HypervisorError(
-        f"it was not migrated to {destination.name}: {why}. "
-        f"{_whereabouts(source, destination, domain)}"
-    )
-
-
-def _whereabouts(source: Source, destination: Destination, domain: Domain) -> str:
-    """Say where a guest is after a migration that failed."""
-    try:
-        here = source.find(domain)
-        state = "gone" if here is None else source.state(here) if here.active else "off"
-    except VnumaError as error:
-        return f"Where it is cannot be told: {error.message}"
-    said = f"It is {state} on its source" + (", as before" if state == "running" else "")
-    deadline = time.monotonic() + _CLEARING_S
-    known = domain.uuid in destination.domains
-    while True:
-        try:
-            there = destination.hypervisor.find(domain)
-        except VnumaError:
-            return f"{said}; {destination.name} cannot be asked, look there when it is back."
-        if there is None or (known and not there.active):
-            return f"{said}, and nothing of it is left on {destination.name}."
-        if time.monotonic() > deadline:
-            is_now = destination.hypervisor.state(there)
-            return (
-                f"{said}, and also defined on {destination.name}, where it is {is_now}; check "
-                "both, and undefine it where it is not to be."
-            )
-        time.sleep(1.0)
+    return problem.message.rstrip(".")
 
 
 def _verify(move: Move, destination: Destination, arrival: Arrival, had_agent: bool) -> None:
@@ -258,8 +249,8 @@ def _verify(move: Move, destination: Destination, arrival: Arrival, had_agent: b
     there = target.find(domain)
     if there is None or not there.active or not there.persistent:
         raise HypervisorError(
-            f"it left for {destination.name} and does not run there as a persistent guest; look "
-            "at both hosts at once."
+            f"it was on {destination.name}, and someone else has ended or undefined it there "
+            "since; define it there, or start it."
         )
     move.progress = target.last_progress(there) or move.progress
     found = []
@@ -284,20 +275,4 @@ def _verify(move: Move, destination: Destination, arrival: Arrival, had_agent: b
         move.warnings.append(
             f"its agent answered before, and has not done so on {destination.name} within "
             f"{_AGENT_PATIENCE_S:g} s; check the guest."
-        )
-
-
-def _check_source(source: Source, domain: Domain, transfer: Transfer) -> None:
-    """Make sure that a guest which has arrived is not on its source too.
-
-    Raises:
-        HypervisorError: when it is.
-    """
-    here = None
-    with suppress(VnumaError):
-        here = source.find(domain)
-    if here is not None and (here.active or transfer.undefine_source):
-        raise HypervisorError(
-            "it runs on its target, and its source still has it; check both hosts, and undefine "
-            "it on the source."
         )

@@ -66,6 +66,8 @@ class MigrationNote:
         target_uuid: UUID of the target's libvirt host.
         paused: whether the guest was paused by its owner, and has to be so afterwards.
         phase: ``moving``: the copy on the target has not run; ``there``: it may have.
+        known_there: whether the target had a definition of it before.
+        definition: digest of its persistent definition on the source when it began, '' for none.
     """
 
     name: str = ""
@@ -74,6 +76,8 @@ class MigrationNote:
     target_uuid: str = ""
     paused: bool = False
     phase: str = "moving"
+    known_there: bool = True
+    definition: str = ""
 
 
 def default_state_dir() -> str:

@@ -17,7 +17,10 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import GuestGoneError
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.ends import Target
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import (
+    Condition,
+    Domain,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.destination import (
     Destination,
@@ -47,6 +50,7 @@ class FakeTarget:
     guests: dict[Domain, str] = field(default_factory=dict)
     needs: list[str] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
+    reason: str = "user"
 
     def domains(self) -> list[Domain]:
         """Its guests."""
@@ -62,6 +66,10 @@ class FakeTarget:
     def lacks(self, _live: Definition) -> list[str]:
         """What it does not have."""
         return self.needs
+
+    def condition(self, _domain: Domain) -> Condition:
+        """What its guests do."""
+        return Condition("paused", self.reason)
 
 
 @dataclass
@@ -119,7 +127,13 @@ def test_it_comes_as_it_is(bench: Bench) -> None:
             "another guest of that name is defined there, with UUID uuid-other; rename one of "
             "them.",
         ),
-        ("db1", "uuid-db1", True, "it runs there already; shut one of the two down at once."),
+        (
+            "db1",
+            "uuid-db1",
+            True,
+            "a copy of it is there already, paused (user); if no run of vnuma_migrate that was cut "
+            "off has left it there, end the one that is not to stay with 'virsh destroy db1'.",
+        ),
         (
             "db2",
             "uuid-db1",
@@ -142,6 +156,15 @@ def test_who_is_there_with_its_name(
     bench.define(_xml(name), name, uuid, active)
     (said,) = bench.reasons(bench.moving(_xml("db1")))
     assert said.startswith(sentence)
+
+
+def test_one_that_libvirt_holds_on_to(bench: Bench) -> None:
+    """It cannot be destroyed, and what helps is said."""
+    bench.define(_xml("db1"), "db1", "uuid-db1", active=True)
+    bench.target.reason = "starting_up"
+    (said,) = bench.reasons(bench.moving(_xml("db1")))
+    assert said.startswith("libvirt there began to start a copy of it, and has not ended that.")
+    assert "remove /run/libvirt/qemu/db1.xml" in said
 
 
 def test_what_was_kept_of_it(bench: Bench) -> None:

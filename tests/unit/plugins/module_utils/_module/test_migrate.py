@@ -17,7 +17,10 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.ends import Source, Target
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.migration import Transfer
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import (
+    Condition,
+    Domain,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._module import migrate as _migrate
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.destination import Destination
@@ -82,6 +85,10 @@ class FakeHost:
         if domain.name in self.silent:
             raise HypervisorError("libvirt could not tell its state: no domain.")
         return None
+
+    def condition(self, _domain: Domain) -> Condition:
+        """It runs."""
+        return Condition("running", "booted")
 
     def is_local(self) -> bool:
         """Whether its files can be looked at."""
