@@ -33,6 +33,10 @@ test-migration: bootstrap ## Guests that migrate live between unlike hosts, and 
 test-faults: bootstrap ## Runs that are killed at random and at each step, while owners of guests act (an hour)
 	@$(RUN) faults
 
+.PHONY: test-migration-faults
+test-migration-faults: bootstrap ## Migrations in which daemons and the module are killed at random (half an hour)
+	@$(RUN) migration-faults
+
 .PHONY: test-kvm-migration
 test-kvm-migration: bootstrap ## A KVM guest that migrates between two emulated hosts, and comes back
 	@$(RUN) molecule-kvm-migration

@@ -27,6 +27,7 @@ import part_caches
 import part_converge
 import part_downtime
 import part_fleet
+import part_handover
 import part_locality
 import part_placement
 import part_plan
@@ -46,6 +47,7 @@ PARTS: dict[str, Callable[[], report.Part]] = {
     "scale": part_converge.measure_scale,
     "fleet": part_fleet.measure,
     "downtime": part_downtime.measure,
+    "handover": part_handover.measure,
     "report": part_report.measure,
 }
 

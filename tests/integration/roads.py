@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from adhoc import Adhoc, Run, command
@@ -86,6 +87,13 @@ class Roads(Highway):
 
     def _to(self, to: str, guests: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         return {"guests": list(guests), "targets": [self.target(to)], **options}
+
+    def forget(self) -> None:
+        """Remove what outlives a run, on every host."""
+        for name in self.libvirts:
+            # Not the folder itself, which is mounted in the host.
+            for path in (self.host(name).root / "state").iterdir():
+                shutil.rmtree(path)
 
     def clear(self) -> None:
         """End and undefine every guest of every host."""

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any
 import commands
 import guestboot
 import pytest
+import twocopies
 from adhoc import Run
 from hugepages import more_hugepages
 from roads import Roads, firmware_guest
@@ -27,18 +27,27 @@ _PATIENCE_S = 240.0
 
 
 @pytest.fixture(scope="module")
-def guest(highway: Roads, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A guest that has booted on the east: whatever fails, it is there again afterwards."""
-    highway.clear()
-    console = tmp_path_factory.mktemp("faults") / "console.log"
-    east = highway.libvirts["east"]
-    east.define(guestboot.domain_xml("db1", 2, 224, console))
-    highway.partition("east", "db1", group=("east", "west"))
-    east.virsh("start", "db1")
-    guestboot.wait_for_boots(console, 1)
+def console(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the guest says."""
+    return tmp_path_factory.mktemp("faults") / "console.log"
+
+
+@pytest.fixture
+def guest(highway: Roads, console: Path) -> Iterator[str]:
+    """A guest that has booted on the east; it runs on, and its time never goes back."""
+    if not _is_on_one_host(highway, "db1", "east", "west"):
+        highway.clear()
+        highway.forget()
+        console.unlink(missing_ok=True)
+        east = highway.libvirts["east"]
+        xml = guestboot.domain_xml("db1", 2, 224, console, cmdline="vnuma.watch")
+        east.define(twocopies.with_monitor(xml, "db1"))
+        highway.partition("east", "db1", group=("east", "west"))
+        east.virsh("start", "db1")
+        guestboot.wait_for_boots(console, 1)
     yield "db1"
     assert guestboot.boots(console) == 1
-    highway.clear()
+    assert twocopies.went_back(console) == []
 
 
 @contextmanager
@@ -110,40 +119,111 @@ def test_the_network_is_cut(highway: Roads, guest: str) -> None:
         with highway.cut("west"):
             run = future.result(_PATIENCE_S)
         assert run.failed
-        assert "it was not migrated to west: " in run.msg
-        assert "It is running on its source, as before" in run.msg
+        assert "where it runs cannot be told, since west cannot be asked" in run.msg
+        assert "it is running (migration canceled) on its source" in run.msg
         _until(lambda: _is_on_one_host(highway, guest, "east", "west"))
+    run = highway.migrate("east", "west", guest)
+    assert not run.failed, run.msg
+    _goes_home(highway, guest)
 
 
 @pytest.mark.parametrize("peer_to_peer", [True, False])
 def test_the_module_is_killed(highway: Roads, guest: str, peer_to_peer: bool) -> None:
-    """The daemons go on by themselves; where the module carries it out, nothing has happened."""
+    """The daemons go on by themselves, and the next run ends it; else that one begins again."""
     with _migrating(highway, peer_to_peer=peer_to_peer, bandwidth_mib=4) as future:
-        highway.host("east").exec(["pkill", "-KILL", "-f", "AnsiballZ_vnuma_migrate"])
+        highway.host("east").kill_now("-f", "AnsiballZ_vnuma_migrate")
         assert future.result(_PATIENCE_S).failed
-    ends = ("west", "east") if peer_to_peer else ("east", "west")
-    _until(lambda: _is_on_one_host(highway, guest, *ends))
-    if peer_to_peer:
-        # The next run finds it where it is, and another one brings it back.
+    # With nothing that it does not have to know of the migration that was begun.
+    checked = highway.migrate("east", "west", guest, flags=("--check",))
+    assert "a migration of it to west was begun and has not ended" in checked.output
+    other = highway.migrate("east", "south", guest)
+    assert other.failed
+    assert "run again with west in targets" in other.msg
+    run = highway.migrate("east", "west", guest, peer_to_peer=peer_to_peer)
+    assert (run.failed, run.result["migrated"]) == (False, [guest]), run.output
+    assert _is_on_one_host(highway, guest, "west", "east")
+    _goes_home(highway, guest)
+
+
+def _goes_home(roads: Roads, guest: str) -> None:
+    """See that the next run has nothing to do, and bring the guest back."""
+    run = roads.migrate("east", "west", guest)
+    assert (run.failed, run.result["changed"]) == (False, False), run.output
+    for name in ("east", "west"):
+        notes = (roads.host(name).root / "state").rglob("*.migration")
+        assert list(notes) == []
+    run = roads.migrate("west", "east", guest)
+    assert not run.failed, run.msg
+
+
+@pytest.mark.parametrize(
+    ("dies", "peer_to_peer", "after_ms"),
+    [
+        *(("west", True, after_ms) for after_ms in (0, 20, 60)),
+        *(("west", peer_to_peer, None) for peer_to_peer in (True, False)),
+        ("west", False, 20),
+        ("east", True, 20),
+        ("east", True, 60),
+        *(("module", False, after_ms) for after_ms in (20, 60)),
+        ("west module", False, 0),
+        ("east west", True, 20),
+    ],
+)
+def test_what_dies_at_the_handover(
+    highway: Roads, guest: str, dies: str, peer_to_peer: bool, after_ms: int | None
+) -> None:
+    """Once the source has stopped it: there are never two that run, and the next run ends it.
+
+    Without a time, it is when the target's daemon finishes the migration.
+    """
+    roots = {name: highway.host(name).root for name in ("east", "west")}
+    with twocopies.Watcher(twocopies.monitors(roots, guest)) as watcher:
+        with ThreadPoolExecutor(1) as pool:
+            options: Any = {"peer_to_peer": peer_to_peer, "bandwidth_mib": 16}
+            future = pool.submit(highway.migrate, "east", "west", guest, **options)
+            assert twocopies.wait_for_handover(roots["east"], guest, future.done)
+            if after_ms is None:
+                twocopies.wait_for_finish(roots["west"], guest, future.done)
+            else:
+                time.sleep(after_ms / 1000)
+            _die(highway, dies)
+            run = future.result(_PATIENCE_S)
+        assert "Traceback" not in run.output
         run = highway.migrate("east", "west", guest)
-        assert (run.failed, run.result["changed"]) == (False, False), run.output
-        run = highway.migrate("west", "east", guest)
         assert not run.failed, run.msg
+        assert _is_on_one_host(highway, guest, "west", "east")
+        _goes_home(highway, guest)
+    assert watcher.twice == []
+    assert watcher.samples > 0
 
 
-def test_the_controller_is_killed(highway: Roads, guest: str) -> None:
-    """With its connections: the module ends what it has begun, and the next run finds the guest."""
+def _die(roads: Roads, dies: str) -> None:
+    daemons = [name for name in dies.split() if name != "module"]
+    for name in daemons:
+        roads.host(name).kill_daemon_now()
+    if "module" in dies:
+        roads.host("east").kill_now("-f", "AnsiballZ_vnuma_migrate")
+    time.sleep(1)
+    for name in daemons:
+        roads.host(name).release_daemon()
+
+
+@pytest.mark.parametrize("with_module", [False, True])
+def test_the_controller_is_killed(highway: Roads, guest: str, with_module: bool) -> None:
+    """With its workers and connections: the module ends what it has begun, or the next run does."""
     words = highway.migrate_command("east", "west", guest, bandwidth_mib=4)
     with commands.begin(words, highway.folder) as controller:
         west = highway.libvirts["west"]
         _until(lambda: guest in west.virsh("list", "--all", "--name"))
         assert controller.poll() is None
-        # It has the folder on its command line, as its workers and ssh's clients have.
-        control = f"{highway.folder}/control"
-        subprocess.run(["pkill", "-KILL", "--full", control], check=True)
-    _until(lambda: _is_on_one_host(highway, guest, "west", "east"))
+        commands.kill_tree(controller)
+        if with_module:
+            highway.host("east").kill_now("-f", "AnsiballZ_vnuma_migrate")
+    if not with_module:
+        _until(lambda: _is_on_one_host(highway, guest, "west", "east"))
     run = highway.migrate("east", "west", guest)
-    assert (run.failed, run.result["changed"]) == (False, False), run.output
+    assert (run.failed, run.result["changed"]) == (False, with_module), run.output
+    assert _is_on_one_host(highway, guest, "west", "east")
     run = highway.migrate("west", "east", guest)
     assert not run.failed, run.msg
 

@@ -235,6 +235,23 @@ class FakeHost:
         options = {"capture_output": True, "text": True, **options}
         return subprocess.run(self.exec_argv(argv), check=check, **options)
 
+    def kill_now(self, *words: str) -> None:
+        """Kill what pgrep finds of these words inside, from outside: entering takes 20 ms."""
+        found = subprocess.run(
+            ["pgrep", "--ns", str(self.pid), "--nslist", "pid", *words],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        for pid in found.stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+    def kill_daemon_now(self) -> None:
+        """Kill the daemon outright, and hold it down."""
+        (self.root / "held").touch()
+        self.kill_now("-x", self.platform.daemon)
+
     def kill_daemon(self, *, hold: bool = False) -> None:
         """Kill the daemon outright; it comes back by itself unless it is held down."""
         if hold:

@@ -318,6 +318,13 @@ STEPS = (
         alone=True,
     ),
     Step(
+        "migration-faults",
+        "a guest that migrates while daemons and the module are killed at random",
+        lambda: [[str(ansible() / "bin/python"), "tests/lab/migrationfaults.py"]],
+        telling=True,
+        alone=True,
+    ),
+    Step(
         "restarts",
         "guests that run, and faults that happen",
         _pytest(ansible, *RESTARTS),
