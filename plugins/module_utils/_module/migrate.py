@@ -7,6 +7,7 @@ Every guest is checked and planned before the first one leaves.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -308,6 +309,10 @@ def transfer_from(options: Mapping[str, Any]) -> Transfer:
 def migrate(module: AnsibleModule) -> dict[str, Any]:
     """Migrate the guests and return what came of it."""
     write = not module.check_mode
+    if write:
+        # Ansible gives it a terminal, which hangs up when the controller is gone; a guest that has
+        # just been handed over would stand still until the next run.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     transfer = transfer_from(module.params)
     if not module.params["targets"]:
         raise PolicyError("targets must name at least one host to migrate to.")
