@@ -457,7 +457,7 @@ def test_the_controller_is_killed_in_the_middle(hosts: Hosts) -> None:
 
 @pytest.mark.slow
 def test_the_process_group_of_the_controller_is_killed(hosts: Hosts) -> None:
-    """As by Ctrl-C twice, or a terminal that goes: the module is not in it, and ends its work."""
+    """The module is not in that group: it ends its work, although its result goes nowhere."""
     hosts.boot("kvm1", "a", cmdline="vnuma.slow_acpi=10")
     hosts.guests("kvm1", "a")
     with _restarting(hosts) as controller:
