@@ -24,19 +24,20 @@ BIN = Path(sys.executable).parent
 #: the tools of the checkout stay in the checkout.
 WANTED = {
     # Galaxy's importer lints with the collection's own configuration.
-    "": r"(README|CHANGELOG)\.md|CHANGELOG\.rst|COPYING|MANIFEST\.json|FILES\.json|\.ansible-lint",
+    "": r"(README|CHANGELOG|SECURITY)\.md|CHANGELOG\.rst|COPYING|MANIFEST\.json|FILES\.json|\.ansible-lint",
     "changelogs": r"(changelog|config)\.yaml|fragments/\S+\.ya?ml",
     "docs": r"(\w+\.(md|svg)|docsite/([\w-]+\.yml|rst/\w+\.rst)|examples/[\w/.-]+\.(yml|j2|json))",
     "meta": r"(runtime|execution-environment)\.yml|ee-\w+\.txt",
     "playbooks": r"\w+\.yml",
     "plugins": r"(doc_fragments|filter|modules|(module|plugin)_utils(/_\w+)?)/\w+\.py"
     r"|plugin_utils/_report/templates/\w+\.(css|j2|html\.j2|svg\.j2)",
-    "roles": r"vnuma/(README\.md|(defaults|handlers|meta|tasks)/\w+\.yml)",
+    "roles": r"vnuma/(README\.md|(defaults|handlers|meta|tasks|vars)/\w+\.yml)",
 }
 #: What has to be there, and would be missed first.
 NEEDED = (
     *("COPYING", "README.md", "meta/runtime.yml", "meta/execution-environment.yml"),
     *("docs/docsite/links.yml", "docs/guide.md", "changelogs/changelog.yaml", "CHANGELOG.md"),
+    *("roles/vnuma/vars/main.yml", "SECURITY.md", "docs/security.md"),
     *("roles/vnuma/meta/argument_specs.yml", "playbooks/converge.yml", "playbooks/revert.yml"),
     *("playbooks/report.yml", "plugins/plugin_utils/_report/templates/page.html.j2"),
 )
