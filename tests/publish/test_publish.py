@@ -24,7 +24,8 @@ BIN = Path(sys.executable).parent
 #: the tools of the checkout stay in the checkout.
 WANTED = {
     # Galaxy's importer lints with the collection's own configuration.
-    "": r"(README|CHANGELOG|SECURITY)\.md|CHANGELOG\.rst|COPYING|MANIFEST\.json|FILES\.json|\.ansible-lint",
+    "": r"(README|CHANGELOG|SECURITY)\.md|CHANGELOG\.rst|COPYING|MANIFEST\.json|FILES\.json"
+    r"|\.ansible-lint",
     "changelogs": r"(changelog|config)\.yaml|fragments/\S+\.ya?ml",
     "docs": r"(\w+\.(md|svg)|docsite/([\w-]+\.yml|rst/\w+\.rst)|examples/[\w/.-]+\.(yml|j2|json))",
     "meta": r"(runtime|execution-environment)\.yml|ee-\w+\.txt",
