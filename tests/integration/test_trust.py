@@ -248,7 +248,7 @@ def test_hosts_that_nobody_selected_are_not_visited(liars: Liar) -> None:
         liars.facts(inventory_hostname=name)
         play = liars.play("converge", "--check", vnuma_hosts="kvm1")
         liars.held(play)
-        assert {host for host, *_ in liars.recorded()} == {"kvm1"}
+        assert {record[0] for record in liars.recorded()} == {"kvm1"}
 
 
 def test_one_answer_says_nothing_about_the_next_host(liars: Liar) -> None:

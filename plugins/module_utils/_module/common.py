@@ -8,6 +8,7 @@ This is the one place that turns typed errors into ``fail_json``.
 from __future__ import annotations
 
 import gc
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -83,7 +84,7 @@ def patience_s(module: AnsibleModule) -> float:
         PolicyError: when that is no time.
     """
     seconds = float(module.params["daemon_timeout"])
-    if not seconds > 0:
+    if math.isnan(seconds) or seconds <= 0:
         raise PolicyError(f"daemon_timeout must be more than 0 s, not {seconds:g} s.")
     return seconds
 

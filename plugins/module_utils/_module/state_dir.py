@@ -316,7 +316,7 @@ class StateDir:
             wanted = known.get(key)
             if wanted is float and isinstance(value, int) and not isinstance(value, bool):
                 value = float(value)
-            if wanted is not None and type(value) is wanted:
+            if wanted is not None and isinstance(value, wanted):
                 found[key] = value
         return found
 

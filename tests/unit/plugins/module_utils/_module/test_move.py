@@ -135,8 +135,10 @@ def bench(host: Callable[[str], Host], tmp_path: Path, monkeypatch: pytest.Monke
         return partitioned_text(definition, layout, policy)
 
     before, running, persistent = written("0"), written("1"), written("0-1")
-    east = FakeEnd("east", RUNNING, live=before, defined=before)
-    west = FakeEnd("west", GONE, persistent=False, full_uri="qemu+ssh://west/system")
+    east = FakeEnd(name="east", condition_now=RUNNING, live=before, defined=before)
+    west = FakeEnd(
+        name="west", condition_now=GONE, persistent=False, full_uri="qemu+ssh://west/system"
+    )
     west.done = east.done
     moving = MovingGuest(GUEST, read_definition(before), read_definition(before))
     bench = Bench(
