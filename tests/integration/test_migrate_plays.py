@@ -43,6 +43,7 @@ def play(roads: Roads, tmp_path: Path) -> Callable[..., Play]:
             name: {
                 **roads.variables(name),
                 "vnuma_migrate_uri": roads.target(name)["uri"],
+                "vnuma_migrate_trust_uris": True,
                 "vnuma_migrate_data_uri": roads.target(name)["migrate_uri"],
             }
             for name in names
@@ -96,7 +97,8 @@ def test_the_examples_of_the_module(roads: Roads) -> None:
         arguments = task["kvm.vnuma.vnuma_migrate"]
         targets = [roads.target(called[one["name"]]) for one in arguments["targets"]]
         flags = ("--check",) if task.get("check_mode") else ()
-        run = roads.call("east", "vnuma_migrate", {**arguments, "targets": targets}, *flags)
+        given = {**arguments, "targets": targets, "trust_uris": True}
+        run = roads.call("east", "vnuma_migrate", given, *flags)
         assert not run.failed, run.msg
         answers.append((run.result["migrated"], bool(flags)))
     assert answers == [(["db1"], False), (["web"], True)]

@@ -202,6 +202,7 @@ class Bed(Highway):
         arguments = {
             "guests": [GUEST],
             "targets": [self.target(to)],
+            "trust_uris": True,
             "peer_to_peer": peer_to_peer,
             "bandwidth_mib": self._bandwidth_mib,
             "daemon_timeout": 30,
