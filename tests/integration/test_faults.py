@@ -487,7 +487,7 @@ def test_a_guest_that_goes_off_after_the_run_has_given_up(
     faulted.partition()
     run = faulted.restart(timeout=1)
     assert run.failed
-    assert "If it goes down within 1 h, the next run starts it." in run.msg
+    given_up = run.msg
     faulted.run_on("g1", boots=1, cells=0)
     faulted.virsh("destroy" if turned_off_by == "force" else "shutdown", "g1")
     until(lambda: faulted.state("g1") == "shut off", "g1 is off")
@@ -501,6 +501,7 @@ def test_a_guest_that_goes_off_after_the_run_has_given_up(
         assert run.result["restarted"] == ["g1"]
         faulted.run_on("g1", boots=2, cells=4)
     faulted.settles()
+    assert "If it goes down within 1 h, the next run starts it." in given_up
 
 
 def test_saved_while_it_shuts_down(faulted: Faulted) -> None:
