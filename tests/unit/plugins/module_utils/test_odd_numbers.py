@@ -15,8 +15,8 @@ PROGRAM = Path(__file__).resolve().parents[2] / "oddnumbers.py"
 
 def test_no_number_takes_memory_or_ends_in_a_traceback() -> None:
     """Each call ends in an answer, or in a sentence of a decent length that names the guest."""
-    # glibc reserves 64 MiB of address space for each thread that allocates while others do: how many
-    # those are depends on what else the machine does.
+    # glibc reserves 64 MiB of address space for each thread that allocates while others do; how
+    # many those are depends on what else the machine does.
     environment = {
         **os.environ,
         "MALLOC_ARENA_MAX": "1",
