@@ -18,7 +18,7 @@ BOOK = "kvm.vnuma.report"
 
 
 class Place:
-    """A host, a file that is nobody's business, and a folder where another user may write."""
+    """A host, a file that is not to be touched, and a folder where another user may write."""
 
     def __init__(self, hosts: Hosts) -> None:
         self.hosts = hosts

@@ -242,7 +242,7 @@ def test_one_fact(liars: Liar, name: str, book: str) -> None:
     assert liars.hosts.dumps() == before
 
 
-def test_hosts_that_nobody_selected_are_not_visited(liars: Liar) -> None:
+def test_hosts_that_were_not_selected_are_not_visited(liars: Liar) -> None:
     """The controller neither: which hosts the second play is for is asked of no host."""
     for name in ("kvm3", "localhost"):
         liars.facts(inventory_hostname=name)

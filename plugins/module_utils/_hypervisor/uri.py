@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a connection URI makes libvirt do besides connecting.
+"""What a connection URI makes libvirt run and read.
 
 Parameters and transports are those of libvirt's remote driver (libvirt.org/uri.html,
 src/remote/remote_driver.c).

@@ -49,7 +49,7 @@ def test_no_longer_than_can_be_read() -> None:
 
 
 def test_no_control_characters() -> None:
-    """A guest's name and libvirt's words steer no terminal, and no line of a log is of theirs."""
+    """A guest's name and libvirt's words steer no terminal, and make no line of a log."""
     controls = "".join(map(chr, (*range(32), *range(127, 160), 0x2028, 0x202E, 0x2066, 0xD800)))
     said = str(PolicyError(f"a{controls}b.", f"x{controls}y"))
     assert set(said).isdisjoint(controls.replace(" ", ""))
