@@ -28,10 +28,8 @@ class Verdict(Enum):
     ARRIVED = "arrived"
     #: Neither is alive.
     OFF = "off"
-    #: Both run, and the target's ought not to.
-    TWICE_THERE = "twice there"
-    #: Both run, and the source's ought not to.
-    TWICE_HERE = "twice here"
+    #: Both run; which ought not to is what the note says.
+    TWICE = "twice"
     #: Each has a part of the guest's memory.
     POST_COPY = "post copy"
     #: The target's may have run, and the source's was started since by someone else.
@@ -69,7 +67,7 @@ class Copies:
         if not is_alive(there):
             return Verdict.STAYS
         if self.run_both:
-            return Verdict.TWICE_HERE if phase == "there" else Verdict.TWICE_THERE
+            return Verdict.TWICE
         if phase == "there":
             return Verdict.UNCLEAR
         # One that runs while the other one stands still was told to, by post-copy or by someone.

@@ -91,7 +91,7 @@ class Ending:
         """
         copies = self._look(note, over_by)
         verdict = copies.verdict(note.phase)
-        if verdict in (Verdict.TWICE_HERE, Verdict.TWICE_THERE):
+        if verdict is Verdict.TWICE:
             self._stop_one_of_two(note, copies)
         if verdict is Verdict.STAYS:
             return self._stay(note, copies)

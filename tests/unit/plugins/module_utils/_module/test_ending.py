@@ -350,6 +350,13 @@ def test_a_copy_that_does_not_end(bench: Bench) -> None:
     assert bench.done == []
 
 
+def test_a_copy_that_was_said_to_have_ended(bench: Bench) -> None:
+    """It is asked for, and the other one is not resumed."""
+    bench.west.ignores = {"force off"}
+    assert "has not ended it: it is paused (user)" in bench.unsettled()
+    assert bench.done == ["west: force off"]
+
+
 def test_a_definition_that_was_changed_meanwhile(bench: Bench) -> None:
     """It is not removed with the change in it, and every run says so until that is settled."""
     bench.set(OFF, USER)
