@@ -304,22 +304,32 @@ class Case:
         """Return the fewest nodes that could hold it on an empty host."""
         empty, most = self.site.empty, self.demand.most_nodes
         impossible: list[LayoutError] = []
+        able = most
+        beyond: LayoutError | None = None
         for size in range(max(1, len(self.required)), most + 1):
             try:
                 self.demand.needs(self.demand.widest(size))
             except LayoutError as error:
                 impossible.append(error)
+                beyond = beyond or error
                 continue
+            able, beyond = size, None
             if any(self._fits(empty, nodes) for nodes in self._open_sets(empty, size)):
                 return size
         if len(impossible) == most:
             raise impossible[0]
-        among = self.demand.widest(most)
+        among = self.demand.widest(able)
         figures = self.shortage(empty, among) or "no set of them is large enough"
+        over = f"over {able} host node{'s' if able > 1 else ''}, {figures}"
+        if beyond is not None:
+            # The way out is that of the rule: no room makes a machine have NUMA.
+            raise LayoutError(
+                f"nodes 'auto' cannot hold it, even without other guests: {over}; over more, "
+                f"{beyond.message}"
+            )
         raise LayoutError(
-            f"nodes 'auto' cannot hold it, even without other guests: over {len(among)} host "
-            f"node{'s' if len(among) > 1 else ''}, {figures}; reduce its vCPUs or memory, raise "
-            "cpu_overcommit, or choose nodes by name."
+            f"nodes 'auto' cannot hold it, even without other guests: {over}; reduce its vCPUs or "
+            "memory, raise cpu_overcommit, or choose nodes by name."
         )
 
 

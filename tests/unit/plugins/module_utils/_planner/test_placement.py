@@ -434,3 +434,15 @@ def test_refusals(applicant: Applicant, sentence: str) -> None:
     assert isinstance(answer, LayoutError)
     assert str(answer).startswith("guest g: ")
     assert sentence in str(answer)
+
+
+def test_too_large_for_one_node_and_refused_on_more() -> None:
+    """What it lacks on the nodes that it may have, and the rule with its own way out."""
+    large = asks("g", 10, 2)
+    board = replace(large, guest=replace(large.guest, arch="ppc64", machine="powernv9"))
+    (answer,) = place(make_host([8, 8], [32, 32]), [board])
+    assert str(answer) == (
+        "guest g: nodes 'auto' cannot hold it, even without other guests: over 1 host node, host "
+        "node 0 has 8 of 10 cores left; over more, guests of machine type powernv9 cannot have "
+        "cells: QEMU has no NUMA for them; exclude the guest."
+    )
