@@ -162,11 +162,14 @@ options:
         sits well stays. Where the host lists no caches this is as V(node), with a warning.
       - V(core) pins the threads of a guest core to the sibling threads of one host core, and V(cpu)
         pins every vCPU to a pCPU of its own. No two guests with such pins share a pCPU, and a guest
-        whose pins are right already keeps them. Guests with other pins, or without, may run there
-        too. Isolated pCPUs are taken first.
+        whose pins are right already keeps them. What they own is in no pins of other guests of the
+        call. Isolated pCPUs are taken first.
+      - With V(cpu) a guest gets whole cores first, and no two guests share a core while one is
+        whole.
+      - V(keep) leaves the pins of the vCPUs as they are.
       - V(none) removes the pins of the vCPUs, those made by hand too, and also in a running guest.
     type: str
-    choices: [node, cache, core, cpu, none]
+    choices: [node, cache, core, cpu, none, keep]
     default: node
   memory_mode:
     description:

@@ -9,6 +9,9 @@ the remedy. Whoever raises may not know the guest's name; `for_guest` adds it on
 from __future__ import annotations
 
 import re
+from typing import TypeVar
+
+T = TypeVar("T", bound="VnumaError")
 
 #: Controls of terminals and lines (C0 and C1), separators of lines, marks that turn the direction
 #: of writing, and halves of characters. XML takes nearly all of them.
@@ -57,6 +60,13 @@ class VnumaError(Exception):
             self.guest = guest
         return self
 
+    def about(self: T, guest: str) -> T:
+        """Return a copy that is about a guest: guests of one size are refused in one."""
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy.args, copy.guest = self.args, guest
+        return copy
+
 
 class CpusetError(VnumaError):
     """A cpuset or nodeset that cannot be read."""
@@ -72,6 +82,23 @@ class PolicyError(VnumaError):
 
 class LayoutError(VnumaError):
     """The guest does not fit the host under the policy asked for."""
+
+
+class RoomError(LayoutError):
+    """The guest does not fit, and under other options it may.
+
+    Args:
+        problem: what is wrong, with the figures; no full stop.
+        ways: what else could be done, where no other option helps.
+    """
+
+    def __init__(self, problem: str, ways: str) -> None:
+        super().__init__(f"{problem}; {ways}.")
+        self.problem = problem
+
+    def solved(self, way: str) -> RoomError:
+        """Return it with a way out that was tried."""
+        return RoomError(self.problem, way).about(self.guest or "")
 
 
 class DomainError(VnumaError):

@@ -36,7 +36,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "state": ("present", "absent"),
     "distribution": ("contiguous", "interleave", "round_robin"),
     "split": ("even", "proportional"),
-    "pinning": ("node", "cache", "core", "cpu", "none"),
+    "pinning": ("node", "cache", "core", "cpu", "none", "keep"),
     "memory_mode": ("strict", "preferred", "restrictive", "none"),
     "cpu_mode": ("keep", "host-passthrough"),
     "remainder": ("spread", "fail"),

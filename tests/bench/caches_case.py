@@ -29,7 +29,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host,
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import Placement
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.candidates import Applicant
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.ledger import make_ledger
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.placement import place_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
@@ -92,7 +91,7 @@ def made() -> Host:
 
 def together(applicants: Sequence[Applicant], host: Host) -> list[Applicant]:
     """Return guests where the collection puts and pins them, all in one call."""
-    answers = place_guests(applicants, host, make_ledger(host, ())).answers
+    answers = place_guests(applicants, host, ()).answers
     placed = [index for index, one in enumerate(answers) if isinstance(one, Placement)]
     nodes = {
         position: answer.nodes

@@ -18,7 +18,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model import host as ho
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import Placement
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.candidates import Applicant
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.ledger import make_ledger
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.placement import place_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from placement_models import (
@@ -70,7 +69,7 @@ def ours(count: int, demands: list[Demand]) -> list[Nodes] | None:
     """Return where the collection puts guests, None where one is left."""
     host = made(count)
     applicants = [applicant(f"g{number:03}", one) for number, one in enumerate(demands)]
-    answers = place_guests(applicants, host, make_ledger(host, ())).answers
+    answers = place_guests(applicants, host, ()).answers
     nodes = [one.nodes for one in answers if isinstance(one, Placement)]
     return nodes if len(nodes) == len(demands) else None
 
@@ -139,7 +138,7 @@ def online() -> dict[str, float]:
             if model is None:
                 staying = [applicant(one, old, nodes) for one, (old, nodes) in there.items()]
                 newcomer = applicant(f"g{number:04}", demand)
-                answers = place_guests([newcomer, *staying], facts, make_ledger(facts, ())).answers
+                answers = place_guests([newcomer, *staying], facts, ()).answers
                 first = answers[0]
                 nodes = first.nodes if isinstance(first, Placement) else None
             else:
@@ -160,11 +159,10 @@ def milliseconds(share: float) -> float:
     demands = [Demand(1, one, max(1, int(one * factor))) for one in cores]
     host = made(8)
     applicants = [applicant(f"g{number:03}", one) for number, one in enumerate(demands)]
-    ledger = make_ledger(host, ())
     times = []
     for _turn in range(5):
         started = time.process_time()
-        place_guests(applicants, host, ledger)
+        place_guests(applicants, host, ())
         times.append(time.process_time() - started)
     return median(times) * 1000
 

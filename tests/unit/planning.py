@@ -14,6 +14,11 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutErr
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout, Topology
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import (
+    Load,
+    Need,
+    Share,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import Policy, policy_from_options
 
@@ -24,6 +29,11 @@ GuestOf = Callable[..., Guest]
 def planned(guest: Guest, host: Host, **options: Any) -> Layout:
     """Return a guest's layout."""
     return plan(guest, host, policy_from_options(options))
+
+
+def owner(*cpus: int) -> Load:
+    """A guest outside of the call that owns pCPUs."""
+    return Load("other", "uuid-of-other", (Share(Need(len(cpus), 0), owned=frozenset(cpus)),))
 
 
 def topology_of(layout: Layout) -> Topology:

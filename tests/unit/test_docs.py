@@ -28,6 +28,16 @@ def _text(node: ast.AST) -> str | None:
     return None
 
 
+def _of_room(node: ast.AST) -> str | None:
+    """Return the sentence of an error that is given in two parts: the problem, and ways out."""
+    if not isinstance(node, ast.Call) or getattr(node.func, "id", "") != "RoomError":
+        return None
+    parts = [_text(part) for part in node.args]
+    if isinstance(node.args[1], ast.IfExp):
+        parts[1] = VALUE
+    return None if None in parts else f"{parts[0]}; {parts[1]}."
+
+
 def _literals(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
     """Yield every text in a module that is neither a docstring nor one of Ansible's documents."""
     passed_over: set[ast.AST] = set()
@@ -40,7 +50,7 @@ def _literals(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
         elif isinstance(node, ast.JoinedStr):
             passed_over.update(part for part in ast.walk(node) if part is not node)
     for node in ast.walk(tree):
-        text = _text(node)
+        text = _of_room(node) or _text(node)
         if text is not None and node not in passed_over:
             yield node, text
 
@@ -112,7 +122,7 @@ def test_every_error_is_a_sentence() -> None:
             if not (isinstance(node, ast.Call) and node.args):
                 continue
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            text = _text(node.args[0])
+            text = _of_room(node) or _text(node.args[0])
             if text is None or not (name.endswith("Error") or name in ("error", "fail_json")):
                 continue
             errors += 1

@@ -13,8 +13,8 @@ from typing import TypeVar
 from .._cpuset import parse_cpuset
 from .._errors import DomainError, VnumaError
 from .._model.domain import ManagedState
-from .._model.guest import Guest, HugepageUse, Partition
-from .._model.layout import Layout
+from .._model.guest import Guest, HugepageUse, MemoryDevice, Partition
+from .._model.layout import Ids, Layout
 from .._policy import Policy
 from .record import find_record, recorded_policy
 from .state import own_state, read_state, wanted_state
@@ -31,6 +31,8 @@ _ONCE = (
 )
 #: The highest of each part of a PCI address (virPCIDeviceAddressIsValid, src/util/virpci.c).
 _PCI_PARTS = {"domain": 0xFFFFFFFF, "bus": 0xFF, "slot": 0x1F, "function": 7}
+#: Models of memory devices that are memory of the host; the others are files.
+_HOST_MEMORY = ("dimm", "virtio-mem")
 _HEXADECIMAL = re.compile("(?:0x)?([0-9a-f]{1,8})", re.ASCII | re.IGNORECASE)
 #: Where virt-manager, virt-install and others say what a guest runs.
 _LIBOSINFO = "{http://libosinfo.org/xmlns/libvirt/domain/1.0}"
@@ -198,9 +200,12 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
         most_kib=_most_kib(root),
         stated_kib=None if memory.total_kib == shared + devices else memory.total_kib - devices,
         hugepages=_hugepages(root, hugepage_default_kib),
-        dimms=_dimms(root),
+        memory_devices=_memory_devices(root),
         iothread_ids=_iothread_ids(root),
         vcpu_pins=tuple(sorted(state.vcpu_pins.items())),
+        thread_pins=_thread_pins(root, state),
+        cpuset=_cpuset_of(root),
+        realtime_vcpus=_realtime_vcpus(root),
         kind=root.get("type", ""),
         cpu_mode=state.cpu_mode or "",
         cpu_model=(root.findtext("cpu/model") or "").strip(),
@@ -260,14 +265,48 @@ def _hugepages(root: Element, default_kib: int) -> tuple[HugepageUse, ...]:
     return tuple(uses) or (HugepageUse(default_kib),)
 
 
-def _dimms(root: Element) -> tuple[tuple[int, int], ...]:
-    """Return the memory devices that have pages like their cell, and none of their own choosing."""
+def _memory_devices(root: Element) -> tuple[MemoryDevice, ...]:
+    """Return the memory devices whose memory is the host's; others are files."""
     found = []
-    for device in root.iterfind("devices/memory[@model='dimm']"):
+    for device in root.iterfind("devices/memory"):
         size, node = device.find("target/size"), device.findtext("target/node")
-        if size is not None and node is not None and device.find("source/pagesize") is None:
-            found.append((integer(node, "<node>", MAX_UINT), memory_kib(size)))
+        if device.get("model") not in _HOST_MEMORY or size is None or node is None:
+            continue
+        page, nodes = device.find("source/pagesize"), device.findtext("source/nodemask")
+        found.append(
+            MemoryDevice(
+                integer(node, "<node>", MAX_UINT),
+                memory_kib(size),
+                None if page is None else memory_kib(page),
+                parse_cpuset(nodes) if nodes else (),
+            )
+        )
     return tuple(found)
+
+
+def _thread_pins(root: Element, state: ManagedState) -> tuple[tuple[str, Ids], ...]:
+    """Return what the emulator and the iothreads are held to: their pins, else the guest's."""
+    everywhere = _cpuset_of(root)
+    pins = [("its emulator", state.emulator_pins.get(0, everywhere))]
+    pins += [
+        (f"its iothread {one}", state.iothread_pins.get(one, everywhere))
+        for one in _iothread_ids(root)
+    ]
+    return tuple((what, cpus) for what, cpus in pins if cpus)
+
+
+def _cpuset_of(root: Element) -> Ids:
+    cpuset = _attribute(root, "vcpu", "cpuset")
+    return parse_cpuset(cpuset) if cpuset.strip() else ()
+
+
+def _realtime_vcpus(root: Element) -> Ids:
+    """Return the vCPUs that the host's kernel runs before all ordinary threads."""
+    found: set[int] = set()
+    for element in root.iterfind("cputune/vcpusched"):
+        if element.get("scheduler") in ("fifo", "rr") and element.get("vcpus"):
+            found.update(parse_cpuset(element.get("vcpus")))
+    return tuple(sorted(found))
 
 
 def pci_devices(definition: Definition) -> tuple[str, ...]:

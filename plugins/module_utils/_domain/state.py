@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .._model.domain import Binding, ManagedState
-from .._model.layout import Layout
+from .._model.layout import Ids, Layout
 from .._policy import Policy
 from .managed import MANAGED
 from .record import find_record, original
@@ -70,7 +70,9 @@ def wanted_state(
         vcpus=now.vcpus if policy.vcpus is None else layout.vcpus,
         memory=now.memory if policy.memory_kib is None else layout.memory,
         vcpu_placement="static",
-        vcpu_pins=dict(enumerate(layout.vcpu_pins)),
+        vcpu_pins=_kept_pins(layout, now)
+        if policy.pinning == "keep"
+        else dict(enumerate(layout.vcpu_pins)),
         emulator_pins=now.emulator_pins
         if policy.emulator_pinning == "none"
         else {0: layout.emulator_pins}
@@ -89,6 +91,12 @@ def wanted_state(
         topology=layout.topology or (own.topology if layout.leaves_cells else None),
         cells=own.cells if layout.leaves_cells else layout.cells,
     )
+
+
+def _kept_pins(layout: Layout, now: ManagedState) -> dict[int, Ids]:
+    """Return the pins that a guest has, without those of vCPUs that it will not have."""
+    vcpus = layout.vcpus.most if layout.vcpus is not None else len(now.vcpu_pins)
+    return {vcpu: cpus for vcpu, cpus in now.vcpu_pins.items() if vcpu < vcpus}
 
 
 def differences(first: ManagedState, second: ManagedState) -> list[Difference]:

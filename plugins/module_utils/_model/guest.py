@@ -23,6 +23,23 @@ class HugepageUse:
 
 
 @dataclass(frozen=True)
+class MemoryDevice:
+    """A memory device that takes memory of the host: a DIMM, or one of virtio-mem.
+
+    Attributes:
+        cell: the guest cell that it is in.
+        size_kib: its size in KiB.
+        page_kib: the page size that it asks for itself, None for the pages of its cell.
+        nodes: host nodes of its own ``<nodemask>``; empty where it goes with its cell.
+    """
+
+    cell: int
+    size_kib: int
+    page_kib: int | None = None
+    nodes: Ids = ()
+
+
+@dataclass(frozen=True)
 class CellReference:
     """Something in a definition that names cells, and would be wrong were they not there.
 
@@ -80,9 +97,13 @@ class Guest:
         stated_kib: what ``<memory>`` says of that where cells say otherwise, in KiB, None where
             both agree; libvirt goes by the cells, and stores the two alike.
         hugepages: pages backing it; empty for ordinary pages.
-        dimms: memory devices that take the pages of their cell, as (cell, KiB).
+        memory_devices: those of them that take memory of the host.
         iothread_ids: ids of its iothreads, ascending.
         vcpu_pins: pins it has now, as (vCPU, pCPUs), ascending.
+        thread_pins: pCPUs that its emulator and its iothreads are held to, with whose they are,
+            such as ``its iothread 1``.
+        cpuset: pCPUs of ``<vcpu cpuset>``, where its threads without pins run; empty for any.
+        realtime_vcpus: vCPUs of ``<vcpusched>`` with a real-time scheduler.
         kind: its type, such as ``kvm``, '' where unknown.
         cpu_mode: its CPU mode, '' where the definition does not say.
         cpu_model: its CPU model, '' where the definition does not say.
@@ -115,9 +136,12 @@ class Guest:
     most_kib: int | None = None
     stated_kib: int | None = None
     hugepages: tuple[HugepageUse, ...] = ()
-    dimms: tuple[tuple[int, int], ...] = ()
+    memory_devices: tuple[MemoryDevice, ...] = ()
     iothread_ids: tuple[int, ...] = ()
     vcpu_pins: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    thread_pins: tuple[tuple[str, Ids], ...] = ()
+    cpuset: Ids = ()
+    realtime_vcpus: Ids = ()
     kind: str = ""
     cpu_mode: str = ""
     cpu_model: str = ""
@@ -137,6 +161,21 @@ class Guest:
     cell_references: tuple[CellReference, ...] = ()
     vcpu_references: tuple[VcpuReference, ...] = ()
     conflicts: tuple[str, ...] = ()
+
+    @property
+    def online(self) -> Ids:
+        """The vCPUs that are there at boot; the others are left for hotplug."""
+        return tuple(range(self.vcpus)) if self.online_vcpus is None else self.online_vcpus
+
+    @property
+    def hotplug_text(self) -> str:
+        """How many of its vCPUs are left for hotplug, in brackets; '' where all run."""
+        count = self.vcpus - len(self.online)
+        if not count:
+            return ""
+        return (
+            f" ({count} of its {self.vcpus} vCPUs are left for hotplug, and are given theirs too)"
+        )
 
     @property
     def own_threads(self) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from .._cpuset import format_cpuset
@@ -40,7 +41,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Share:
-    """What one cell of a guest takes, or a whole guest without cells.
+    """What one cell of a guest takes, or a whole guest without cells, or one memory device.
 
     Attributes:
         need: how much it takes.
@@ -48,31 +49,52 @@ class Share:
         memory_nodes: host nodes that its memory is bound to, else those of its vCPUs; empty where
             it floats.
         shared_cores: those of its cores that share the pCPUs of their nodes.
-        exclusive_cores: those that will own pCPUs which are still to be chosen.
+        threads: of each of its cores: on a host core with fewer, a guest core takes several.
         owned: the pCPUs that it owns.
+        is_strict: whether none of its memory may come from other nodes.
     """
 
     need: Need
     cpu_nodes: Ids = ()
     memory_nodes: Ids = ()
     shared_cores: int = 0
-    exclusive_cores: int = 0
+    threads: int = 1
     owned: frozenset[int] = frozenset()
+    is_strict: bool = False
 
 
 @dataclass(frozen=True)
-class Holding:
+class Threads:
+    """Threads of a guest that may run on the same pCPUs, and own none of these.
+
+    Attributes:
+        what: such as ``its vCPUs`` or ``its emulator``.
+        cpus: where they may run, empty for anywhere.
+        is_held: whether somebody wants them there and nowhere else; others make room when asked.
+        cores: how many host cores' worth of vCPUs they are.
+    """
+
+    what: str
+    cpus: Ids
+    is_held: bool = False
+    cores: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True)
+class Load:
     """What one guest takes of its host.
 
     Attributes:
         name: of the guest.
         uuid: of the guest.
-        shares: one for each cell, or one for the guest.
+        shares: one for each cell, or one for the guest; and those of memory devices.
+        threads: those that are pinned, and own nothing.
     """
 
     name: str
     uuid: str
     shares: tuple[Share, ...]
+    threads: tuple[Threads, ...] = ()
 
     @property
     def is_on_nodes(self) -> bool:
@@ -82,7 +104,15 @@ class Holding:
     @property
     def floats(self) -> bool:
         """Whether any of it is on no node in particular."""
-        return any(not share.cpu_nodes or not share.memory_nodes for share in self.shares)
+        return any(
+            (share.need.cores and not share.cpu_nodes) or not share.memory_nodes
+            for share in self.shares
+        )
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The pCPUs that it owns."""
+        return frozenset[int]().union(*(share.owned for share in self.shares))
 
 
 @dataclass(frozen=True)
@@ -94,8 +124,7 @@ class NodeAccount:
         cores: its cores with online pCPUs.
         owned: pCPUs that guests own.
         owned_cores: its cores with such pCPUs.
-        pending_cores: cores of which guests will own pCPUs that are still to be chosen.
-        shared_cores: guest cores that share the others, rounded up.
+        shared_cores: cores that guests share the others for, rounded up.
         memory_kib: its ordinary memory in KiB, without hugepage pools.
         bound_kib: ordinary memory of guests that is bound there or expected there, rounded up.
         pools: by page size in KiB: pages in the pool, and pages of guests.
@@ -106,7 +135,6 @@ class NodeAccount:
     cores: int
     owned: frozenset[int]
     owned_cores: int
-    pending_cores: int
     shared_cores: int
     memory_kib: int
     bound_kib: int
@@ -175,7 +203,7 @@ def ledger_to_result(ledger: Ledger) -> dict[str, Any]:
             {
                 "node": account.node,
                 "cores": account.cores,
-                "exclusive_cores": account.owned_cores + account.pending_cores,
+                "exclusive_cores": account.owned_cores,
                 "shared_cores": account.shared_cores,
                 "memory_kib": account.memory_kib,
                 "bound_kib": account.bound_kib,

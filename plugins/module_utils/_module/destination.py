@@ -27,11 +27,12 @@ from .._hypervisor.ends import Target, remedy
 from .._model.domain import Domain
 from .._model.host import Host
 from .._model.layout import Ids, Layout
-from .._planner.bound import BoundMemory, cannot_start
+from .._model.placement import Load
+from .._planner.books import ordinary_kib
+from .._planner.overcommit import bound_kib, cannot_start
 from .._policy import Policy
 from .._size import show_size
-from .bound import bound_by_definition, bound_by_layout
-from .planning import Others, Request, plan_requests
+from .planning import Ask, Others, load_of, plan_asks
 from .update import fingerprint
 
 
@@ -192,8 +193,8 @@ class Destination:
         policy = held_policy(moving.persistent, moving.live, self.options)
         if policy is None:
             return self._unplanned(moving)
-        layout, request = self._lay_out(moving, policy)
-        sentence = self._no_room(moving, bound_by_layout(request, layout, self.host))
+        layout, ask = self._lay_out(moving, policy)
+        sentence = self._no_room(moving, ask.load(self.host))
         if sentence is not None:
             raise LayoutError(sentence)
         return Arrival(
@@ -211,7 +212,7 @@ class Destination:
             )
         return Arrival(moving.live, moving.persistent, None)
 
-    def _lay_out(self, moving: MovingGuest, policy: Policy) -> tuple[Layout, Request]:
+    def _lay_out(self, moving: MovingGuest, policy: Policy) -> tuple[Layout, Ask]:
         """Plan a guest beside all others; its cells stay what it runs with."""
         bare = without_host(moving.persistent)
         guest = read_guest(bare, self.host.hugepage_default_kib)
@@ -219,44 +220,34 @@ class Destination:
         if not policy.migration_group and policy.cells is not None:
             # The nodes are chosen as for a shape: as many as divide its cells equally.
             planned = replace(policy, migration_group=(self.name,))
-        request = Request(moving.domain, guest, planned, bare, guest)
+        ask = Ask(moving.domain, guest, planned, bare, guest)
         uuid = moving.domain.uuid
         others = Others(
             {other: one for other, one in self.definitions.items() if other != uuid},
             {other: one for other, one in self.live.items() if other != uuid},
         )
-        (answer,) = plan_requests([request], others, self.host).answers
-        if isinstance(answer, VnumaError):
-            raise answer
+        plan_asks([ask], others, self.host)
+        answer = ask.answered()
         cells = moving.live.state.cells
         if not policy.migration_group and [one.vcpus for one in answer.cells] == [
             one.vcpus for one in cells
         ]:
             answer = replace(answer, cells=cells, topology=moving.live.state.topology)
-        return answer, request
+        return answer, ask
 
-    def _no_room(self, moving: MovingGuest, wanted: Sequence[BoundMemory]) -> str | None:
+    def _no_room(self, moving: MovingGuest, wanted: Load) -> str | None:
         """Say which node lacks memory for it beside guests that run there."""
         uuid = moving.domain.uuid
-        running = [
-            bound
-            for other, live in self.live.items()
-            if other != uuid
-            for bound in bound_by_definition(live, self.host)
-        ]
+        running = [load_of(live, self.host) for other, live in self.live.items() if other != uuid]
         sentence = cannot_start(self.host, wanted, running)
         if sentence is not None:
             return sentence
         for node in self.host.nodes:
-            pools_kib = sum(pool.size_kib * pool.total for pool in node.hugepages)
-            needs, held = (
-                sum(one.memory_kib for one in bound if one.node == node.id)
-                for bound in (wanted, running)
-            )
-            if needs and needs + held > node.memory_kib - pools_kib:
+            needs, held = bound_kib([wanted], node), bound_kib(running, node)
+            if needs and needs + held > ordinary_kib(node):
                 return (
                     f"it would bind {show_size(needs)} to {nodes_text([node.id])}, which has "
-                    f"{show_size(node.memory_kib - pools_kib)}, and guests that run there bind "
+                    f"{show_size(ordinary_kib(node))}, and guests that run there bind "
                     f"{show_size(held)}; free memory there, or choose another target."
                 )
         return None

@@ -18,7 +18,14 @@ from .._domain.compare import (
     live_pins,
     needs_restart,
 )
-from .._domain.definition import Definition, is_ours, read_definition, read_guest, wanted_of
+from .._domain.definition import (
+    Definition,
+    is_ours,
+    pci_devices,
+    read_definition,
+    read_guest,
+    wanted_of,
+)
 from .._domain.dies import die_drift
 from .._domain.managed import MANAGED, PIN_BY_HAND
 from .._domain.record import recorded_policy
@@ -29,14 +36,14 @@ from .._hypervisor.hypervisor import Hypervisor
 from .._hypervisor.numa_maps import Processes, local_processes
 from .._model.domain import Domain, ManagedState
 from .._model.host import Host
-from .._model.layout import Layout, layout_to_result
+from .._model.layout import Ids, Layout, layout_to_result
 from .._model.placement import Ledger, ledger_to_result
+from .._planner.books import Books
 from .._planner.sizing import resized
-from .._policy import policy_from_options
+from .._policy import Policy, policy_from_options
 from .common import errors_to_result, patience_s, warn_once
 from .location import Location, locate_guest, location_to_result
-from .placing import ledger_of
-from .planning import Others, Request, plan_requests, read_others, readable
+from .planning import Ask, Others, plan_asks, read_others, readable
 from .select import Selection, select_guests
 from .state_dir import StateDir, default_state_dir
 from .turn import restart_begun
@@ -209,10 +216,10 @@ def _others(
     hypervisor: Hypervisor,
     unread: Sequence[Domain],
     findings: Findings,
-    asked: Sequence[Request],
+    asked: Sequence[Ask],
 ) -> Others:
     """Return the guests that are not planned; those that are reported have been read already."""
-    planned = {request.domain.uuid for request in asked}
+    planned = {ask.domain.uuid for ask in asked}
     reported = [one for one in findings.reports if one.domain.uuid not in planned]
     others = read_others(hypervisor, unread, (), {})
     found, errors = readable(
@@ -236,7 +243,7 @@ def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) 
         unread: guests of the host that are not reported.
         findings: takes plans, the ledger, and what stands against a plan.
     """
-    requests: list[tuple[Report, Request]] = []
+    asks: dict[str, Ask] = {}
     for report in findings.reports:
         record = report.definition.record
         if record is None:
@@ -244,39 +251,53 @@ def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) 
         try:
             policy = policy_from_options(recorded_policy(record))
             guest = read_guest(report.definition, findings.host.hugepage_default_kib)
+            nodes = _device_nodes(hypervisor, report.definition, policy)
+            sized = resized(guest, policy)
         except VnumaError as error:
             report.drift.append(_no_plan(report, error))
         else:
-            request = Request(
-                report.domain, resized(guest, policy), policy, report.definition, guest
+            asks[report.domain.uuid] = Ask(
+                report.domain, sized, policy, report.definition, guest, nodes
             )
-            requests.append((report, request))
-    asked = [request for _report, request in requests]
+    asked = list(asks.values())
     others = _others(hypervisor, unread, findings, asked)
-    definitions = [*others.definitions.values(), *(request.definition for request in asked)]
-    findings.ledger = ledger_of(definitions, findings.host)
-    planned = plan_requests(asked, others, findings.host)
-    if planned.placements:
-        fresh = plan_requests(asked, others, findings.host, rebalance=True)
+    loads = [*others.loads(findings.host), *(ask.load_now(findings.host) for ask in asked)]
+    findings.ledger = Books(findings.host, loads).ledger()
+    plan_asks(asked, others, findings.host)
+    if any(ask.placement is not None for ask in asked):
+        anew = [replace(ask, layout=None, placement=None, error=None) for ask in asked]
+        fresh = plan_asks(anew, others, findings.host, rebalance=True)
         findings.moves, findings.gain = fresh.moves, fresh.gain
-    for (report, request), answer in zip(requests, planned.answers):
-        try:
-            if isinstance(answer, VnumaError):
-                raise answer
-            report.planned = answer
-            definition = report.definition
-            wanted = wanted_of(definition, answer, request.policy)
-            if is_up_to_date(definition, wanted, request.policy):
-                continue
-        except VnumaError as error:
-            report.drift.append(_no_plan(report, error))
-            continue
-        report.drift += _drifts(
-            _planned_or(report),
-            (definition.state, "as defined"),
-            (_as_restored(wanted, definition.state), "as planned"),
-            _TRANSIENT if report.persistent is None else _PLAN_AGAIN,
-        )
+    for report in findings.reports:
+        if report.domain.uuid in asks:
+            _compare_to_plan(report, asks[report.domain.uuid])
+
+
+def _device_nodes(hypervisor: Hypervisor, definition: Definition, policy: Policy) -> Ids:
+    """Return the host nodes of a guest's PCI devices, where they are asked for."""
+    if policy.device_locality == "ignore":
+        return ()
+    devices = pci_devices(definition)
+    return hypervisor.device_nodes(devices) if devices else ()
+
+
+def _compare_to_plan(report: Report, ask: Ask) -> None:
+    """Say what a guest is not defined with, and would be by its record."""
+    definition = report.definition
+    try:
+        report.planned = ask.answered()
+        wanted = wanted_of(definition, report.planned, ask.policy)
+        if is_up_to_date(definition, wanted, ask.policy):
+            return
+    except VnumaError as error:
+        report.drift.append(_no_plan(report, error))
+        return
+    report.drift += _drifts(
+        _planned_or(report),
+        (definition.state, "as defined"),
+        (_as_restored(wanted, definition.state), "as planned"),
+        _TRANSIENT if report.persistent is None else _PLAN_AGAIN,
+    )
 
 
 def _as_restored(wanted: ManagedState, now: ManagedState) -> ManagedState:

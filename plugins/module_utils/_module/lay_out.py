@@ -11,16 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._cpuset import format_cpuset
 from .._domain.compare import is_up_to_date
 from .._domain.definition import Definition, pci_devices, read_guest, wanted_of
 from .._domain.wording import nodes_text
-from .._errors import LayoutError, VnumaError
+from .._errors import LayoutError
 from .._model.domain import Domain
 from .._model.host import Host
 from .._model.layout import Ids, Layout
+from .._planner.overcommit import bound_kib, cannot_start, overbooked
 from .._planner.sizing import resized
 from .._policy import AUTO, Policy, policy_from_options
-from .planning import Others, Planned, Request
+from .planning import Ask, Others, Planned, load_of, readable
 from .select import select_guests
 from .update import GuestUpdate, PartitionResult, fingerprint, ledger_fingerprint
 
@@ -109,9 +111,9 @@ def restore(updates: Sequence[GuestUpdate], result: PartitionResult) -> dict[str
     return restored
 
 
-def make_requests(
+def make_asks(
     updates: Sequence[GuestUpdate], device_nodes: Mapping[str, Ids], result: PartitionResult
-) -> list[tuple[GuestUpdate, Request]]:
+) -> list[Ask]:
     """Return what is asked of the planner.
 
     Args:
@@ -119,11 +121,11 @@ def make_requests(
         device_nodes: host nodes of their PCI devices, by UUID.
         result: takes the errors of those that cannot have the size that is asked for.
     """
-    requested = []
+    asks = []
     for update in updates:
         if update.guest is not None:
             with result.collecting(update.domain):
-                request = Request(
+                update.ask = Ask(
                     update.domain,
                     resized(update.guest, update.policy),
                     update.policy,
@@ -131,42 +133,40 @@ def make_requests(
                     update.guest,
                     device_nodes.get(update.domain.uuid, ()),
                 )
-                requested.append((update, request))
-    return requested
+                asks.append(update.ask)
+    return asks
 
 
 def write_layouts(
-    requested: Sequence[tuple[GuestUpdate, Request]],
-    planned: Planned,
-    others: Others,
-    result: PartitionResult,
+    updates: Sequence[GuestUpdate], planned: Planned, others: Others, result: PartitionResult
 ) -> None:
-    """Give every update its layout and the definition to be; one without has no `after`."""
+    """Give every guest that was planned the definition to be; one without has no `after`."""
     result.ledger, result.moves, result.gain = planned.ledger, planned.moves, planned.gain
     if planned.ledger is not None:
-        inside = {request.domain.uuid: request.definition for _update, request in requested}
+        inside = {one.domain.uuid: one.before for one in updates if one.ask is not None}
         result.fingerprint = ledger_fingerprint({**others.definitions, **inside})
         result.beside = {uuid: fingerprint(one) for uuid, one in others.definitions.items()}
-    for index, ((update, request), answer) in enumerate(zip(requested, planned.answers)):
+    for update in updates:
+        ask = update.ask
+        if ask is None:
+            continue
         with result.collecting(update.domain):
-            if isinstance(answer, VnumaError):
-                raise answer
-            update.warnings.extend(_missed_devices(request, answer))
-            update.layout = answer
-            update.placement = planned.placements.get(index)
-            update.warnings.extend(answer.warnings)
-            _partition(update, answer)
+            layout = ask.answered()
+            update.warnings.extend(_missed_devices(ask, layout))
+            update.warnings.extend(_ended_confinement(update, ask))
+            update.warnings.extend(layout.warnings)
+            _partition(update, layout)
 
 
-def _missed_devices(request: Request, layout: Layout) -> list[str]:
+def _missed_devices(ask: Ask, layout: Layout) -> list[str]:
     """Say which devices are on nodes that the guest is not on; where those were chosen it is said.
 
     Raises:
         LayoutError: when its policy requires to be there.
     """
-    policy = request.policy
+    policy = ask.policy
     nodes = {*layout.nodeset, *(node for node in layout.host_nodes if node is not None)}
-    missed = [node for node in request.device_nodes if node not in nodes]
+    missed = [node for node in ask.device_nodes if node not in nodes]
     if policy.nodes == AUTO or not missed or not nodes:
         return []
     sentence = (
@@ -175,6 +175,21 @@ def _missed_devices(request: Request, layout: Layout) -> list[str]:
     if policy.device_locality == "require":
         raise LayoutError(f"{sentence}; change nodes, or set device_locality to 'prefer'.")
     return [f"{sentence}; change nodes, or set device_locality to 'ignore' for no such hint."]
+
+
+def _ended_confinement(update: GuestUpdate, ask: Ask) -> list[str]:
+    """Say where somebody has held all vCPUs of a guest to a few pCPUs, and its pins end that."""
+    if update.before.record is not None or ask.policy.pinning == "keep":
+        return []
+    pins = dict(ask.now.vcpu_pins)
+    sets = {pins.get(vcpu, ask.now.cpuset) for vcpu in range(ask.now.vcpus)}
+    confined = sets.pop()
+    if sets or not confined or (ask.layout and set(ask.layout.vcpu_pins) == {confined}):
+        return []
+    return [
+        f"its vCPUs are confined to pCPUs {format_cpuset(confined)} by its definition, and pinning "
+        f"'{ask.policy.pinning}' ends that; set pinning to 'keep' for the pins that it has."
+    ]
 
 
 def is_placed_anew(update: GuestUpdate) -> bool:
@@ -194,19 +209,10 @@ def short_of_memory(updates: Sequence[GuestUpdate], host: Host) -> list[str]:
     """
     needed: dict[int, int] = {}
     for update in updates:
-        layout, guest = update.layout, update.guest
-        if not is_placed_anew(update) or layout is None or guest is None or guest.hugepages:
-            continue
-        if layout.leaves_cells:
-            parts = [(node, layout.memory_kib) for node in layout.nodeset]
-        else:
-            parts = [
-                (node, cell.memory_kib)
-                for node, cell in zip(layout.memory_nodes, layout.cells)
-                if node is not None
-            ]
-        for node, memory_kib in parts:
-            needed[node] = needed.get(node, 0) + memory_kib
+        if is_placed_anew(update) and update.ask is not None:
+            for node in host.nodes:
+                taken = bound_kib([update.ask.load(host)], node)
+                needed[node.id] = needed.get(node.id, 0) + taken
     return [
         f"host node {node.id} has {node.free_kib // 1024} MiB free at the moment, and guests that "
         f"are placed there need {needed[node.id] // 1024} MiB when they start; free memory there "
@@ -214,6 +220,40 @@ def short_of_memory(updates: Sequence[GuestUpdate], host: Host) -> list[str]:
         for node in host.nodes
         if node.free_kib is not None and node.free_kib < needed.get(node.id, 0)
     ]
+
+
+def check_bound_memory(
+    updates: Sequence[GuestUpdate], others: Others, host: Host, result: PartitionResult
+) -> None:
+    """Warn of nodes to which more is bound than they have, and refuse who could not start there.
+
+    Args:
+        updates: the guests of the call.
+        others: all other guests of the host.
+        host: whose nodes they are.
+        result: takes the warnings and the errors.
+    """
+    others, errors = readable(others, host)
+    result.warnings.extend(
+        f"one of the other guests cannot be read ({str(error).rstrip('.')}), so that the memory "
+        "that it binds is not counted; correct its definition."
+        for error in sorted(errors.values(), key=str)
+    )
+    running = [load_of(live, host) for live in others.live.values()]
+    loads = others.loads(host)
+    for update in updates:
+        if update.ask is None:
+            continue
+        if update.redefines:
+            with result.collecting(update.domain):
+                sentence = cannot_start(host, update.ask.load(host), running)
+                if sentence is not None:
+                    update.after, update.redefines = None, False
+                    raise LayoutError(sentence)
+        is_defined = update.after is not None
+        loads.append(update.ask.load(host) if is_defined else update.ask.load_now(host))
+    changed = {update.domain.name for update in updates if update.redefines}
+    result.warnings.extend(overbooked(host, loads, changed))
 
 
 def _partition(update: GuestUpdate, layout: Layout) -> None:

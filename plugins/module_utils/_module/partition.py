@@ -38,14 +38,15 @@ from .common import errors_to_result, patience_s, warn_once
 from .lay_out import (
     Group,
     begin_update,
+    check_bound_memory,
     choose,
     is_placed_anew,
-    make_requests,
+    make_asks,
     restore,
     short_of_memory,
     write_layouts,
 )
-from .planning import Others, needs_others, plan_requests, read_others
+from .planning import Others, plan_asks, read_others
 from .state_dir import StateDir, default_state_dir
 from .turn import is_untidy, restart_begun, tidy
 from .update import (
@@ -146,20 +147,12 @@ def _plan(
     result.in_call = {update.domain.uuid: update.before for update in updates}
     restored = restore(updates, result)
     devices = _device_nodes(hypervisor, updates)
-    requested = make_requests(updates, devices, result)
-    requests = [request for _update, request in requested]
-    others = None
-    if needs_others(requests):
-        others = read_others(hypervisor, domains, requests, restored)
-    planned = plan_requests(requests, others or Others({}, {}), topology, rebalance=group.anew)
-    write_layouts(requested, planned, others or Others({}, {}), result)
-    if any(update.redefines for update, _request in requested):
-        # On most runs there is nothing to write, nobody else is asked, and this is not loaded.
-        from .bound import check_bound_memory
-
-        if others is None:
-            others = read_others(hypervisor, domains, requests, restored)
-        check_bound_memory(requested, others, topology, result)
+    asks = make_asks(updates, devices, result)
+    others = read_others(hypervisor, domains, asks, restored) if asks else Others({}, {})
+    planned = plan_asks(asks, others, topology, rebalance=group.anew, with_ways_out=True)
+    write_layouts(updates, planned, others, result)
+    if any(update.redefines and update.ask for update in updates):
+        check_bound_memory(updates, others, topology, result)
     for update in sorted(updates, key=lambda update: (update.domain.name, update.domain.uuid)):
         if update.after is not None:
             with result.collecting(update.domain):

@@ -13,10 +13,17 @@ from .._model.domain import Domain
 from .._model.host import Host
 from .._model.layout import layout_to_result
 from .._model.placement import ledger_to_result, placement_to_result
-from .bound import check_bound_memory
 from .common import errors_to_result
-from .lay_out import Group, begin_update, choose, make_requests, restore, write_layouts
-from .planning import Others, plan_requests
+from .lay_out import (
+    Group,
+    begin_update,
+    check_bound_memory,
+    choose,
+    make_asks,
+    restore,
+    write_layouts,
+)
+from .planning import Others, plan_asks
 from .shapes import group_from_facts
 from .update import GuestUpdate, PartitionResult
 
@@ -48,8 +55,8 @@ def plan_host(
         with result.collecting(domain):
             updates.append(begin_update(domain, policy, definitions[domain], None, host, group))
     restored = restore(updates, result)
-    requested = make_requests(updates, {}, result)
-    planned = {update.domain for update, _request in requested}
+    asks = make_asks(updates, {}, result)
+    planned = {ask.domain for ask in asks}
     others = Others(
         {
             domain.uuid: restored.get(domain.uuid, definition)
@@ -58,9 +65,9 @@ def plan_host(
         },
         {},
     )
-    requests = [request for _update, request in requested]
-    write_layouts(requested, plan_requests(requests, others, host, rebalance), others, result)
-    check_bound_memory(requested, others, host, result)
+    planning = plan_asks(asks, others, host, rebalance, with_ways_out=True)
+    write_layouts(updates, planning, others, result)
+    check_bound_memory(updates, others, host, result)
     return {
         "guests": [
             _to_result(update)

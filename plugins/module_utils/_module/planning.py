@@ -4,29 +4,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass, replace
 
 from .._domain.definition import Definition, read_definition, read_guest
-from .._errors import GuestGoneError, LayoutError, VnumaError
+from .._domain.record import recorded_policy
+from .._errors import GuestGoneError, LayoutError, RoomError, VnumaError
 from .._hypervisor.hypervisor import Hypervisor
 from .._model.domain import Domain
 from .._model.guest import Guest
 from .._model.host import Host
 from .._model.layout import Ids, Layout
-from .._model.placement import Ledger, Placement
-from .._planner.cache_pins import add_pins
+from .._model.placement import Ledger, Load, Need, Placement, Share
+from .._planner.books import Books
 from .._planner.cores import EXCLUSIVE, follows_domains
-from .._planner.pinning import exclusive_cpus
+from .._planner.loads import exclusive_cpus, load_by_definition, load_by_layout
 from .._planner.plan import plan_guests
-from .._policy import AUTO, Policy
+from .._policy import AUTO, DEFAULTS, Policy
 
 
-@dataclass(frozen=True)
-class Request:
-    """A guest to be planned, and how.
+@dataclass
+class Ask:
+    """A guest that is to be planned, and what came of it.
 
     Attributes:
         domain: as libvirt lists it.
@@ -35,6 +35,9 @@ class Request:
         definition: its definition of now.
         now: its figures by that.
         device_nodes: host nodes of its passed-through PCI devices, where they are asked for.
+        layout: what the planner answered, None before that and where it cannot be planned.
+        placement: which host nodes were chosen for it, None where they were not.
+        error: why it cannot be planned, None where it can.
     """
 
     domain: Domain
@@ -43,23 +46,48 @@ class Request:
     definition: Definition
     now: Guest
     device_nodes: Ids = ()
+    layout: Layout | None = None
+    placement: Placement | None = None
+    error: VnumaError | None = None
+
+    def refuse(self, error: VnumaError) -> None:
+        """Let it stay as it is defined."""
+        self.layout, self.placement = None, None
+        self.error = error.for_guest(self.domain.name)
+
+    def answered(self) -> Layout:
+        """Return its layout.
+
+        Raises:
+            VnumaError: when it cannot be planned.
+        """
+        if self.error is not None:
+            raise self.error
+        assert self.layout is not None
+        return self.layout
+
+    def load_now(self, host: Host) -> Load:
+        """Return what it takes by its definition of now; its figures have been read."""
+        return _load(self.definition, self.now, host)
+
+    def load(self, host: Host) -> Load:
+        """Return what it takes once it has what it was answered."""
+        if self.layout is None:
+            return self.load_now(host)
+        return _planned_load(self.guest, self.layout, self.policy, host)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Planned:
-    """What came of planning the guests of a call.
+    """What came of planning the guests of a call together.
 
     Attributes:
-        answers: for each request, in the order given, its layout or the error about it.
-        placements: of the guests whose nodes were chosen, by the index of the request.
         ledger: what all guests of the host take once the plan is carried out; None where no nodes
             were chosen.
         moves: names of guests that a plan of all of them anew moves.
         gain: what that brings; '' where it brings nothing.
     """
 
-    answers: list[Layout | VnumaError]
-    placements: dict[int, Placement] = field(default_factory=dict)
     ledger: Ledger | None = None
     moves: tuple[str, ...] = ()
     gain: str = ""
@@ -77,88 +105,147 @@ class Others:
     definitions: Mapping[str, Definition]
     live: Mapping[str, Definition]
 
-    def pins(self) -> Iterator[Ids]:
-        """Yield the pins of every vCPU, as defined and as they are in running guests."""
-        for definition in (*self.definitions.values(), *self.live.values()):
-            yield from definition.state.vcpu_pins.values()
+    def loads(self, host: Host) -> list[Load]:
+        """Return what they take by their definitions.
+
+        Raises:
+            VnumaError: when one of them cannot be read.
+        """
+        return [load_of(definition, host) for definition in self.definitions.values()]
+
+    def live_pins(self, host: Host) -> list[Load]:
+        """Return what running guests are pinned to, where their definitions say otherwise.
+
+        Raises:
+            VnumaError: when one of them cannot be read.
+        """
+        found = []
+        for uuid, live in self.live.items():
+            defined = self.definitions.get(uuid)
+            if defined is not None and not _are_pinned_alike(live, defined):
+                load = load_of(live, host)
+                threads = tuple(replace(one, cores=one.cores * 0) for one in load.threads)
+                share = Share(Need(0, 0), owned=load.owned)
+                found.append(Load(load.name, load.uuid, (share,), threads))
+        return found
 
 
-def plan_requests(
-    requests: Sequence[Request], others: Others, host: Host, rebalance: bool = False
+def load_of(definition: Definition, host: Host) -> Load:
+    """Return what a guest takes of a host by its definition.
+
+    Raises:
+        VnumaError: when it cannot be read.
+    """
+    return _load(definition, read_guest(definition, host.hugepage_default_kib), host)
+
+
+def _load(definition: Definition, guest: Guest, host: Host) -> Load:
+    record = definition.record
+    pinning = None
+    if record is not None:
+        pinning = str(recorded_policy(record).get("pinning", DEFAULTS["pinning"]))
+    return load_by_definition(guest, definition.state, host, pinning)
+
+
+def _planned_load(guest: Guest, layout: Layout, policy: Policy, host: Host) -> Load:
+    owned = None
+    if policy.pinning in EXCLUSIVE:
+        owned = frozenset(cpu for cpus in layout.vcpu_pins for cpu in cpus)
+    elif policy.pinning == "keep":
+        owned = exclusive_cpus(host, layout.vcpu_pins)
+    return load_by_layout(guest, layout, host, owned)
+
+
+def _are_pinned_alike(first: Definition, second: Definition) -> bool:
+    one, other = first.state, second.state
+    return (one.vcpu_pins, one.emulator_pins, one.iothread_pins) == (
+        other.vcpu_pins,
+        other.emulator_pins,
+        other.iothread_pins,
+    )
+
+
+def plan_asks(
+    asks: Sequence[Ask],
+    others: Others,
+    host: Host,
+    rebalance: bool = False,
+    with_ways_out: bool = False,
 ) -> Planned:
-    """Plan guests together, beside all the others of the host.
+    """Plan guests together with all the others of the host, and give each its answer.
+
+    A guest that cannot be planned stays as it is defined, and takes what it takes now. Where
+    another guest cannot be read, each guest whose plan depends on it has that error, and the rest
+    is planned.
 
     Args:
-        requests: whom to plan.
+        asks: whom to plan.
         others: all other guests: what they own is not given away.
         host: topology to plan for.
         rebalance: choose nodes as if all guests were new, where that is better.
-
-    Returns:
-        Layouts and errors. Where another guest cannot be read, each guest whose plan depends on it
-        has that error, and the rest is planned.
+        with_ways_out: name options in errors under which guests would fit, which takes its time.
     """
     known, errors = readable(others, host)
     if errors:
-        return _plan_the_rest(requests, known, list(errors.values()), host)
-    needs_pins = any(request.policy.pinning in EXCLUSIVE for request in requests)
-    in_use = exclusive_cpus(host, others.pins()) if needs_pins else frozenset()
-    if any(request.policy.nodes == AUTO for request in requests):
-        from .placing import plan_with_placements
+        unread = min(map(str, errors.values())).rstrip(".")
+        for ask in asks:
+            if depends_on_others(ask.policy):
+                ask.refuse(
+                    LayoutError(
+                        "its nodes and pCPUs are chosen with regard to all guests of the host, and "
+                        f"one of these cannot be read ({unread}); correct that one first."
+                    )
+                )
+    beside = known.loads(host)
+    pinned = known.live_pins(host)
+    planned = Planned()
+    if any(ask.error is None and ask.policy.nodes == AUTO for ask in asks):
+        from .placing import choose_nodes
 
-        return plan_with_placements(requests, others, host, in_use, rebalance)
-    by_cache = any(request.policy.pinning == "cache" for request in requests)
-    return Planned(
-        plan_guests(
-            [(one.guest, one.policy) for one in requests],
-            host,
-            in_use,
-            cores_by_pins=cores_by_pins(others.definitions.values()) if by_cache else None,
-        )
-    )
+        planned = choose_nodes(asks, beside, host, rebalance)
+    plan_layouts([ask for ask in asks if ask.error is None], asks, [*beside, *pinned], host)
+    if with_ways_out and any(isinstance(ask.error, RoomError) for ask in asks):
+        from .remedies import add_ways_out
 
-
-def _plan_the_rest(
-    requests: Sequence[Request], known: Others, errors: Sequence[VnumaError], host: Host
-) -> Planned:
-    """Plan those guests whose plan does not depend on others, of which some cannot be read."""
-    unread = min(map(str, errors)).rstrip(".")
-    waiting = {index for index, one in enumerate(requests) if needs_others([one])}
-    rest = [one for index, one in enumerate(requests) if index not in waiting]
-    planned = iter(plan_requests(rest, known, host).answers)
-    return Planned(
-        [
-            LayoutError(
-                "its nodes and pCPUs are chosen with regard to all guests of the host, and one of "
-                f"these cannot be read ({unread}); correct that one first."
-            )
-            if index in waiting
-            else next(planned)
-            for index in range(len(requests))
-        ]
-    )
+        add_ways_out(asks, [*beside, *pinned], host)
+    if planned.ledger is not None:
+        loads = [*beside, *(ask.load(host) for ask in asks)]
+        planned = replace(planned, ledger=Books(host, loads).ledger())
+    return planned
 
 
-def needs_others(requests: Sequence[Request]) -> bool:
-    """Tell whether the plan depends on the other guests of the host."""
-    return any(one.policy.nodes == AUTO or follows_domains(one.policy) for one in requests)
+def plan_layouts(
+    planned: Sequence[Ask], asks: Sequence[Ask], beside: Sequence[Load], host: Host
+) -> None:
+    """Lay guests out together, so that nobody runs on pCPUs that another one owns.
+
+    Args:
+        planned: those that are laid out.
+        asks: all of the call; the rest of them stay as they are.
+        beside: what the guests outside of the call take.
+        host: the host.
+    """
+    staying = [ask.load_now(host) for ask in asks if ask.error is not None]
+    placed = {
+        index: ask.placement.nodes for index, ask in enumerate(planned) if ask.placement is not None
+    }
+    guests = [(ask.guest, ask.policy) for ask in planned]
+    for ask, answer in zip(planned, plan_guests(guests, host, [*beside, *staying], placed)):
+        if isinstance(answer, VnumaError):
+            ask.refuse(answer)
+        else:
+            ask.layout = answer
 
 
-def cores_by_pins(definitions: Iterable[Definition]) -> dict[Ids, Fraction]:
-    """Return how many guest cores definitions pin to which pCPUs, () for any."""
-    found: dict[Ids, Fraction] = {}
-    for definition in definitions:
-        state = definition.state
-        vcpus = 0 if state.vcpus is None else state.vcpus.most
-        pins = [state.vcpu_pins.get(vcpu, ()) for vcpu in range(vcpus)]
-        add_pins(found, pins, 1 if state.topology is None else state.topology.threads)
-    return found
+def depends_on_others(policy: Policy) -> bool:
+    """Tell whether nodes or pCPUs are chosen for a guest with regard to all others."""
+    return policy.nodes == AUTO or follows_domains(policy)
 
 
 def read_others(
     hypervisor: Hypervisor,
     domains: Sequence[Domain],
-    planned: Sequence[Request],
+    planned: Sequence[Ask],
     restored: Mapping[str, Definition],
 ) -> Others:
     """Read the guests of the host that are not planned.
@@ -174,7 +261,7 @@ def read_others(
     Raises:
         VnumaError: when one of them cannot be read.
     """
-    excluded = {request.domain.uuid for request in planned}
+    excluded = {ask.domain.uuid for ask in planned}
     definitions: dict[str, Definition] = {}
     live: dict[str, Definition] = {}
     for domain in domains:

@@ -22,6 +22,7 @@ from .._model.guest import Guest
 from .._model.layout import Ids, Layout, layout_to_result
 from .._model.placement import Ledger, Placement, placement_to_result
 from .._policy import Policy
+from .planning import Ask
 from .state_dir import StateDir
 
 # A digest of a short password could be guessed from its surroundings.
@@ -39,8 +40,7 @@ class GuestUpdate:
         live: the definition that it runs with, None while it is off.
         guest: what the planner is told, None for a guest that is to be restored.
         devices: its passed-through PCI devices, where their nodes are of interest.
-        layout: what the planner answered, None before that and for ``absent``.
-        placement: which host nodes were chosen for it, None where they were not.
+        ask: what the planner is asked, and its answer; None for ``absent``.
         after: the definition to be, None where there is none.
         redefines: whether that is another one than before.
         defined: whether libvirt has it by now.
@@ -58,8 +58,7 @@ class GuestUpdate:
     live: Definition | None
     guest: Guest | None
     devices: tuple[str, ...] = ()
-    layout: Layout | None = None
-    placement: Placement | None = None
+    ask: Ask | None = None
     after: Definition | None = None
     redefines: bool = False
     defined: bool = False
@@ -69,6 +68,16 @@ class GuestUpdate:
     changed: bool = False
     restart_required: bool = False
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def layout(self) -> Layout | None:
+        """What the planner answered, None where it could not plan it, and for ``absent``."""
+        return None if self.ask is None else self.ask.layout
+
+    @property
+    def placement(self) -> Placement | None:
+        """Which host nodes were chosen for it, None where they were not."""
+        return None if self.ask is None else self.ask.placement
 
 
 @dataclass(frozen=True)

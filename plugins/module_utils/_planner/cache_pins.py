@@ -9,16 +9,18 @@ pinned to whole domains already stays, so that adding a guest moves nobody.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from .._cpuset import format_cpuset
 from .._model.guest import Guest
 from .._model.host import Host, Node
-from .._model.layout import Cell, Ids, Layout, Topology
+from .._model.layout import Cell, Ids, Topology
+from .._model.placement import Threads
 from .._policy import Policy
 from .apportion import apportion
+from .cores import open_threads
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,18 @@ class CacheCell:
     cpus: Ids
     overcommit: Fraction
 
+    def without(self, owned: frozenset[int], host: Host) -> CacheCell:
+        """Return it without the pCPUs that guests own, and the domains that have no others."""
+        if owned.isdisjoint(self.cpus):
+            return self
+        domains = []
+        for domain in self.domains:
+            cpus = open_threads(domain.cpus, owned)
+            cores = {core for cpu in cpus if owned.isdisjoint(core := host.core(cpu))}
+            if cpus:
+                domains.append(Domain(domain.all, cpus, len(cores)))
+        return replace(self, domains=tuple(domains), cpus=open_threads(self.cpus, owned))
+
 
 class CacheLoad:
     """How many guest cores are on each cache domain of a host, by the definitions of its guests.
@@ -63,16 +77,17 @@ class CacheLoad:
 
     Args:
         host: the host.
-        cores_by_pins: what guests have that are not planned, see `add_pins`.
+        threads: of the guests that are not planned.
     """
 
-    def __init__(self, host: Host, cores_by_pins: Mapping[Ids, Fraction]) -> None:
+    def __init__(self, host: Host, threads: Iterable[Threads]) -> None:
         self._everywhere = tuple(cpu for node in host.nodes for cpu in node.cpus)
         self._host = host
         self._cores: dict[Ids, Fraction] = {}
         self._held: dict[Ids, Fraction] = {}
-        for pins, cores in sorted(cores_by_pins.items()):
-            self.add(pins, cores)
+        for one in threads:
+            if one.cores:
+                self.add(one.cpus, one.cores)
 
     def add(self, pins: Ids, cores: Fraction) -> None:
         """Add guest cores that may run on some pCPUs, on any where there are none."""
@@ -90,18 +105,6 @@ class CacheLoad:
     def held(self, domain: Ids) -> Fraction:
         """Return how many guest cores may run on this domain alone."""
         return self._held.get(domain, Fraction(0))
-
-
-def add_pins(cores_by_pins: dict[Ids, Fraction], pins: Iterable[Ids], threads: int) -> None:
-    """Add a guest to what guests have: guest cores by the pCPUs that they are pinned to.
-
-    Args:
-        cores_by_pins: takes it.
-        pins: the pCPUs of each of its vCPUs, () where it may run anywhere.
-        threads: of its cores.
-    """
-    for cpus, vcpus in Counter(pins).items():
-        cores_by_pins[cpus] = cores_by_pins.get(cpus, Fraction(0)) + Fraction(vcpus, threads)
 
 
 def node_domains(node: Node, shared: Ids) -> tuple[Domain, ...]:
@@ -217,13 +220,14 @@ def _kept(cell: CacheCell, now: Mapping[int, Ids]) -> list[int] | None:
     It does where its guest cores are on whole domains, in their order, and none has more of them
     than it holds. How full the domains are is of no matter: who is there stays.
     """
-    numbers = {domain.cpus: number for number, domain in enumerate(cell.domains)}
+    # By the domain that they are in: what others own of it may have been more, or less.
+    numbers = {cpu: number for number, domain in enumerate(cell.domains) for cpu in domain.all}
     counts = [0] * len(cell.domains)
     last = 0
     for core in cell.cores:
-        cpus = {now.get(vcpu, ()) for vcpu in core}
-        number = numbers.get(cpus.pop(), -1)
-        if cpus or number < last:
+        inside = {numbers.get(cpu, -1) for vcpu in core for cpu in now.get(vcpu, ()) or (-1,)}
+        number = inside.pop()
+        if inside or number < last:
             return None
         counts[number] += 1
         last = number
@@ -279,22 +283,3 @@ def _together(cell: CacheCell) -> int:
     together = cell.together
     blocks = sum(_held(domain, cell.overcommit) // together for domain in cell.domains)
     return 1 if len(cell.cores) % together or blocks * together < len(cell.cores) else together
-
-
-def planned_pins(guest: Guest, layout: Layout | None) -> Iterator[tuple[Ids, Fraction]]:
-    """Yield guest cores of a guest with the pCPUs that they are pinned to.
-
-    Args:
-        guest: the guest.
-        layout: as it will be; None for one that stays as it is.
-    """
-    threads = guest.own_threads
-    now = dict(guest.vcpu_pins)
-    pins = [now.get(vcpu, ()) for vcpu in range(guest.vcpus)]
-    if layout is not None:
-        topology = None if layout.leaves_cells else layout.topology
-        threads = threads if topology is None else topology.threads
-        pins = list(layout.vcpu_pins) or [()] * guest.vcpus
-    cores: dict[Ids, Fraction] = {}
-    add_pins(cores, pins, threads)
-    yield from cores.items()

@@ -42,6 +42,27 @@ class Chooser:
         """Return the kinds of the cores that some seats are on."""
         return {self._kind(seat) for seat in seats}
 
+    def able_kinds(
+        self,
+        cores: Collection[Ids],
+        seats: Mapping[Ids, Collection[Seat]],
+        count: int,
+        kept: Collection[Seat],
+    ) -> list[Kind]:
+        """Return the kinds of cores that have so many seats, the fastest first.
+
+        Args:
+            cores: to choose from.
+            seats: of each.
+            count: how many are wanted.
+            kept: seats that the cell has already.
+        """
+        found: dict[Kind, int] = {}
+        for core in cores:
+            found[self._kind(core)] = found.get(self._kind(core), 0) + len(seats[core])
+        wanted = self.kinds(kept)
+        return [kind for kind in sorted(found) if wanted <= {kind} and found[kind] >= count]
+
     def choose(
         self, layers: Sequence[Sequence[Seat]], count: int, kept: Collection[Seat]
     ) -> list[Seat]:

@@ -11,16 +11,16 @@ from functools import cached_property
 from itertools import combinations, islice
 
 from .._cpuset import format_cpuset
-from .._errors import LayoutError
+from .._errors import LayoutError, RoomError
 from .._model.guest import Guest
 from .._model.host import Host
 from .._model.layout import Ids
-from .._model.placement import Ledger, Need
+from .._model.placement import Load, Need
 from .._policy import Policy
+from .books import Books
 from .demand import Demand
 from .distances import DISTANCE_LOCAL, DISTANCE_REMOTE
-from .ledger import make_ledger
-from .pinning import exclusive_cpus
+from .loads import exclusive_cpus
 from .room import Room, mebibytes
 
 #: Sets of nodes of one size that are all looked at; where there are more, they are grown from each
@@ -60,10 +60,10 @@ class Steps:
 class Site:
     """A host, and what many guests ask about its nodes worked out once."""
 
-    def __init__(self, host: Host, ledger: Ledger) -> None:
+    def __init__(self, host: Host, loads: Sequence[Load] = ()) -> None:
         self.host = host
-        self.ledger = ledger
-        self.empty = Room(host, make_ledger(host, ()))
+        self.loads = loads
+        self.empty = Room(host, Books(host).ledger())
         self._distances: dict[Ids, float] = {}
         reported = {node.id: dict(node.distances) for node in host.nodes}
         self._pairs = {
@@ -73,8 +73,8 @@ class Site:
         }
 
     def room(self) -> Room:
-        """Return what the ledger leaves of its nodes."""
-        return Room(self.host, self.ledger)
+        """Return what the guests that are there leave of its nodes."""
+        return Room(self.host, Books(self.host, self.loads).ledger())
 
     def pair(self, one: int, other: int) -> int:
         """Return the distance between two nodes, both ways together."""
@@ -117,6 +117,7 @@ class Case:
 
     def __init__(self, applicant: Applicant, demand: Demand, site: Site) -> None:
         self.applicant, self.demand, self.site = applicant, demand, site
+        self.who = f"{applicant.guest.name} {applicant.guest.uuid}"
         known = applicant.policy.device_locality != "ignore"
         self.device_nodes = applicant.device_nodes if known else ()
         self.required = frozenset(
@@ -210,28 +211,20 @@ class Case:
             whole = room.whole_nodes()
             yield from sorted(found, key=lambda nodes: self._rank(room, nodes, whole, in_shape))
 
-    def widened_fits(self, room: Room) -> bool:
-        """Tell whether more nodes than the fewest hold it now."""
-        return any(
-            self._fits(room, nodes)
-            for size in range(self.fewest + 1, self.demand.most_nodes + 1)
-            for nodes in self._open_sets(room, size)
-        )
-
     def take(self, room: Room, nodes: Ids) -> None:
         """Put it on these nodes."""
-        room.take(nodes, self.demand, self.demand.needs(nodes))
+        room.take(self.who, nodes, self.demand, self.demand.needs(nodes))
 
     def stay(self, room: Room) -> None:
         """Leave it where it is."""
         pins = (cpus for _vcpu, cpus in self.applicant.guest.vcpu_pins)
         seats = exclusive_cpus(self.site.host, pins) if self.demand.is_exclusive else frozenset()
         current = self.applicant.current
-        room.take(current, self.demand, self.demand.needs(current), seats)
+        room.take(self.who, current, self.demand, self.demand.needs(current), seats)
 
     def release(self, room: Room, nodes: Ids) -> None:
         """Take it off these nodes."""
-        room.release(nodes, self.demand, self.demand.needs(nodes))
+        room.release(self.who, nodes, self.demand, self.demand.needs(nodes))
 
     def shortage(self, room: Room, nodes: Ids) -> str:
         """Say why nodes cannot hold it, '' where they can."""
@@ -254,8 +247,10 @@ class Case:
             needs = self.demand.needs(self.demand.widest(size))
         except LayoutError:
             return
-        least = needs.of_nodes[-1]
-        able = [node for node in among if room.cores_left(node, self.demand, 1) >= least.cores]
+        # In proportion to the nodes, what one has to hold is known once all of them are.
+        is_even = self.demand.policy.split == "even"
+        least = min(need.cores for need in needs.of_nodes) if is_even else 0
+        able = [node for node in among if room.cores_left(node, self.demand, 1) >= least]
         for nodes in self.site.sets(able, size):
             if self.required.issubset(nodes):
                 yield nodes
@@ -300,6 +295,14 @@ class Case:
             if self._fits(self.site.empty, nodes)
         )
 
+    def _fits_as_it_is(self, room: Room) -> bool:
+        """Tell whether one node holds its figures, whatever speaks against that."""
+        needs = self.demand.as_it_is()
+        return any(
+            room.fits(node, self.demand, needs.width, needs.of_nodes[0])
+            for node in self.demand.nodes
+        )
+
     def _fewest(self) -> int:
         """Return the fewest nodes that could hold it on an empty host."""
         empty, most = self.site.empty, self.demand.most_nodes
@@ -310,6 +313,9 @@ class Case:
             try:
                 self.demand.needs(self.demand.widest(size))
             except LayoutError as error:
+                if size == 1 and self._fits_as_it_is(empty):
+                    # One node has room for it: what speaks against that is no want of room.
+                    raise
                 impossible.append(error)
                 beyond = beyond or error
                 continue
@@ -320,16 +326,19 @@ class Case:
             raise impossible[0]
         among = self.demand.widest(able)
         figures = self.shortage(empty, among) or "no set of them is large enough"
-        over = f"over {able} host node{'s' if able > 1 else ''}, {figures}"
+        spare = self.applicant.guest.hotplug_text if self.demand.is_exclusive else ""
+        over = f"over {able} host node{'s' if able > 1 else ''}, {figures}{spare}"
         if beyond is not None:
             # The way out is that of the rule: no room makes a machine have NUMA.
             raise LayoutError(
                 f"nodes 'auto' cannot hold it, even without other guests: {over}; over more, "
                 f"{beyond.message}"
             )
-        raise LayoutError(
-            f"nodes 'auto' cannot hold it, even without other guests: {over}; reduce its vCPUs or "
-            "memory, raise cpu_overcommit, or choose nodes by name."
+        raise RoomError(
+            f"nodes 'auto' cannot hold it, even without other guests: {over}",
+            "reduce its vCPUs or memory, or enlarge the host's hugepage pools"
+            if self.applicant.guest.hugepages
+            else "reduce its vCPUs or memory",
         )
 
 

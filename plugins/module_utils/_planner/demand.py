@@ -16,10 +16,11 @@ from .._model.placement import Need
 from .._policy import Policy
 from .cores import EXCLUSIVE, on_host
 from .distribution import assign_vcpus
-from .ledger import Part, needs, own_parts
 from .limits import check_definition, check_guest, check_kind, check_own_cells
-from .memory import split_memory
+from .loads import CellSize, needs, own_sizes
+from .memory import hugepage_uses, split_memory
 from .nodes import leaves_cells, named_nodes
+from .overcommit import check_page_sizes
 from .sizing import check_own_size, resized_topology
 
 
@@ -54,6 +55,7 @@ class Demand:
         self.overcommit_per_mille = int(policy.cpu_overcommit * 1000)
         self.reserved_kib = policy.reserved_memory_mib * 1024
         self._host = host
+        check_page_sizes([use.size_kib for use in hugepage_uses(guest, host.nodes)], host)
         eligible = host.eligible
         chosen = (
             eligible
@@ -76,6 +78,10 @@ class Demand:
         own = 1 if self.policy.migration_group else len(self.nodes)
         cells = self.policy.cells or own
         return max(1, min(len(self.nodes), cells, self.guest.vcpus))
+
+    def unit(self, width: int) -> str:
+        """Return what its cores are counted in, where they have so many threads."""
+        return "pCPUs of their own" if self.policy.pinning == "cpu" and width == 1 else "cores"
 
     def widest(self, count: int) -> Ids:
         """Return so many of its nodes, those with most threads a core: it needs least of them."""
@@ -103,6 +109,13 @@ class Demand:
             raise answer
         return answer
 
+    def as_it_is(self) -> Needs:
+        """Return what it needs of one node by its figures alone, whatever speaks against that."""
+        guest = self.guest
+        whole = CellSize(0, tuple(range(guest.vcpus)), guest.memory_kib)
+        width = guest.own_threads
+        return Needs(width, needs(guest, self._host, [whole], width, self.is_exclusive))
+
     def _try(self, nodes: tuple[Node, ...]) -> Needs | LayoutError:
         try:
             return self._needs(nodes)
@@ -114,9 +127,9 @@ class Demand:
         if leaves_cells(policy, len(nodes)):
             check_kind(guest)
             check_own_cells(guest)
-            check_own_size(guest)
+            check_own_size(guest, policy)
             resized_topology(guest)
-            parts, width = own_parts(guest), guest.own_threads
+            sizes, width = own_sizes(guest), guest.own_threads
         else:
             arch = guest.arch or self._host.arch
             check_guest(guest, arch, policy)
@@ -125,11 +138,11 @@ class Demand:
             backing = [nodes[cell % len(nodes)] for cell in range(count)]
             assigned, topology = assign_vcpus(guest, arch, backing, policy, [])
             memory = split_memory(guest, arch, backing, policy)
-            parts = tuple(
-                Part(cell, len(vcpus), memory[cell]) for cell, vcpus in enumerate(assigned)
+            sizes = tuple(
+                CellSize(cell, vcpus, memory[cell]) for cell, vcpus in enumerate(assigned)
             )
             width = topology.threads
-        taken = needs(guest, self._host, parts, width)
+        taken = needs(guest, self._host, sizes, width, self.is_exclusive)
         return Needs(
             1 if policy.distribution == "round_robin" else width,
             tuple(reduce(add, taken[position :: len(nodes)]) for position in range(len(nodes))),

@@ -28,12 +28,13 @@ from .limits import (
     check_own_cells,
     check_split_cores,
     crowded_cells,
-    memory_warnings,
     topology_warnings,
 )
+from .loads import load_by_layout
 from .machines import check_cpu_mode, check_emulated_threads, check_pins
-from .memory import check_pools, memory_node, split_memory
+from .memory import memory_node, split_memory
 from .nodes import cell_count, chosen_nodes, leaves_cells
+from .overcommit import check_alone, too_large_alone
 from .pinning import CoreDemand
 from .sizing import check_own_size, memory_size, resized_topology, vcpu_count
 from .topology import cpu_topology
@@ -137,11 +138,13 @@ def _draft_without_cells(
     check_cpu_mode(guest, guest.arch or view.host.arch, policy)
     check_pins(guest, guest.arch or view.host.arch, policy)
     check_own_cells(guest)
-    check_own_size(guest)
+    check_own_size(guest, policy)
     pinnable = _pinnable(view, nodes, policy)
     used = tuple(node.id for node in nodes)
-    if nodes and policy.memory_mode in ("strict", "restrictive"):
-        warnings.extend(memory_warnings(nodes, [guest.memory_kib]))
+    own = resized_topology(guest) or guest.own_topology
+    if own is not None:
+        arch = guest.arch or view.host.arch
+        warnings.extend(topology_warnings(guest, arch, view.host, policy, own, nodes))
     layout = Layout(
         cells=(),
         host_nodes=(),
@@ -158,8 +161,9 @@ def _draft_without_cells(
         emulator_pins=_emulator_pins(view.host, policy, pinnable),
         iothread_pins=_iothread_pins(view.host, guest, nodes, policy, pinnable),
         leaves_cells=True,
-        warnings=tuple(warnings),
     )
+    warnings.extend(_memory_warnings(guest, layout, view.host))
+    layout = replace(layout, warnings=tuple(warnings))
     if policy.pinning == "cache":
         whole = Cell(0, tuple(range(guest.vcpus)), guest.memory_kib, ())
         backing = nodes[:1]
@@ -197,9 +201,6 @@ def _draft_with_cells(
     check_definition(guest, count)
     check_split_cores(guest, topology.threads)
     check_emulated_threads(guest, arch, host, topology.threads)
-    if nodes and policy.memory_mode in ("strict", "restrictive"):
-        check_pools(guest, bound, memory)
-        warnings.extend(memory_warnings(bound, memory))
     warnings.extend(topology_warnings(guest, arch, host, policy, topology, nodes))
     warnings.extend(boot_warnings(guest, arch, assigned))
     matrix = (
@@ -241,8 +242,9 @@ def _draft_with_cells(
         memory_kib=guest.memory_kib,
         emulator_pins=_emulator_pins(host, policy, pinnable),
         iothread_pins=_iothread_pins(host, guest, used, policy, pinnable),
-        warnings=tuple(warnings),
     )
+    warnings.extend(_memory_warnings(guest, layout, host))
+    layout = replace(layout, warnings=tuple(warnings))
     if policy.pinning == "cache":
         wanted = cache_cells(cells, backing, shared, topology, policy, mirrored.die_vcpus)
         return Draft(layout, (), used, wanted)
@@ -250,6 +252,17 @@ def _draft_with_cells(
         return Draft(layout, ())
     demands = _demands(cells, backing, topology.threads, policy, mirrored.die_vcpus)
     return Draft(layout, demands, used)
+
+
+def _memory_warnings(guest: Guest, layout: Layout, host: Host) -> Iterator[str]:
+    """Yield the nodes that the guest alone is too large for.
+
+    Raises:
+        LayoutError: when its hugepages are not there, so that it could not start.
+    """
+    load = load_by_layout(guest, layout, host)
+    check_alone(load, host, is_bound=layout.memory_mode != "none")
+    yield from too_large_alone(load, host)
 
 
 def _ids(nodes: Sequence[Node | None]) -> tuple[int | None, ...]:

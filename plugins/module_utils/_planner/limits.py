@@ -17,6 +17,7 @@ from .._model.layout import Cell, Ids, Topology
 from .._policy import AUTO, Policy
 from .distribution import HIGHEST_XAPIC_ID, MOST_XAPIC_VCPUS, highest_apic_id, is_x86
 from .machines import check_machine
+from .nodes import leaves_cells
 
 #: Types of QEMU's guests in libvirt, and that of its test driver.
 _KINDS = ("kvm", "qemu", "hvf", "test")
@@ -176,11 +177,12 @@ def topology_warnings(
 ) -> Iterator[str]:
     """Yield what becomes of the CPU topology."""
     host_threads = min((node.threads for node in nodes), default=topology.threads)
+    # A guest that keeps its own CPU topology gets one that fits together with a cell.
+    first = "cells to 1, and " if leaves_cells(policy, len(nodes)) else ""
     if topology.threads > host_threads:
         yield (
             f"threads {topology.threads} exceeds the host's SMT width of {host_threads}: the "
-            "guest's "
-            "scheduler takes separate cores for SMT siblings; set threads to "
+            f"guest's scheduler takes separate cores for SMT siblings; set {first}threads to "
             f"{'1' if host_threads == 1 else f'{host_threads} or 1'}."
         )
     if not is_x86(arch or "x86_64"):
@@ -188,7 +190,8 @@ def topology_warnings(
     if topology.threads > 1 and lacks_topoext(guest, host, policy):
         yield (
             f"it does not see its threads {topology.threads} on this {host.cpu_vendor} host; add "
-            "<feature policy='require' name='topoext'/> to its <cpu>, or set threads to 1."
+            "<feature policy='require' name='topoext'/> to its <cpu>, or set "
+            f"{first}threads to 1."
         )
     if guest.vcpus <= MOST_XAPIC_VCPUS and highest_apic_id(topology) > HIGHEST_XAPIC_ID:
         yield (
@@ -214,22 +217,6 @@ def boot_warnings(guest: Guest, arch: str, assigned: Sequence[tuple[int, ...]]) 
                 f"{_cells_text(set(empty))} {'have' if len(empty) > 1 else 'has'} no vCPU at boot, "
                 f"because only {len(online)} of {guest.vcpus} vCPUs are online; set distribution "
                 "to 'interleave' to spread them."
-            )
-
-
-def memory_warnings(backing: Sequence[Node | None], memory_kib: Sequence[int]) -> Iterator[str]:
-    """Yield which nodes are bound to hold more than they have."""
-    bound: dict[int, int] = {}
-    nodes = {node.id: node for node in backing if node is not None}
-    for node, size_kib in zip(backing, memory_kib):
-        if node is not None:
-            bound[node.id] = bound.get(node.id, 0) + size_kib
-    for node_id, size_kib in sorted(bound.items()):
-        if size_kib > nodes[node_id].memory_kib:
-            yield (
-                f"{size_kib} KiB of its memory would be bound to host node {node_id}, which has "
-                f"{nodes[node_id].memory_kib} KiB in total; reduce its memory, use more nodes, or "
-                "set memory_mode to 'preferred'."
             )
 
 

@@ -18,8 +18,8 @@ from .distances import DISTANCE_REMOTE
 GRANULE_KIB = 1024
 GRANULE_PPC64_KIB = 256 * 1024
 
-#: Smallest hugepage that is taken for one where the host lists no pools.
-SMALLEST_HUGEPAGE_KIB = 2048
+#: The largest ordinary page of an architecture, that of aarch64 and ppc64.
+LARGEST_ORDINARY_KIB = 64
 
 
 def granule_kib(arch: str) -> int:
@@ -47,8 +47,22 @@ def hugepage_uses(guest: Guest, nodes: Sequence[Node | None]) -> tuple[HugepageU
     docs/formatdomain); it is the one that is smaller than every pool.
     """
     pools = {pool.size_kib for node in nodes if node is not None for pool in node.hugepages}
-    smallest = min(pools, default=SMALLEST_HUGEPAGE_KIB)
-    return tuple(use for use in guest.hugepages if use.size_kib >= smallest)
+    smallest = min(pools, default=LARGEST_ORDINARY_KIB + 1)
+    return tuple(
+        use
+        for use in guest.hugepages
+        if use.size_kib > LARGEST_ORDINARY_KIB or use.size_kib >= smallest
+    )
+
+
+def hugepage_sizes(guest: Guest, nodes: Sequence[Node | None]) -> tuple[int | None, dict[int, int]]:
+    """Return the size of a guest's hugepages in KiB, and of its cells that have another.
+
+    None, and cells that are named by neither, have ordinary pages.
+    """
+    uses = hugepage_uses(guest, nodes)
+    default_kib = next((use.size_kib for use in uses if use.cells is None), None)
+    return default_kib, {cell: use.size_kib for use in uses for cell in use.cells or ()}
 
 
 def split_memory(
@@ -96,30 +110,6 @@ def split_memory(
     memory = [size * granule for size in apportion(units, weights)]
     memory[-1] += rest
     return memory
-
-
-def check_pools(guest: Guest, backing: Sequence[Node | None], memory: Sequence[int]) -> None:
-    """Refuse what cannot start: hugepages bound to a node whose pool is too small for them."""
-    uses = hugepage_uses(guest, backing)
-    default = next((use.size_kib for use in uses if use.cells is None), None)
-    sizes = {cell: use.size_kib for use in uses for cell in use.cells or ()}
-    needed: dict[tuple[int, int], int] = {}
-    for cell, wanted_kib in (*enumerate(memory), *guest.dimms):
-        # A DIMM of a cell that will not be there is refused by whoever edits the definition.
-        node = backing[cell] if cell < len(backing) else None
-        size_kib = sizes.get(cell, default)
-        if size_kib is not None and node is not None and node.hugepages:
-            key = (node.id, size_kib)
-            needed[key] = needed.get(key, 0) + -(-wanted_kib // size_kib)
-    by_id = {node.id: node for node in backing if node is not None}
-    for (node_id, size_kib), pages in sorted(needed.items()):
-        total = sum(pool.total for pool in by_id[node_id].hugepages if pool.size_kib == size_kib)
-        if pages > total:
-            raise LayoutError(
-                f"host node {node_id} has {total} hugepages of {size_kib} KiB, and the guest's "
-                f"memory there needs {pages}; enlarge the node's pool, reduce the guest's memory, "
-                "or exclude the node with nodes."
-            )
 
 
 def _granules(node: Node, page_kib: int, granule: int) -> int:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from .._cpuset import format_cpuset
-from .._errors import LayoutError
+from .._errors import LayoutError, RoomError
 from .._model.guest import Guest
 from .._model.host import Host, Node
 from .._policy import AUTO, MAX_CELLS, Policy
@@ -124,10 +124,11 @@ def cell_count(guest: Guest, nodes: tuple[Node, ...], policy: Policy, warnings: 
             "set it to 1."
         )
     if guest.vcpus < count:
-        raise LayoutError(
-            f"{guest.vcpus} vCPUs cannot fill {count} cells; set nodes to 'auto' for the fewest "
-            f"nodes that hold it, give it at least {count} vCPUs, or reduce nodes or cells to at "
-            f"most {guest.vcpus}."
+        plural = "s" if guest.vcpus > 1 else ""
+        raise RoomError(
+            f"{guest.vcpus} vCPU{plural} cannot fill {count} cells",
+            f"set nodes to 'auto' for the fewest nodes that hold it, give it at least {count} "
+            f"vCPUs, or reduce nodes or cells to at most {guest.vcpus}",
         )
     if nodes and count < len(nodes):
         idle = format_cpuset(node.id for node in nodes[count:])

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from .._cpuset import show_cpuset
-from .._errors import LayoutError
+from .._errors import LayoutError, RoomError
 from .._model.host import Host, Node
 from .._model.layout import Ids
 from .._policy import Policy
@@ -46,21 +46,25 @@ class Pins:
     warnings: tuple[str, ...] = ()
 
 
-def exclusive_cpus(host: Host, pins: Iterable[tuple[int, ...]]) -> frozenset[int]:
-    """Return the pCPUs that some pins take for themselves.
+@dataclass(frozen=True)
+class Spared:
+    """A pCPU that has to stay for threads which have no other left.
 
-    A vCPU that is held to one pCPU, or to the threads of one core, was put there on purpose: no
-    other guest may have those. A pin to anything wider shares.
-
-    Args:
-        host: whose cores they are.
-        pins: the pCPUs of each pinned vCPU.
+    Attributes:
+        threads: such as ``its iothreads``.
+        guest: the name of their guest.
+        owner: the guest, -1 for one outside of the call.
+        is_for_own: whether the guest's own vCPUs may take it all the same.
     """
-    taken: set[int] = set()
-    for cpus in pins:
-        if cpus and (len(cpus) == 1 or set(cpus).issubset(host.core(cpus[0]))):
-            taken.update(cpus)
-    return frozenset(taken)
+
+    threads: str
+    guest: str
+    owner: int = -1
+    is_for_own: bool = False
+
+    def told_to(self, owner: int) -> str:
+        """Return whose it is, as a guest is told."""
+        return self.threads if owner == self.owner else f"guest {self.guest} ({self.threads})"
 
 
 def _by_die(demands: Sequence[CoreDemand]) -> list[list[CoreDemand]]:
@@ -78,25 +82,35 @@ class CpuAllocator:
     Args:
         host: the host.
         in_use: pCPUs that guests outside of this call own.
+        held: pCPUs that threads of guests are held to; they are given away last.
+        spared: pCPUs that have to stay for threads which have no other left, and for whom.
     """
 
-    def __init__(self, host: Host, in_use: frozenset[int]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        in_use: frozenset[int],
+        held: frozenset[int] = frozenset(),
+        spared: Mapping[int, Spared] | None = None,
+    ) -> None:
         self._host = host
         self._in_use = set(in_use)
+        self._held = held
+        self._spared = dict(spared or {})
+        self._barred: frozenset[int] = frozenset()
         self._cores: dict[int, dict[int, tuple[int, ...]]] = {}
         self._kept: dict[int, dict[tuple[int, ...], tuple[int, ...]]] = {}
         self._holders: dict[int, int] = {}
         self._choosers: dict[int, Chooser] = {}
 
-    def has_moved(self, owner: int, demands: Sequence[CoreDemand]) -> bool:
-        """Tell whether any guest core of a guest was given pCPUs that it did not have."""
-        kept = self._kept.get(owner, {})
-        return any(demand.vcpus not in kept for demand in demands)
-
     @property
     def in_use(self) -> frozenset[int]:
         """The pCPUs that some guest owns."""
         return frozenset(self._in_use)
+
+    def owned_by(self, owner: int) -> frozenset[int]:
+        """Return the pCPUs that a guest of the call owns."""
+        return frozenset(cpu for cpu, holder in self._holders.items() if holder == owner)
 
     def reserve_current(
         self,
@@ -122,8 +136,16 @@ class CpuAllocator:
         for waiting in _by_die(demands):
             self._leave_broken(owner, waiting)
 
-    def allocate(self, owner: int, demands: Sequence[CoreDemand], policy: Policy) -> Pins:
+    def allocate(
+        self, owner: int, demands: Sequence[CoreDemand], policy: Policy, remark: str = ""
+    ) -> Pins:
         """Give every guest core of one guest its pCPUs, or take none for it.
+
+        Args:
+            owner: the guest.
+            demands: its cores.
+            policy: of the guest.
+            remark: what is to be known of its cores where there are too few, in brackets.
 
         Raises:
             LayoutError: when a node has too few left.
@@ -131,15 +153,20 @@ class CpuAllocator:
         kept = self._kept.get(owner, {})
         seats = dict(kept)
         given: list[int] = []
+        self._barred = frozenset(
+            cpu
+            for cpu, spared in self._spared.items()
+            if spared.owner != owner or not spared.is_for_own
+        )
         by_node: dict[int, dict[int, list[CoreDemand]]] = {}
         for demand in demands:
             if demand.vcpus not in kept:
                 by_node.setdefault(demand.node.id, {}).setdefault(demand.cell, []).append(demand)
         for cells in by_node.values():
-            missing = self._missing(cells, demands, kept, policy)
-            if missing:
+            missing = self._missing(owner, cells, demands, kept, policy, remark)
+            if missing is not None:
                 self._in_use.difference_update(given)
-                raise LayoutError(missing)
+                raise missing
             for cell, waiting in cells.items():
                 node, width = waiting[0].node, len(waiting[0].vcpus)
                 beside = [
@@ -147,8 +174,11 @@ class CpuAllocator:
                 ]
                 free = self._free_seats(node, width, policy)
                 dies = _by_die(waiting)
+                own = {cpu for cpus in seats.values() for cpu in cpus}
                 if dies:
                     chosen = self._chooser(node).choose_dies(free, len(dies[0]), len(dies), beside)
+                elif policy.pinning == "cpu":
+                    chosen = self._by_whole_cores(node, width, len(waiting), policy, beside, own)
                 else:
                     chosen = self._chooser(node).choose(free, len(waiting), beside)
                 if len(chosen) < len(waiting):
@@ -214,38 +244,77 @@ class CpuAllocator:
     def _free_seats(self, node: Node, width: int, policy: Policy) -> list[list[Seat]]:
         """Return what a guest core of *width* threads could have on the node, in layers.
 
-        Isolated cores come first: they are set aside for guests like this one. Then seats on cores
-        of their own: two vCPUs that the guest takes for cores share one last.
+        Isolated cores come first: they are set aside for guests like this one. Cores that other
+        threads are held to come last.
         """
-        isolated = frozenset(self._host.isolated_cpus or ())
-        apart = [core for core in node.cores if not isolated.isdisjoint(core)]
-        others = [core for core in node.cores if isolated.isdisjoint(core)]
         return [
             layer
-            for cores in (apart, others)
-            for layer in self._layers(cores, width, policy)
-            if layer
+            for cores in self._ranked_cores(node)
+            if (layer := [seat for core in cores for seat in self._seats(core, width, policy)])
         ]
 
-    def _layers(self, cores: Sequence[Ids], width: int, policy: Policy) -> list[list[Seat]]:
-        reserved = frozenset(policy.reserved_cpus)
+    def _ranked_cores(self, node: Node) -> list[list[Ids]]:
+        """Return the cores of a node, those to take from first being first."""
+        isolated = frozenset(self._host.isolated_cpus or ())
+        ranked: dict[tuple[bool, bool], list[Ids]] = {}
+        for core in node.cores:
+            rank = (not self._held.isdisjoint(core), isolated.isdisjoint(core))
+            ranked.setdefault(rank, []).append(core)
+        return [ranked[rank] for rank in sorted(ranked)]
+
+    def _seats(self, core: Ids, width: int, policy: Policy) -> list[Seat]:
+        """Return what guest cores of so many threads could have of a core."""
+        barred = self._barred.union(policy.reserved_cpus)
         if policy.pinning == "core":
-            opened = (open_threads(core, reserved) for core in cores)
-            return [
-                [cpus for cpus in opened if len(cpus) >= width and self._in_use.isdisjoint(cpus)]
-            ]
-        barred = reserved.union(self._in_use)
-        threads = [open_threads(core, barred) for core in cores]
-        if width > 1:
-            return [
-                [
-                    free[start : start + width]
-                    for free in threads
-                    for start in range(0, len(free) - width + 1, width)
-                ]
-            ]
-        turns = range(max((len(free) for free in threads), default=0))
-        return [[(free[turn],) for free in threads if turn < len(free)] for turn in turns]
+            cpus = open_threads(core, frozenset(policy.reserved_cpus))
+            taken = not self._in_use.isdisjoint(cpus) or not barred.isdisjoint(cpus)
+            return [] if taken or len(cpus) < width else [cpus]
+        free = open_threads(core, barred | self._in_use)
+        return [free[first : first + width] for first in range(0, len(free) - width + 1, width)]
+
+    def _by_whole_cores(
+        self,
+        node: Node,
+        width: int,
+        count: int,
+        policy: Policy,
+        kept: Collection[Seat],
+        own: Collection[int],
+    ) -> list[Seat]:
+        """Return seats on cores that the guest has for itself, as far as there are any.
+
+        What is left over on its last core stays idle while other cores are whole: two guests on the
+        threads of one core slow each other down. Once none is whole, they share.
+
+        Args:
+            node: whose cores they are.
+            width: threads of a guest core.
+            count: how many seats are wanted.
+            policy: of the guest.
+            kept: seats that the cell has already.
+            own: pCPUs that the guest has already.
+        """
+        chosen: list[Seat] = []
+        chooser = self._chooser(node)
+        others = self._in_use.difference(own)
+        for cores in self._ranked_cores(node):
+            seats = {core: self._seats(core, width, policy) for core in cores}
+            begun = [core for core in cores if not set(own).isdisjoint(core)]
+            whole = [core for core in cores if others.isdisjoint(core) and core not in begun]
+            kinds = [*chooser.able_kinds(whole, seats, count - len(chosen), [*kept, *chosen])]
+            whole = [core for core in whole if not kinds or chooser.kinds([core]) == {kinds[0]}]
+            mine = [core for core in begun if others.isdisjoint(core)]
+            rest = [core for core in cores if core not in whole and core not in mine]
+            chosen += [seat for core in mine for seat in seats[core]][: count - len(chosen)]
+            for size in sorted({len(seats[core]) for core in whole} - {0}, reverse=True):
+                able = [core for core in whole if len(seats[core]) == size]
+                wanted = min(len(able), -(-(count - len(chosen)) // size))
+                taken = chooser.choose([able], wanted, [*kept, *chosen])
+                found = [seat for core in taken for seat in seats[core]]
+                chosen += found[: count - len(chosen)]
+            left = sorted(rest, key=lambda core: (-len(seats[core]), core))
+            chosen += [seat for core in left for seat in seats[core]][: count - len(chosen)]
+        return chosen
 
     def _chooser(self, node: Node) -> Chooser:
         if node.id not in self._choosers:
@@ -308,24 +377,36 @@ class CpuAllocator:
 
     def _missing(
         self,
+        owner: int,
         cells: dict[int, list[CoreDemand]],
         demands: Sequence[CoreDemand],
         kept: dict[tuple[int, ...], tuple[int, ...]],
         policy: Policy,
-    ) -> str:
-        """Return what a node has too few of, '' where it has enough.
+        remark: str,
+    ) -> RoomError | None:
+        """Return what a node has too few of, None where it has enough.
 
         Args:
+            owner: the guest.
             cells: guest cores that wait for their pCPUs, by cell; all on one node.
             demands: of the guest.
             kept: pCPUs of the guest cores that stay.
             policy: of the guest.
+            remark: see `allocate`.
         """
         waiting = [demand for one in cells.values() for demand in one]
         node, width = waiting[0].node, len(waiting[0].vcpus)
-        free = sum(map(len, self._free_seats(node, width, policy)))
+        free = self._count(node, width, policy)
         if free >= len(waiting):
-            return ""
+            return None
+        barred, self._barred = self._barred.intersection(node.cpus), frozenset()
+        if barred and self._count(node, width, policy) >= len(waiting):
+            whom = sorted({self._spared[cpu].told_to(owner) for cpu in barred})
+            return RoomError(
+                f"its vCPUs would take the last pCPUs of host node {node.id} that "
+                f"{' and '.join(whom)} may run on{remark}",
+                "reduce the guest's vCPUs, or free pCPUs there",
+            )
         wanted = [demand for demand in demands if demand.node.id == node.id]
         own = [kept[demand.vcpus] for demand in wanted if demand.vcpus in kept]
         free += len(own)
@@ -336,16 +417,16 @@ class CpuAllocator:
         )
         barred = frozenset(policy.reserved_cpus)
         narrow = sum(0 < len(open_threads(core, barred)) < width for core in node.cores)
-        hint = (
-            f"{narrow} of its cores {'have' if narrow > 1 else 'has'} fewer threads, which threads "
-            "1 can use; set that, "
-            if narrow
-            else ""
-        )
+        has = "have" if narrow > 1 else "has"
+        hint = f", and {narrow} of its cores {has} fewer threads" if narrow else ""
         held = self._in_use.difference(*own).union(policy.reserved_cpus).intersection(node.cpus)
-        return (
+        return RoomError(
             f"pinning '{policy.pinning}' needs {len(wanted)} {unit} on host node {node.id}, which "
-            f"has {free} left (pCPUs reserved or used by other guests: "
-            f"{show_cpuset(held)}); {hint}reduce the guest's vCPUs, use more nodes, or set pinning "
-            "to 'node'."
+            f"has {free} left (pCPUs reserved or used by other guests: {show_cpuset(held)})"
+            f"{hint}{remark}",
+            "reduce the guest's vCPUs, or free pCPUs there",
         )
+
+    def _count(self, node: Node, width: int, policy: Policy) -> int:
+        """Return how many guest cores of so many threads could have pCPUs of their own."""
+        return sum(len(self._seats(core, width, policy)) for core in node.cores)

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Union
 
 from .._cpuset import format_cpuset
-from .._errors import LayoutError
+from .._errors import LayoutError, RoomError
 from .._model.guest import Guest
 from .._model.host import Host
 from .._model.layout import Ids
-from .._model.placement import Ledger, Placement
+from .._model.placement import Load, Placement
 from .._policy import Policy
 from .candidates import Applicant, Case, Site, Steps, need_text
 from .demand import Demand
@@ -67,7 +67,7 @@ class Placements:
 
 
 def place_guests(
-    applicants: Sequence[Applicant], host: Host, ledger: Ledger, rebalance: bool = False
+    applicants: Sequence[Applicant], host: Host, loads: Sequence[Load], rebalance: bool = False
 ) -> Placements:
     """Give every guest its nodes.
 
@@ -76,13 +76,13 @@ def place_guests(
     Args:
         applicants: guests with ``nodes: auto``.
         host: their host.
-        ledger: what all its other guests take.
+        loads: what all its other guests take.
         rebalance: plan as if all of them were new, where that is better.
     """
     if not host.nodes:
         nowhere = Placement((), kept=True, fewest=0, distance=0.0, why="the host has no NUMA nodes")
         return Placements([nowhere for _applicant in applicants])
-    site = Site(host, ledger)
+    site = Site(host, loads)
     answers: dict[int, Answer] = {}
     cases: dict[int, Case] = {}
     demands: dict[tuple[Guest, Policy], Demand] = {}
@@ -93,7 +93,7 @@ def place_guests(
                 demands[size] = Demand(size[0], applicant.policy, host)
             cases[index] = Case(applicant, demands[size], site)
         except LayoutError as error:
-            answers[index] = LayoutError(error.message, applicant.guest.name)
+            answers[index] = error.about(applicant.guest.name)
     staying = [index for index, case in cases.items() if case.stays]
     plan = _plan(cases, staying, site)
     moves: tuple[str, ...] = ()
@@ -174,7 +174,15 @@ def _may_hold_all(cases: Mapping[int, Case], new: Sequence[int], room: Room) -> 
     cores_left = memory_left_kib = 0
     for node in room.nodes:
         asking = [demand for demand in demands if node in demand.nodes]
-        cores_left += max((max(0, room.cores_left(node, one, 1)) for one in asking), default=0)
+        # On isolated cores there is room for guests with pCPUs of their own alone, on the others
+        # for either kind: added up, no mixture of both holds more.
+        cores_left += sum(
+            max((max(0, room.most_left(node, one)) for one in kind), default=0)
+            for kind in (
+                [one for one in asking if one.is_exclusive],
+                [one for one in asking if not one.is_exclusive],
+            )
+        )
         memory_left_kib += max(
             (max(0, room.memory_left_kib(node, one)) for one in asking), default=0
         )
@@ -216,7 +224,7 @@ def _answer(index: int, case: Case, plan: Plan, kept: bool) -> Answer:
     applicant = case.applicant
     nodes = plan.nodes.get(index)
     if nodes is None:
-        return LayoutError(_no_place(case, plan.room), applicant.guest.name)
+        return _no_place(case, plan.room).about(applicant.guest.name)
     return Placement(
         nodes=nodes,
         kept=kept,
@@ -260,10 +268,11 @@ def _refused(case: Case, nodes: Ids, room: Room) -> tuple[tuple[Ids, str], ...]:
     return tuple((other, reason) for _distance, other, reason in sorted(found)[:_MOST_SHOWN])
 
 
-def _no_place(case: Case, room: Room) -> str:
-    """Say what a guest needs, what each node has left, and what would make room."""
+def _no_place(case: Case, room: Room) -> RoomError:
+    """Say what a guest needs, what each node has left, and who has most of their memory."""
     nodes = case.smallest
     need = case.demand.needs(nodes).of_nodes[0]
+    spare = case.applicant.guest.hotplug_text if case.demand.is_exclusive else ""
     each = "a host node" if len(nodes) == 1 else f"each of {len(nodes)} host nodes"
     left = sorted(
         (
@@ -277,18 +286,29 @@ def _no_place(case: Case, room: Room) -> str:
         for cores, memory_kib, node in left[:_MOST_SHOWN]
     )
     more = f", and {len(left) - _MOST_SHOWN} more less" if len(left) > _MOST_SHOWN else ""
-    return (
-        f"nodes 'auto' found no place for it: it needs {need_text(need)} of {each}, and left are "
-        f"{listed}{more}; {_way_out(case, room)}."
+    pages = "".join(
+        f" and {max(0, room.pages_left(node, size_kib))} pages of {size_kib} KiB on node {node}"
+        for size_kib, _number in need.pages
+        for _cores, _memory_kib, node in left[:_MOST_SHOWN]
+    )
+    return RoomError(
+        f"nodes 'auto' found no place for it: it needs {need_text(need)} of {each}{spare}, and "
+        f"left are {listed}{more}{pages}{_largest(case, need.memory_kib)}",
+        "reduce its vCPUs or memory, or move guests away",
     )
 
 
-def _way_out(case: Case, room: Room) -> str:
-    if case.widened_fits(room):
-        return "set widen to true to give it more nodes"
-    return (
-        "reduce its vCPUs or memory, raise cpu_overcommit, move guests away, or try rebalance: true"
-    )
+def _largest(case: Case, memory_kib: int) -> str:
+    """Name a guest on no node in particular that alone takes more than a guest needs."""
+    floating = [
+        (sum(share.need.memory_kib for share in load.shares), load.name)
+        for load in case.site.loads
+        if load.floats
+    ]
+    largest_kib, name = max(floating, default=(0, ""))
+    if largest_kib <= memory_kib:
+        return ""
+    return f" (guest {name}, which is on no node in particular, has {mebibytes(largest_kib)} MiB)"
 
 
 def _moves(cases: Mapping[int, Case], plan: Plan) -> tuple[str, ...]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from math import sqrt
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from .._model.host import Host, Node
 from .._model.layout import Ids
 from .._model.placement import Ledger, Need, NodeAccount
-from .._policy import Policy
+from .books import host_cores
 from .cores import follows_domains
 from .demand import Demand, Needs
 from .domains import DomainRoom
@@ -24,23 +24,40 @@ class Taken(NamedTuple):
 
     Attributes:
         guests: how many guests are on it.
-        pending: cores of which guests will own pCPUs, still to be chosen.
-        shared: guest cores that share the others.
+        owned: pCPUs that guests own, bit by bit.
+        shared: its cores that guests share the others for.
         ratios: what the guests that share allow of overcommit, as (per mille, guests), ascending.
         bound_kib: ordinary memory in KiB.
         pages: hugepages, in the order of the node's pools.
     """
 
     guests: int
-    pending: int
+    owned: int
     shared: int
     ratios: tuple[tuple[int, int], ...]
     bound_kib: int
     pages: tuple[int, ...]
 
 
+class _Seats(NamedTuple):
+    """How many guest cores the cores of a node could have pCPUs of their own for.
+
+    Attributes:
+        isolated: on isolated cores, which nothing shares.
+        partial: on cores of which guests own a part.
+        whole: on each of the other cores, ascending.
+    """
+
+    isolated: int
+    partial: int
+    whole: tuple[int, ...]
+
+
 class Room:
     """The nodes of a host, and what is left of them.
+
+    Who will own which pCPUs is foreseen as they are given (pinning.py): isolated cores first, then
+    whole cores, and threads of cores that others own a part of last.
 
     Args:
         host: whose nodes they are.
@@ -55,7 +72,8 @@ class Room:
         self._domains = DomainRoom(
             self._nodes, {account.node: account.owned for account in ledger.accounts}
         )
-        self._usable: dict[tuple[int, Ids, int, bool], int] = {}
+        self._given: dict[tuple[str, int], int] = {}
+        self._seats: dict[tuple[int, int, Ids, int, str], _Seats] = {}
 
     @property
     def nodes(self) -> list[int]:
@@ -71,6 +89,7 @@ class Room:
         """Return the same, to be filled apart."""
         twin = copy(self)
         twin._taken, twin._domains = dict(self._taken), self._domains.copy()
+        twin._given = dict(self._given)
         return twin
 
     def whole_nodes(self) -> list[int]:
@@ -78,24 +97,37 @@ class Room:
         return [node for node, taken in self._taken.items() if not taken.guests]
 
     def take(
-        self, nodes: Ids, demand: Demand, needs: Needs, seats: frozenset[int] = frozenset()
+        self,
+        who: str,
+        nodes: Ids,
+        demand: Demand,
+        needs: Needs,
+        seats: frozenset[int] = frozenset(),
     ) -> None:
         """Put a guest on these nodes, whether they have room for it or not.
 
         Args:
+            who: tells it from all others.
             nodes: ascending.
             demand: of the guest.
             needs: of it, on so many nodes.
             seats: pCPUs that it owns there already.
         """
         for node, need in zip(nodes, needs.of_nodes):
-            self._change(node, demand, need, 1)
+            given = 0
+            if demand.is_exclusive:
+                here = seats.intersection(self._nodes[node].cpus)
+                given = _mask(here) if here else self._foreseen(node, demand, needs.width, need)
+                given &= ~self._taken[node].owned
+            self._given[who, node] = given
+            self._change(node, demand, needs.width, need, 1, given)
             self._domains.take(node, demand.policy, need.cores, seats)
 
-    def release(self, nodes: Ids, demand: Demand, needs: Needs) -> None:
+    def release(self, who: str, nodes: Ids, demand: Demand, needs: Needs) -> None:
         """Take a guest off again."""
         for node, need in zip(nodes, needs.of_nodes):
-            self._change(node, demand, need, -1)
+            given = self._given.pop((who, node))
+            self._change(node, demand, needs.width, need, -1, given)
             self._domains.release(node, demand.policy, need.cores)
 
     def domains(self, nodes: Ids, demand: Demand, needs: Needs) -> tuple[int, int]:
@@ -111,25 +143,40 @@ class Room:
     def fits(self, node: int, demand: Demand, width: int, need: Need) -> bool:
         """Tell whether a node has left what a guest needs of it."""
         return (
-            self.cores_left(node, demand, width) >= need.cores
+            self.cores_left(node, demand, width) >= self.cores_needed(node, demand, width, need)
             and (not need.memory_kib or self.memory_left_kib(node, demand) >= need.memory_kib)
             and all(self.pages_left(node, size_kib) >= pages for size_kib, pages in need.pages)
         )
 
+    def cores_needed(self, node: int, demand: Demand, width: int, need: Need) -> int:
+        """Return what a need comes to on a node: cores, or seats for pCPUs of its own."""
+        if demand.is_exclusive:
+            return need.cores
+        return host_cores(need.cores, width, self._nodes[node])
+
     def cores_left(self, node: int, demand: Demand, width: int) -> int:
-        """Return how many guest cores could be put on a node; below 0 where it is overfull."""
+        """Return how many cores, or seats, are left of a node; below 0 where it is overfull."""
         taken = self._taken[node]
         # Who allows least decides: it was promised that much of a core.
         ratio = taken.ratios[0][0] if taken.ratios else demand.overcommit_per_mille
-        isolated = self._open_cores(node, demand.policy, 1, isolated=True)
-        balanced = self._open_cores(node, demand.policy, 1)
+        seats = self._open_seats(node, demand, width)
         if not demand.is_exclusive:
-            # Guests with cores of their own take the isolated ones first.
-            balanced -= max(0, taken.pending - isolated)
-            return balanced * min(ratio, demand.overcommit_per_mille) // 1000 - taken.shared
-        beside = isolated + balanced - taken.pending + -taken.shared * 1000 // ratio
-        wide = sum(self._open_cores(node, demand.policy, width, one) for one in (False, True))
-        return min(wide - taken.pending, beside)
+            return len(seats.whole) * min(ratio, demand.overcommit_per_mille) // 1000 - taken.shared
+        # Those that share need so many whole cores; they take what is worth least to others.
+        sharing = -(-taken.shared * 1000 // ratio)
+        return (
+            seats.isolated
+            + seats.partial
+            + sum(seats.whole[sharing:])
+            - max(0, sharing - len(seats.whole))
+        )
+
+    def most_left(self, node: int, demand: Demand) -> int:
+        """Return a bound of what a guest could find on a node, whatever else is put there."""
+        seats = self._open_seats(node, demand, 1)
+        if demand.is_exclusive:
+            return seats.isolated + seats.partial + sum(seats.whole)
+        return len(seats.whole) * demand.overcommit_per_mille // 1000 - self._taken[node].shared
 
     def memory_left_kib(self, node: int, demand: Demand) -> int:
         """Return the ordinary memory that is left, in KiB; below 0 where it is overfull."""
@@ -156,7 +203,11 @@ class Room:
         """
         account = self._accounts[node]
         pairs = [
-            (self.cores_left(node, demand, width), need.cores, account.cores),
+            (
+                self.cores_left(node, demand, width),
+                self.cores_needed(node, demand, width, need),
+                account.cores,
+            ),
             (self.memory_left_kib(node, demand), need.memory_kib, account.memory_kib),
         ]
         wanted = dict(need.pages)
@@ -179,7 +230,8 @@ class Room:
     def load(self, node: int, demand: Demand, width: int, need: Need) -> float:
         """Return how full a node would be with a guest on it, by what it is fullest of."""
         account = self._accounts[node]
-        shares = [1 - (self.cores_left(node, demand, width) - need.cores) / max(1, account.cores)]
+        needed = self.cores_needed(node, demand, width, need)
+        shares = [1 - (self.cores_left(node, demand, width) - needed) / max(1, account.cores)]
         if account.memory_kib:
             left_kib = self.memory_left_kib(node, demand) - need.memory_kib
             shares.append(1 - left_kib / account.memory_kib)
@@ -188,8 +240,9 @@ class Room:
     def shortages(self, node: int, demand: Demand, width: int, need: Need) -> Iterator[str]:
         """Yield what a node has too little of, with the figures."""
         cores = self.cores_left(node, demand, width)
-        if cores < need.cores:
-            yield f"{max(0, cores)} of {need.cores} cores"
+        needed = self.cores_needed(node, demand, width, need)
+        if cores < needed:
+            yield f"{max(0, cores)} of {needed} {demand.unit(width)}"
         memory_kib = self.memory_left_kib(node, demand)
         if need.memory_kib and memory_kib < need.memory_kib:
             yield f"{mebibytes(max(0, memory_kib))} of {mebibytes(need.memory_kib)} MiB"
@@ -198,34 +251,63 @@ class Room:
             if left < pages:
                 yield f"{max(0, left)} of {pages} hugepages of {size_kib} KiB"
 
-    def _open_cores(self, node: int, policy: Policy, width: int, isolated: bool = False) -> int:
-        """Return how many cores nobody owns, and have so many threads that are not reserved.
-
-        Of those that are isolated, or of the others.
-        """
-        key = (node, policy.reserved_cpus, width, isolated)
-        if key not in self._usable:
+    def _open_seats(self, node: int, demand: Demand, width: int) -> _Seats:
+        """Return what of a node's cores a guest could have, or share, as they are owned now."""
+        policy, owned = demand.policy, self._taken[node].owned
+        kind = policy.pinning if demand.is_exclusive else "node"
+        key = (node, owned, policy.reserved_cpus, width, kind)
+        if key not in self._seats:
             barred = frozenset(policy.reserved_cpus)
-            owned = self._accounts[node].owned
-            self._usable[key] = sum(
-                owned.isdisjoint(core)
-                and self._isolated.isdisjoint(core) != isolated
-                and sum(cpu not in barred for cpu in core) >= width
-                for core in self._nodes[node].cores
-            )
-        return self._usable[key]
+            isolated = partial = 0
+            whole = []
+            for core in self._nodes[node].cores:
+                left = [cpu for cpu in core if cpu not in barred]
+                free = [cpu for cpu in left if not owned >> cpu & 1]
+                seats = len(free) // width
+                if kind == "core":
+                    seats = int(len(left) >= width and len(free) == len(left))
+                if not self._isolated.isdisjoint(core):
+                    isolated += seats if kind != "node" else 0
+                elif len(free) < len(left) or any(owned >> cpu & 1 for cpu in core):
+                    partial += seats if kind == "cpu" else 0
+                elif free:
+                    whole.append(seats)
+            self._seats[key] = _Seats(isolated, partial, tuple(sorted(whole)))
+        return self._seats[key]
 
-    def _change(self, node: int, demand: Demand, need: Need, sign: int) -> None:
+    def _foreseen(self, node: int, demand: Demand, width: int, need: Need) -> int:
+        """Return the pCPUs that a guest is going to own on a node, as far as there are any."""
+        owned, barred = self._taken[node].owned, frozenset(demand.policy.reserved_cpus)
+        by_core = demand.policy.pinning == "core"
+        ranked = []
+        for core in self._nodes[node].cores:
+            left = [cpu for cpu in core if cpu not in barred]
+            free = [cpu for cpu in left if not owned >> cpu & 1]
+            is_shared = len(free) < len(left) or any(owned >> cpu & 1 for cpu in core)
+            if len(free) >= width and not (by_core and is_shared):
+                ranked.append((self._isolated.isdisjoint(core), is_shared, -len(free), free))
+        given, missing = 0, need.cores
+        for _balanced, _shared, _size, free in sorted(ranked):
+            if missing <= 0:
+                break
+            seats = 1 if by_core else min(missing, len(free) // width)
+            given |= _mask(free if by_core else free[: seats * width])
+            missing -= seats
+        return given
+
+    def _change(
+        self, node: int, demand: Demand, width: int, need: Need, sign: int, given: int
+    ) -> None:
         before = self._taken[node]
-        cores = sign * need.cores
         wanted = dict(need.pages)
-        ratios = before.ratios
+        ratios, shared = before.ratios, before.shared
         if not demand.is_exclusive:
             ratios = _changed(ratios, demand.overcommit_per_mille, sign)
+            shared += sign * host_cores(need.cores, width, self._nodes[node])
         self._taken[node] = Taken(
             before.guests + sign,
-            before.pending + (cores if demand.is_exclusive else 0),
-            before.shared + (0 if demand.is_exclusive else cores),
+            before.owned | given if sign > 0 else before.owned & ~given,
+            shared,
             ratios,
             before.bound_kib + sign * need.memory_kib,
             tuple(
@@ -235,6 +317,13 @@ class Room:
             if wanted
             else before.pages,
         )
+
+
+def _mask(cpus: Iterable[int]) -> int:
+    found = 0
+    for cpu in cpus:
+        found |= 1 << cpu
+    return found
 
 
 def _changed(
@@ -254,7 +343,7 @@ def mebibytes(size_kib: int) -> int:
 def _taken(account: NodeAccount) -> Taken:
     return Taken(
         len(account.guests),
-        account.pending_cores,
+        _mask(account.owned),
         account.shared_cores,
         (),
         account.bound_kib,

@@ -21,7 +21,6 @@ from .._policy import AUTO, MAX_CELLS, Matrix, Policy
 from .candidates import Site, need_text
 from .demand import Demand
 from .distances import distance_matrix
-from .ledger import make_ledger
 from .machines import emulates_one_thread
 from .memory import granule_kib, hugepage_uses
 from .nodes import cell_count, named_nodes
@@ -153,7 +152,7 @@ def backing_nodes(guest: Guest, host: Host, policy: Policy) -> Ids:
     if policy.cells is not None:
         cell_count(guest, nodes, policy, [])
     demand = Demand(guest, replace(policy, auto_nodes=tuple(node.id for node in nodes)), host)
-    site = Site(host, make_ledger(host, ()))
+    site = Site(host)
     cells = policy.cells or 1
     sizes = [size for size in range(1, len(nodes) + 1) if cells % size == 0]
     for size in sizes if policy.nodes == AUTO else reversed(sizes):

@@ -63,8 +63,12 @@ def resized_topology(guest: Guest) -> Topology | None:
     return replace(own, sockets=guest.vcpus // per_socket)
 
 
-def check_own_size(guest: Guest) -> None:
+def check_own_size(guest: Guest, policy: Policy) -> None:
     """Refuse another size for a guest that keeps cells of its own.
+
+    Args:
+        guest: with the size that it is to have.
+        policy: which may ask for that.
 
     Raises:
         LayoutError: with the figures of its cells.
@@ -73,7 +77,10 @@ def check_own_size(guest: Guest) -> None:
         return
     # libvirt takes cells that leave vCPUs out; a CPU topology says how many there were.
     most = 1 + max((vcpu for cell in guest.own_cells for vcpu in cell.vcpus), default=-1)
-    vcpus = max(most, guest.vcpus) if guest.own_topology is None else guest.own_topology.vcpus
+    vcpus = most if guest.own_topology is None else guest.own_topology.vcpus
+    if policy.vcpus is None:
+        # libvirt puts the rest into the first cell (virDomainNumaFillCPUsInNode, numa_conf.c).
+        vcpus = max(vcpus, guest.vcpus) if guest.own_topology is None else vcpus
     memory_kib = sum(cell.memory_kib for cell in guest.own_cells)
     if (vcpus, memory_kib) != (guest.vcpus, guest.memory_kib):
         raise LayoutError(

@@ -23,6 +23,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.state import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.units import memory_kib
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import MemoryDevice
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
@@ -421,7 +422,7 @@ def test_what_machine_it_has() -> None:
     assert (bare.cpu_model, bare.has_acpi) == ("", False)
 
 
-def test_dimms() -> None:
+def test_memory_devices() -> None:
     """Where they are plugged in, and how large; other devices have memory of another kind."""
     device = (
         "<memory model='{}'>{}<target><size unit='MiB'>512</size><node>{}</node></target></memory>"
@@ -431,11 +432,17 @@ def test_dimms() -> None:
         for model, source, node in (
             *(("dimm", "", 1), ("nvdimm", "<source><path>/a</path></source>", 0)),
             ("dimm", "<source><pagesize unit='KiB'>4</pagesize></source>", 2),
-            *(("virtio-mem", "", 0), ("dimm", "", 0)),
+            ("virtio-mem", "", 0),
+            ("dimm", "<source><nodemask>3-4</nodemask></source>", 0),
         )
     )
     guest = read_guest(read_definition(_domain(f"<devices>{inside}</devices>")), 2048)
-    assert guest.dimms == ((1, 524288), (0, 524288))
+    assert guest.memory_devices == (
+        MemoryDevice(1, 524288),
+        MemoryDevice(2, 524288, 4),
+        MemoryDevice(0, 524288),
+        MemoryDevice(0, 524288, None, (3, 4)),
+    )
 
 
 @pytest.mark.parametrize(

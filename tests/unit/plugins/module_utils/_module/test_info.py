@@ -232,7 +232,7 @@ def test_a_damaged_record(bench: Bench) -> None:
     result = bench.only()
     assert (
         "its recorded options no longer give a valid layout: pinning must be one of node, "
-        "cache, core, cpu or none, not 'x'." in result["drift"][0]["msg"]
+        "cache, core, cpu, none or keep, not 'x'." in result["drift"][0]["msg"]
     )
 
 

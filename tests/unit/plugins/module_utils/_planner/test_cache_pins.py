@@ -14,6 +14,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cp
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, Node
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout, Topology
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import Load, Threads
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from hypothesis import given
@@ -60,7 +61,12 @@ def _layouts(
 ) -> dict[str, Layout]:
     policy = policy_from_options({"pinning": "cache", **options})
     answers = plan_guests(
-        [(guest, policy) for guest in guests], host, cores_by_pins=cores_by_pins or {}
+        [(guest, policy) for guest in guests],
+        host,
+        [
+            Load("other", "", (), (Threads("its vCPUs", cpus, cores=cores),))
+            for cpus, cores in (cores_by_pins or {}).items()
+        ],
     )
     layouts = [answer for answer in answers if isinstance(answer, Layout)]
     assert len(layouts) == len(guests), answers
@@ -304,10 +310,19 @@ def test_pins_are_domains(
     # Sentences are equal as text; two errors never are.
     assert list(map(str, plan_guests(asked[::-1], host))) == list(map(str, answers[::-1]))
     seated = []
+    cores = [set(core) for node in host.nodes for core in node.cores]
+    owned = {
+        cpu
+        for (guest, _policy), answer in zip(asked, answers)
+        if not isinstance(answer, Layout)
+        for _vcpu, cpus in guest.vcpu_pins
+        if len(cpus) == 1 or any(set(cpus) <= core for core in cores)
+        for cpu in cpus
+    }
     for (guest, policy), answer in zip(asked, answers):
         if not isinstance(answer, Layout):
             continue
-        barred = {*policy.reserved_cpus, *(host.isolated_cpus or ())}
+        barred = {*policy.reserved_cpus, *(host.isolated_cpus or ()), *owned}
         threads = answer.topology.threads if answer.topology else 1
         for cell, node_id in zip(answer.cells, answer.host_nodes):
             assert node_id is not None

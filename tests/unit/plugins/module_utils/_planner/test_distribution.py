@@ -8,7 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import HugepageUse
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import (
+    HugepageUse,
+    MemoryDevice,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_from_facts
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout
 from planning import GuestOf, HostOf, planned, refusal, topology_of
@@ -178,7 +181,8 @@ def test_hugepage_pools(host: HostOf, guest: GuestOf) -> None:
     mixed = (HugepageUse(1 << 20, (0,)), HugepageUse(2048, (1,)))
     layout = planned(guest(4, 4 << 20, hugepages=mixed), unequal, nodes="0-1")
     assert [cell.memory_kib for cell in layout.cells] == [2 << 20, 2 << 20]
-    plugged = replace(fits, dimms=((0, 2048 * 24), (1, 2048 * 1024), (7, 1)))
+    sizes = ((0, 2048 * 24), (1, 2048 * 1024), (7, 1))
+    plugged = replace(fits, memory_devices=tuple(MemoryDevice(*one) for one in sizes))
     assert len(planned(plugged, unequal, nodes="0-1", memory_mode="preferred").cells) == 2
     # A DIMM comes from the pool of its cell's node too; one of a cell that is not there is refused
     # by whoever knows where it stands.
@@ -187,7 +191,14 @@ def test_hugepage_pools(host: HostOf, guest: GuestOf) -> None:
         in (refusal(plugged, unequal, nodes="0-1"))
     )
     assert (
-        len(planned(replace(plugged, dimms=((1, 2048 * 1024),)), unequal, nodes="0-1").cells) == 2
+        len(
+            planned(
+                replace(plugged, memory_devices=(MemoryDevice(1, 2048 * 1024),)),
+                unequal,
+                nodes="0-1",
+            ).cells
+        )
+        == 2
     )
     two_cells_one_node = guest(4, 1200 * 2048, hugepages=(two_mib,))
     assert "needs 1200" in refusal(two_cells_one_node, unequal, nodes="0", cells=2)

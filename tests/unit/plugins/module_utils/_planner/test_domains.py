@@ -13,13 +13,12 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Gues
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, Node
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Ids, Layout
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import (
-    Holding,
+    Load,
     Need,
     Placement,
     Share,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.candidates import Applicant
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.ledger import make_ledger
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.placement import place_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
@@ -46,14 +45,14 @@ def _asks(name: str, vcpus: int, current: Ids = (), pins: Ids = (), **options: A
     return Applicant(guest, policy, current, bool(current))
 
 
-def _owner(*cpus: int) -> Holding:
+def _owner(*cpus: int) -> Load:
     """Return a guest that is not asked for, with pCPUs of its own."""
     share = Share(Need(len(cpus), 0), (), (), shared_cores=0, owned=frozenset(cpus))
-    return Holding("other", "uuid-of-other", (share,))
+    return Load("other", "uuid-of-other", (share,))
 
 
-def _nodes(host: Host, applicants: list[Applicant], *taken: Holding) -> list[Ids]:
-    answers = place_guests(applicants, host, make_ledger(host, taken)).answers
+def _nodes(host: Host, applicants: list[Applicant], *taken: Load) -> list[Ids]:
+    answers = place_guests(applicants, host, taken).answers
     assert all(isinstance(answer, Placement) for answer in answers), answers
     return [answer.nodes for answer in answers if isinstance(answer, Placement)]
 

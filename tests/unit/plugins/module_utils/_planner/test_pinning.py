@@ -13,9 +13,10 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutErr
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.pinning import exclusive_cpus
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.loads import exclusive_cpus
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan, plan_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
+from planning import owner
 
 HostOf = Callable[[str], Host]
 GuestOf = Callable[..., Guest]
@@ -40,12 +41,13 @@ def test_core_puts_threads_on_siblings(host: HostOf, guest: GuestOf) -> None:
 
 
 def test_cpu_is_one_to_one(host: HostOf, guest: GuestOf) -> None:
-    """Guest threads on sibling threads; guest cores without threads on cores of their own first."""
+    """Guest threads on sibling threads; a guest without threads has whole cores all the same."""
     layout = plan(guest(32), host("rfc-8n240c"), policy_from_options({"pinning": "cpu"}))
     assert layout.vcpu_pins[:4] == ((0,), (120,), (1,), (121,))
     options = {"pinning": "cpu", "threads": 1, "nodes": "0"}
     layout = plan(guest(17), host("rfc-8n240c"), policy_from_options(options))
-    assert [pins[0] for pins in layout.vcpu_pins] == [*range(15), 120, 121]
+    whole = [cpu for core in range(8) for cpu in (core, core + 120)]
+    assert [pins[0] for pins in layout.vcpu_pins] == [*whole, 8]
 
 
 def test_reserved_cpus_stay_free(host: HostOf, guest: GuestOf) -> None:
@@ -128,7 +130,7 @@ def test_too_few(
     with pytest.raises(LayoutError) as raised:
         plan(guest(vcpus), host("rfc-8n240c"), policy_from_options({**options, "nodes": "0"}))
     assert sentence in str(raised.value)
-    assert "reduce the guest's vCPUs, use more nodes, or set pinning to 'node'" in str(raised.value)
+    assert "reduce the guest's vCPUs, or free pCPUs there" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -139,14 +141,13 @@ def test_too_few(
             8,
             {"pinning": "core", "threads": 2},
             "needs 4 cores with 2 free threads on host node 0, which has 0 left (pCPUs reserved or "
-            "used by other guests: none); 4 of its cores have fewer threads, which threads 1 can "
-            "use; set that, reduce the guest's vCPUs",
+            "used by other guests: none), and 4 of its cores have fewer threads; reduce",
         ),
         (
             "hybrid-1n12c",
             20,
             {"pinning": "core", "threads": 2},
-            "of its cores have fewer threads, which threads 1 can use; set that, ",
+            "of its cores have fewer threads; reduce",
         ),
     ],
 )
@@ -162,7 +163,7 @@ def test_cores_with_too_few_threads(
 def test_taken_by_others(host: HostOf, guest: GuestOf) -> None:
     """pCPUs that guests outside of the call own are left alone."""
     policy = policy_from_options({"pinning": "core", "nodes": "0"})
-    layout = plan(guest(2), host("rfc-8n240c"), policy, frozenset({0, 121}))
+    layout = plan(guest(2), host("rfc-8n240c"), policy, [owner(0, 121)])
     assert layout.vcpu_pins[0] == (2, 122)
 
 
@@ -217,8 +218,8 @@ def test_who_does_not_fit_does_not_depend_on_the_order(
     assert isinstance(by_name["b"], Layout)
     assert str(by_name["c"]) == (
         "guest c: pinning 'core' needs 7 cores with 2 free threads on host node 0, which has 1 "
-        "left (pCPUs reserved or used by other guests: 0-13,120-133); reduce the guest's vCPUs, "
-        "use more nodes, or set pinning to 'node'."
+        "left (pCPUs reserved or used by other guests: 0-13,120-133); reduce the guest's vCPUs, or "
+        "free pCPUs there."
     )
     assert by_name["b"].vcpu_pins[0] == (7, 127)
 
@@ -259,5 +260,5 @@ def test_what_a_guest_has_counts_as_left_for_it(host: HostOf, guest: GuestOf) ->
     seated = guest(4, vcpu_pins=((0, (3, 123)), (1, (3, 123))))
     taken = frozenset({*range(15), *range(120, 135)} - {3, 123})
     with pytest.raises(LayoutError) as raised:
-        plan(seated, host("rfc-8n240c"), policy, taken)
+        plan(seated, host("rfc-8n240c"), policy, [owner(*taken)])
     assert "needs 2 cores with 2 free threads on host node 0, which has 1 left" in str(raised.value)

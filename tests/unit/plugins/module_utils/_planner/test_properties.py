@@ -42,7 +42,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import Placement
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.candidates import Applicant
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.ledger import make_ledger
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.placement import place_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.sizing import resized
@@ -273,13 +272,25 @@ def test_pins(
     pairs = [(data.draw(guests(name=f"guest{name}-{i}")), policy) for i, name in enumerate(names)]
     cpus = {node.id: set(node.cpus) for node in host.nodes}
     taken: dict[int, tuple[str, int]] = {}
-    for (guest, _policy), layout in zip(pairs, _planned(host, pairs)):
+    answers = _planned(host, pairs)
+    # A guest that cannot be planned stays on what it owns.
+    owned = {
+        cpu
+        for one, answer in zip(pairs, answers)
+        if isinstance(answer, LayoutError)
+        for cpu in _owned(host, one[0])
+    }
+    for (guest, _policy), layout in zip(pairs, answers):
         if isinstance(layout, LayoutError):
             continue
         node_of = {
             v: node for cell, node in zip(layout.cells, layout.host_nodes) for v in cell.vcpus
         }
         assert len(layout.vcpu_pins) in (0, guest.vcpus)
+        if policy.pinning == "keep":
+            now = {vcpu: cpus for vcpu, cpus in guest.vcpu_pins if vcpu < guest.vcpus}
+            assert {v: cpus for v, cpus in enumerate(layout.vcpu_pins) if cpus} == now
+            continue
         width = 1 if policy.distribution == "round_robin" else topology_of(layout).threads
         for vcpu, pins in enumerate(layout.vcpu_pins):
             node = node_of[vcpu]
@@ -292,7 +303,7 @@ def test_pins(
             assert set(pins) <= opened
             if policy.pinning in ("node", "cache"):
                 # None of these hosts lists its caches.
-                assert set(pins) == opened - isolated
+                assert set(pins) == opened - isolated - owned
             elif policy.pinning == "cpu":
                 assert len(pins) == 1
                 assert taken.setdefault(pins[0], (guest.name, vcpu)) == (guest.name, vcpu)
@@ -542,8 +553,8 @@ def test_a_newcomer_moves_nobody(
     newcomer = replace(data.draw(guests(name=data.draw(st.sampled_from("az")))), vcpu_pins=())
     whole = [*seated, (newcomer, data.draw(policy))]
     again = _planned(host, whole)
-    # What is left for iothreads beside vCPUs shrinks.
-    assert list(map(_without_iothreads, again[:-1])) == list(map(_without_iothreads, layouts))
+    # What is left for iothreads and the emulator shrinks.
+    assert list(map(_vcpus_alone, again[:-1])) == list(map(_vcpus_alone, layouts))
     _assert_exclusive([(p, one) for p, one in zip(whole, again) if isinstance(one, Layout)])
 
 
@@ -557,7 +568,7 @@ def test_chosen_nodes_hold_what_is_planned_there(
     for number in range(count):
         policy = replace(data.draw(policies()), nodes="auto", reserved_memory_mib=0)
         applicants.append(Applicant(data.draw(guests(name=f"guest{number}")), policy))
-    answers = place_guests(applicants, host, make_ledger(host, ())).answers
+    answers = place_guests(applicants, host, ()).answers
     placed = {index: one.nodes for index, one in enumerate(answers) if isinstance(one, Placement)}
     for answer in answers:
         if isinstance(answer, LayoutError):
@@ -573,8 +584,24 @@ def test_chosen_nodes_hold_what_is_planned_there(
             assert all(usable.issuperset(pins) for pins in layout.vcpu_pins)
 
 
-def _without_iothreads(answer: Layout | LayoutError) -> Layout | LayoutError:
-    return replace(answer, iothread_pins=None) if isinstance(answer, Layout) else answer
+def _owned(host: Host, guest: Guest) -> set[int]:
+    """What the vCPUs of a guest have for themselves: a pCPU, or threads of a core."""
+    cores = [set(core) for node in host.nodes for core in node.cores]
+    pins = [set(cpus) for _vcpu, cpus in guest.vcpu_pins]
+    return {
+        cpu
+        for cpus in pins
+        if len(cpus) == 1 or any(cpus <= core for core in cores)
+        for cpu in cpus
+    }
+
+
+def _vcpus_alone(answer: Layout | LayoutError) -> Layout | LayoutError:
+    return (
+        replace(answer, iothread_pins=None, emulator_pins=None)
+        if isinstance(answer, Layout)
+        else answer
+    )
 
 
 def _assert_exclusive(planned: list[tuple[tuple[Guest, Policy], Layout]]) -> None:

@@ -301,14 +301,13 @@ def test_no_cells_in_a_group_stay_none(host: HostOf, guest: GuestOf) -> None:
     """With ``auto``, a guest without cells is never put on two nodes of one of its hosts."""
     policy = replace(policy_from_options({"nodes": "auto"}), migration_group=("a", "b"))
     from ansible_collections.kvm.vnuma.plugins.module_utils._planner.candidates import Applicant
-    from ansible_collections.kvm.vnuma.plugins.module_utils._planner.ledger import make_ledger
     from ansible_collections.kvm.vnuma.plugins.module_utils._planner.placement import place_guests
 
     rfc, wide = host("rfc-8n240c"), guest(20, GIB)
-    (answer,) = place_guests([Applicant(wide, policy)], rfc, make_ledger(rfc, ())).answers
+    (answer,) = place_guests([Applicant(wide, policy)], rfc, ()).answers
     assert isinstance(answer, LayoutError)
     alone = replace(policy, migration_group=())
-    (answer,) = place_guests([Applicant(wide, alone)], rfc, make_ledger(rfc, ())).answers
+    (answer,) = place_guests([Applicant(wide, alone)], rfc, ()).answers
     assert not isinstance(answer, LayoutError)
 
 

@@ -65,10 +65,10 @@ def test_in_proportion_to_the_nodes(guest: GuestOf) -> None:
     even = planned(guest(memory_kib=96 * GIB), host)
     assert [len(cell.vcpus) for cell in even.cells] == [8, 8]
     assert even.warnings == (
-        "50331648 KiB of its memory would be bound to host node 1, which has 33554432 KiB in "
-        "total; reduce its memory, use more nodes, or set memory_mode to 'preferred'.",
         "cell 1 has 8 vCPUs on the 4 pCPUs of host node 1, which they share; set split to "
         "'proportional', or use more nodes.",
+        "50331648 KiB of its memory would be bound to host node 1, which has 33554432 KiB in "
+        "total; reduce its memory, use more nodes, or set memory_mode to 'preferred'.",
     )
     layout = planned(guest(memory_kib=96 * GIB), host, split="proportional", pinning="core")
     assert [len(cell.vcpus) for cell in layout.cells] == [12, 4]
@@ -148,8 +148,8 @@ def test_iothreads_beside_vcpus(guest: GuestOf) -> None:
     full = guest(vcpus=16, memory_kib=GIB, iothread_ids=(1,))
     said = refusal(full, host, pinning="cpu", iothread_pinning="nodes")
     assert said == (
-        "guest anuma: iothread_pinning 'nodes' finds no pCPU on host nodes 0-1 that no vCPU owns; "
-        "reserve some with reserved_cpus, or name a cpuset."
+        "guest anuma: its vCPUs would take the last pCPUs of host node 1 that its iothreads may "
+        "run on; reduce the guest's vCPUs, or free pCPUs there."
     )
     assert "iothread_pinning '99' names pCPU 99" in refusal(full, host, iothread_pinning="99")
 
@@ -169,9 +169,8 @@ def test_a_newcomer_leaves_iothreads_their_pcpu(guest: GuestOf) -> None:
         stays, refused = plan_guests([(seated, policy), (newcomer, policy)], host)
         assert stays == alone
         assert str(refused) == (
-            f"guest {name}: its vCPUs would take the last pCPUs of host nodes 0, which the "
-            "iothreads of guest m are pinned to; reserve some with reserved_cpus, or use other "
-            "nodes."
+            f"guest {name}: its vCPUs would take the last pCPUs of host node 0 that guest m (its "
+            "iothreads) may run on; reduce the guest's vCPUs, or free pCPUs there."
         )
 
 
@@ -197,7 +196,7 @@ def test_cores_of_one_kind(guest: GuestOf) -> None:
     )
     said = refusal(guest(vcpus=20, memory_kib=GIB), _hybrid(), pinning="core")
     assert "needs 10 cores with 2 free threads on host node 0, which has 8 left" in said
-    assert "16 of its cores have fewer threads, which threads 1 can use; set that" in said
+    assert "and 16 of its cores have fewer threads" in said
 
 
 def test_kinds_that_only_the_host_can_tell(guest: GuestOf) -> None:
