@@ -312,7 +312,7 @@ class _Maker:
         return GuestSpec(name, vcpus, memory, options=asked, **keys)
 
     def _memory(self, memory: int, by_hand: bool) -> dict[str, Any]:
-        draw, keys = self.draw, {}
+        draw, keys = self.draw, dict[str, Any]()
         sizes = {size for pool in self.host.pools for size, _pages in pool}
         if sizes and draw.random() < 0.3 and not by_hand:
             keys["page_kib"] = draw.choice(sorted(sizes))
@@ -333,9 +333,7 @@ class _Maker:
         kind = self.draw.choice(("own", "own", "cpuset", "same", "node"))
         node = self.draw.choice(list(self.host.node_cpus))
         if kind == "own":
-            free = [
-                cpu for cpu in self.host.node_cpus[node] if cpu not in self.owned | self.used
-            ]
+            free = [cpu for cpu in self.host.node_cpus[node] if cpu not in self.owned | self.used]
             if len(free) < 2 * vcpus:
                 return {}
             mine = self.draw.sample(free, vcpus)
@@ -344,7 +342,7 @@ class _Maker:
         some = self._some(len(self.host.node_cpus[node]) if kind == "node" else vcpus, node)
         if not some:
             return {}
-        # Pins to a whole node are nobody's own, and exclude nothing that is put there later.
+        # Pins to a whole node are owned by no guest, and exclude nothing that is put there later.
         if kind != "node":
             self.used.update(some)
         return {"cpuset": some} if kind == "cpuset" else {"pins": (some,)}

@@ -8,11 +8,12 @@ Says in how many cases which rule is broken and by what; with --small also the s
 was found of each kind. The rules are those of bookjudge.py:
 
 a) What a guest owns, nothing else of the call is pinned to, unless a warning says so by name.
-b) What is bound to a node strictly is there, or the plan says who has too much.
+b) What is bound to a node strictly is there, or the plan names a guest that has too much.
 c) Guest cores fit the host's where nodes were chosen.
 d) Exclusive pins avoid guests that are confined while other cores are free.
 e) A way out that an error names works.
 f) Where a guest is no longer confined, the plan says so.
+g) No two guests own threads of one core while another core of the node is whole.
 """
 
 from __future__ import annotations
@@ -139,9 +140,10 @@ def _smaller_hosts(host: HostSpec) -> Iterator[HostSpec]:
         yield replace(
             host, cores=host.cores[:-1], memory_gib=host.memory_gib[:-1], pools=host.pools[:-1]
         )
-    for name, plain in (("offline", ()), ("isolated", 0), ("domain_cores", 0), ("pools", ())):
-        if getattr(host, name) != plain:
-            yield replace(host, **{name: plain})
+    plain: dict[str, Any] = {"offline": (), "isolated": 0, "domain_cores": 0, "pools": ()}
+    for name, value in plain.items():
+        if getattr(host, name) != value:
+            yield replace(host, **{name: value})
     if host.step > 1:
         yield replace(host, step=1)
     if host.threads > 1:

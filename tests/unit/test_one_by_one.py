@@ -13,7 +13,7 @@ import books
 import pytest
 from ansible_collections.kvm.vnuma.plugins.filter.plan_host import plan_host
 from bookcases import GuestSpec, HostSpec, text_of
-from bookjudge import Guest, cores_on, read
+from bookguests import Guest, cores_on, read
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,7 +50,9 @@ def cases(draw: Any) -> tuple[HostSpec, list[GuestSpec]]:
     guests: list[GuestSpec] = []
     for number in range(draw(st.integers(2, 9))):
         nodes = draw(
-            st.lists(st.sampled_from(list(left)), min_size=1, max_size=1 + (number == 0), unique=True)
+            st.lists(
+                st.sampled_from(list(left)), min_size=1, max_size=1 + (number == 0), unique=True
+            )
         )
         most = min(left[node] for node in nodes)
         if not most:
