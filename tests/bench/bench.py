@@ -29,6 +29,7 @@ import part_downtime
 import part_fleet
 import part_handover
 import part_locality
+import part_nova
 import part_placement
 import part_plan
 import part_report
@@ -42,6 +43,7 @@ PARTS: dict[str, Callable[[], report.Part]] = {
     "plan": part_plan.measure,
     "placement": part_placement.measure,
     "caches": part_caches.measure,
+    "nova": part_nova.measure,
     "locality": part_locality.measure,
     "converge": part_converge.measure,
     "scale": part_converge.measure_scale,
