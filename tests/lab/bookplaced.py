@@ -19,7 +19,7 @@ from typing import Any
 
 from ansible_collections.kvm.vnuma.plugins.filter.plan_host import plan_host
 from bookcases import GuestSpec, case
-from books import entry
+from bookways import entry
 
 HOSTS, MOST_GUESTS = 40, 5
 PROJECT = Path(__file__).resolve().parents[2]

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Random hosts whose guests are planned, and a judge of the definitions that come out.
 
-    python tests/lab/books.py [--count 400] [--from 0] [--small]
+    python tests/lab/books.py [--count 400] [--from 0] [--small] [--refused]
 
 Says in how many cases which rule is broken and by what; with --small also the smallest case that
-was found of each kind. The rules are those of bookjudge.py:
+was found of each kind. With --refused most of the guests ask for something odd, and rule (e) is
+what is looked at. The rules are those of bookjudge.py:
 
 a) What a guest owns, nothing else of the call is pinned to, unless a warning says so by name.
 b) What is bound to a node strictly is there, or the plan names a guest that has too much.
@@ -19,36 +20,18 @@ g) No two guests own threads of one core while another core of the node is whole
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
+import bookways
 from ansible.errors import AnsibleFilterError
 from ansible_collections.kvm.vnuma.plugins.filter.plan_host import plan_host
 from bookcases import Case, GuestSpec, HostSpec, case
-from bookjudge import Fault, Sentence, sentences, verdict
-
-Texts = dict[str, str]
-#: "`threads: 1` would fit", and "set threads to 1".
-_WOULD_FIT = re.compile(r"[`']([a-z_]+): ?([^`']+)[`'] would fit")
-_SET_TO = re.compile(
-    r"(?:\bset|\bor|,) ([a-z_]+) to (?:'([^']*)'|(true|false|[0-9][0-9.,-]*[0-9]|[0-9]))"
-)
-#: Ways out without a value, and one that is as far as they go.
-_VERBS = {
-    "raise cpu_overcommit": ("cpu_overcommit", 64),
-    "lower reserved_memory_mib": ("reserved_memory_mib", 0),
-}
-#: Not options of a call, or not options at all.
-_OTHER = {"managed_save", "state_dir", "mode", "timeout", "it"}
-
-
-def entry(guest: GuestSpec, **more: Any) -> dict[str, Any]:
-    """Return a guest as `vnuma_partition` takes it."""
-    return {"name": guest.name, **guest.policy(), **more}
+from bookjudge import Fault, verdict
+from bookways import Texts, entry, refused
 
 
 def definitions(made: Case) -> Texts:
@@ -85,43 +68,7 @@ def faults(made: Case) -> list[Fault]:
     except Exception as error:
         return [Fault("x", f"{type(error).__name__}", str(error))]
     judged = verdict(settled(made, texts), texts, result)
-    return [*judged.faults(), *_remedies(made, texts, result)]
-
-
-def remedies(sentence: Sentence) -> Iterator[tuple[str, Any, str]]:
-    """Yield the options that a refusal names, with values, and the words that it does it with."""
-    text = sentence.text
-    for option, value in _WOULD_FIT.findall(text):
-        yield option, value.strip(), f"`{option}: {value}` would fit"
-    for option, quoted, plain in _SET_TO.findall(text):
-        if option not in _OTHER:
-            yield option, quoted or plain, f"set {option} to {quoted or plain}"
-    for words, (option, value) in _VERBS.items():
-        if words in text:
-            yield option, value, words
-
-
-def _remedies(made: Case, texts: Texts, result: dict[str, Any]) -> Iterator[Fault]:
-    """(e) Apply each way out that an error names."""
-    _warnings, errors = sentences(result)
-    for error in errors:
-        for option, value, words in remedies(error):
-            entries = [
-                entry(guest, **({option: value} if guest.name == error.about else {}))
-                for guest in made.guests
-                if guest.in_call
-            ]
-            try:
-                again = plan_host(list(texts.values()), made.host.facts(), guests=entries)
-                said = [one["msg"] for one in again["errors"] if one["name"] == error.about]
-            except AnsibleFilterError as refused:
-                said = [str(refused)]
-            if said:
-                yield Fault(
-                    "e",
-                    f"'{re.sub('[0-9]+', 'N', words)}' does not help",
-                    f"{error.about}: {error.text} With it: {said[0]}",
-                )
+    return [*judged.faults(), *bookways.faults(made, texts, result)]
 
 
 def smaller(made: Case) -> Iterator[Case]:
@@ -207,7 +154,7 @@ def _is_whole(made: Case) -> bool:
         pinned = {*guest.cpuset, *guest.emulator, *guest.iothread_pins, *sum(guest.pins, ())}
         nodes = {*guest.bound, *(node for _size, node in guest.dimms if node >= 0)}
         named = guest.policy().get("nodes", "auto")
-        if named != "auto":
+        if named not in ("auto", "all"):
             nodes |= {int(one) for one in named.split(",")}
         if pinned - cpus or nodes - {*made.host.node_cpus}:
             return False
@@ -240,13 +187,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--from", type=int, default=0, dest="first")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--refused", action="store_true")
     chosen = parser.parse_args(argv)
+    make = refused if chosen.refused else case
     by_rule: Counter[str] = Counter()
     by_kind: Counter[tuple[str, str]] = Counter()
     seeds: dict[tuple[str, str], int] = {}
     broken = 0
     for seed in range(chosen.first, chosen.first + chosen.count):
-        found = faults(case(seed))
+        found = faults(make(seed))
         broken += bool(found)
         by_rule.update({one.rule for one in found})
         kinds = {(one.rule, one.kind) for one in found}
@@ -259,7 +208,7 @@ def main(argv: list[str]) -> int:
         seed = seeds[rule, kind]
         print(f"{count:4} {rule}) {kind} (first: {seed})")
         if chosen.small:
-            print(described(shrunk(case(seed), has(rule, kind)), rule, kind))
+            print(described(shrunk(make(seed), has(rule, kind)), rule, kind))
     return int(broken > 0)
 
 

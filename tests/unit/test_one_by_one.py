@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-import books
 import pytest
 from ansible_collections.kvm.vnuma.plugins.filter.plan_host import plan_host
 from bookcases import GuestSpec, HostSpec, text_of
 from bookguests import Guest, cores_on, read
+from bookways import entry
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,7 +81,7 @@ def one_by_one(host: HostSpec, guests: Sequence[GuestSpec]) -> Texts:
 
 def called(host: HostSpec, texts: Texts, guests: Sequence[GuestSpec]) -> Texts:
     """Return all definitions after a call for some guests, none of which may be refused."""
-    entries = [books.entry(guest) for guest in guests]
+    entries = [entry(guest) for guest in guests]
     result = plan_host(list(texts.values()), host.facts(), guests=entries)
     assert result["errors"] == []
     return {**texts, **{one["name"]: one["definition"] for one in result["guests"]}}
