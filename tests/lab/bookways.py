@@ -23,7 +23,7 @@ Texts = dict[str, str]
 _PLAIN = r"true|false|[0-9]+(?:\.[0-9]+)?(?: [KMG]iB)?"
 _VALUE = rf"(?:(?:one of|at most|at least) )?(?:'([^']*)'|({_PLAIN}))"
 #: "`threads: 1` would fit", and "set threads to 1, or cells to 2".
-_WOULD_FIT = re.compile(r"[`']([a-z_]+): ?([^`']+)[`'] would fit")
+_WOULD_FIT = re.compile(r"[`']([a-z_]+: ?[^`']+)[`'] would fit")
 _SET_TO = re.compile(rf"(?:\bset|\bor|,) ([a-z_]+) to {_VALUE}")
 #: Not options of a call, or not options at all.
 _OTHER = {"managed_save", "state_dir", "mode", "timeout", "it"}
@@ -34,13 +34,11 @@ class Way:
     """A way out.
 
     Attributes:
-        option: what to set.
-        value: to what.
+        options: what to set, and to what.
         words: how the refusal says it.
     """
 
-    option: str
-    value: Any
+    options: dict[str, Any]
     words: str
 
 
@@ -62,14 +60,16 @@ _PHRASES: tuple[tuple[str, str, Callable[[str, GuestSpec], Any]], ...] = (
 
 def ways(said: Sentence, guest: GuestSpec) -> Iterator[Way]:
     """Yield what a refusal of a guest names."""
-    for option, value in _WOULD_FIT.findall(said.text):
-        yield Way(option, value.strip(), f"`{option}: {value}` would fit")
+    for text in _WOULD_FIT.findall(said.text):
+        pairs = (one.partition(":") for one in text.split(", "))
+        options = {option: value.strip() for option, _colon, value in pairs}
+        yield Way(options, f"`{text}` would fit")
     for option, quoted, plain in _SET_TO.findall(said.text):
         if option not in _OTHER:
-            yield Way(option, quoted or plain, f"set {option} to {quoted or plain}")
+            yield Way({option: quoted or plain}, f"set {option} to {quoted or plain}")
     for phrase, option, value_of in _PHRASES:
         for match in re.finditer(phrase, said.text):
-            yield Way(option, value_of(match[1], guest), match[0].strip(",;."))
+            yield Way({option: value_of(match[1], guest)}, match[0].strip(",;."))
 
 
 def entry(guest: GuestSpec, **more: Any) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def faults(made: Case, texts: Texts, result: dict[str, Any]) -> Iterator[Fault]:
     for error in errors:
         for way in ways(error, called[error.about]):
             entries = [
-                entry(guest, **({way.option: way.value} if name == error.about else {}))
+                entry(guest, **(way.options if name == error.about else {}))
                 for name, guest in called.items()
             ]
             try:

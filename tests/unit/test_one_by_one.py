@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-import pytest
 from ansible_collections.kvm.vnuma.plugins.filter.plan_host import plan_host
 from bookcases import GuestSpec, HostSpec, text_of
 from bookguests import Guest, cores_on, read
@@ -118,8 +117,6 @@ def _bound(guests: Sequence[Guest], node: int) -> Counter[str]:
     return found
 
 
-# LEAD: remove the mark once pending and owned pCPUs are counted in one way.
-@pytest.mark.xfail(strict=False, reason="exclusive pins are charged by core and given by thread")
 @given(cases())
 def test_one_call_or_many(case: tuple[HostSpec, list[GuestSpec]]) -> None:
     """Guests with named nodes own as much, and leave as much of each node."""

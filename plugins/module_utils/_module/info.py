@@ -265,7 +265,7 @@ def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) 
     findings.ledger = Books(findings.host, loads).ledger()
     plan_asks(asked, others, findings.host)
     if any(ask.placement is not None for ask in asked):
-        anew = [replace(ask, layout=None, placement=None, error=None) for ask in asked]
+        anew = [ask.under(ask.policy) for ask in asked]
         fresh = plan_asks(anew, others, findings.host, rebalance=True)
         findings.moves, findings.gain = fresh.moves, fresh.gain
     for report in findings.reports:

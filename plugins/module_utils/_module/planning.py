@@ -55,6 +55,10 @@ class Ask:
         self.layout, self.placement = None, None
         self.error = error.for_guest(self.domain.name)
 
+    def under(self, policy: Policy) -> Ask:
+        """Return it as it was asked, under other options."""
+        return replace(self, policy=policy, layout=None, placement=None, error=None)
+
     def answered(self) -> Layout:
         """Return its layout.
 
@@ -207,7 +211,7 @@ def plan_asks(
     if with_ways_out and any(isinstance(ask.error, RoomError) for ask in asks):
         from .remedies import add_ways_out
 
-        add_ways_out(asks, [*beside, *pinned], host)
+        add_ways_out(asks, known, host, rebalance)
     if planned.ledger is not None:
         loads = [*beside, *(ask.load(host) for ask in asks)]
         planned = replace(planned, ledger=Books(host, loads).ledger())

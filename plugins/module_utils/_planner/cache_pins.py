@@ -65,7 +65,7 @@ class CacheCell:
             cpus = open_threads(domain.cpus, owned)
             cores = {core for cpu in cpus if owned.isdisjoint(core := host.core(cpu))}
             if cpus:
-                domains.append(Domain(domain.all, cpus, len(cores)))
+                domains.append(Domain(domain.all, cpus, max(1, len(cores))))
         return replace(self, domains=tuple(domains), cpus=open_threads(self.cpus, owned))
 
 

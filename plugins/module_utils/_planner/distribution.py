@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import reduce
 from math import gcd
 
-from .._errors import LayoutError
+from .._errors import LayoutError, RoomError
 from .._model.guest import Guest
 from .._model.host import Node
 from .._model.layout import Ids, Topology
@@ -120,10 +120,11 @@ def _assign_contiguous(
         )
     cores = vcpus // threads
     if cores < count:
-        raise LayoutError(
-            f"{vcpus} vCPUs with threads {threads} are {cores} cores, which cannot fill {count} "
-            f"cells; give it at least {count * threads} vCPUs, set threads to 'auto', or reduce "
-            f"nodes or cells to at most {cores}."
+        raise RoomError(
+            f"{vcpus} vCPU{'s' if vcpus > 1 else ''} with threads {threads} are {cores} "
+            f"core{'s' if cores > 1 else ''}, which cannot fill {count} cells",
+            f"give it at least {count * threads} vCPUs, or reduce nodes or cells to at most "
+            f"{cores}",
         )
     weights = _weights(backing, policy, threads)
     if policy.remainder == "fail" and not divides(cores, weights):

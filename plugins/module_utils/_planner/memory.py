@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .._errors import LayoutError
+from .._errors import LayoutError, RoomError
 from .._model.guest import Guest, HugepageUse
 from .._model.host import Host, Node
 from .._policy import Policy
@@ -93,9 +93,9 @@ def split_memory(
     unit_name = f"{'hugepage' if page == granule else 'granule'} of {granule} KiB"
     units, rest = divmod(guest.memory_kib, granule)
     if units < count:
-        raise LayoutError(
-            f"{guest.memory_kib} KiB of memory cannot give {count} cells one {unit_name} each; "
-            f"give it at least {granule * count} KiB, or use fewer cells or nodes."
+        raise RoomError(
+            f"{guest.memory_kib} KiB of memory cannot give {count} cells one {unit_name} each",
+            f"give it at least {granule * count} KiB, or use fewer cells or nodes",
         )
     if rest and page:
         raise LayoutError(

@@ -127,8 +127,7 @@ def cell_count(guest: Guest, nodes: tuple[Node, ...], policy: Policy, warnings: 
         plural = "s" if guest.vcpus > 1 else ""
         raise RoomError(
             f"{guest.vcpus} vCPU{plural} cannot fill {count} cells",
-            f"set nodes to 'auto' for the fewest nodes that hold it, give it at least {count} "
-            f"vCPUs, or reduce nodes or cells to at most {guest.vcpus}",
+            f"give it at least {count} vCPUs, or reduce nodes or cells to at most {guest.vcpus}",
         )
     if nodes and count < len(nodes):
         idle = format_cpuset(node.id for node in nodes[count:])

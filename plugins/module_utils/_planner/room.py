@@ -46,11 +46,13 @@ class _Seats(NamedTuple):
         isolated: on isolated cores, which nothing shares.
         partial: on cores of which guests own a part.
         whole: on each of the other cores, ascending.
+        most: on any core.
     """
 
     isolated: int
     partial: int
     whole: tuple[int, ...]
+    most: int
 
 
 class Room:
@@ -164,12 +166,9 @@ class Room:
             return len(seats.whole) * min(ratio, demand.overcommit_per_mille) // 1000 - taken.shared
         # Those that share need so many whole cores; they take what is worth least to others.
         sharing = -(-taken.shared * 1000 // ratio)
-        return (
-            seats.isolated
-            + seats.partial
-            + sum(seats.whole[sharing:])
-            - max(0, sharing - len(seats.whole))
-        )
+        # Where too few are whole, they run on what others own a part of.
+        lacking = max(0, sharing - len(seats.whole)) * seats.most
+        return seats.isolated + seats.partial + sum(seats.whole[sharing:]) - lacking
 
     def most_left(self, node: int, demand: Demand) -> int:
         """Return a bound of what a guest could find on a node, whatever else is put there."""
@@ -258,7 +257,7 @@ class Room:
         key = (node, owned, policy.reserved_cpus, width, kind)
         if key not in self._seats:
             barred = frozenset(policy.reserved_cpus)
-            isolated = partial = 0
+            isolated = partial = most = 0
             whole = []
             for core in self._nodes[node].cores:
                 left = [cpu for cpu in core if cpu not in barred]
@@ -266,13 +265,14 @@ class Room:
                 seats = len(free) // width
                 if kind == "core":
                     seats = int(len(left) >= width and len(free) == len(left))
+                most = max(most, len(left) // width if kind == "cpu" else 1)
                 if not self._isolated.isdisjoint(core):
                     isolated += seats if kind != "node" else 0
                 elif len(free) < len(left) or any(owned >> cpu & 1 for cpu in core):
                     partial += seats if kind == "cpu" else 0
                 elif free:
                     whole.append(seats)
-            self._seats[key] = _Seats(isolated, partial, tuple(sorted(whole)))
+            self._seats[key] = _Seats(isolated, partial, tuple(sorted(whole)), most)
         return self._seats[key]
 
     def _foreseen(self, node: int, demand: Demand, width: int, need: Need) -> int:

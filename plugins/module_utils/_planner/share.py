@@ -428,7 +428,12 @@ def _say_what_is_shared(
             pinned.setdefault(key, set()).update(threads.cpus)
     in_call = {one.guest.name: one for one in guests}
     for one in guests:
-        for threads in _own_threads(one):
+        stays = [
+            Threads("its vCPUs", cpus)
+            for _vcpu, cpus in one.guest.vcpu_pins
+            if one.planned is None and not set(cpus) <= exclusive_cpus(host, [cpus])
+        ]
+        for threads in (*stays, *_own_threads(one)):
             pinned.setdefault((one.guest.name, threads.what, True), set()).update(threads.cpus)
     for (name, what, is_held), cpus in sorted(pinned.items()):
         for owner in sorted({owners[cpu] for cpu in cpus if cpu in owners}):

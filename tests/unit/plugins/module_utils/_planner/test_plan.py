@@ -16,7 +16,8 @@ from planning import GuestOf, HostOf, planned, refusal
         (
             3,
             {},
-            "3 vCPUs cannot fill 8 cells; set nodes to 'auto' for the fewest nodes that hold it",
+            "3 vCPUs cannot fill 8 cells; give it at least 8 vCPUs, or reduce nodes or cells to at "
+            "most 3",
         ),
         (3, {"cells": 4}, "3 vCPUs cannot fill 4 cells"),
         (9, {"threads": 2}, "9 vCPUs are not a multiple of threads 2"),
