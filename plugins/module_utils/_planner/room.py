@@ -75,6 +75,8 @@ class Room:
             self._nodes, {account.node: account.owned for account in ledger.accounts}
         )
         self._given: dict[tuple[str, int], int] = {}
+        self._kinds: dict[tuple[int, int], int] = {}
+        self._numbers: dict[tuple[int, tuple[tuple[bool, int], ...]], int] = {}
         self._seats: dict[tuple[int, int, Ids, int, str], _Seats] = {}
 
     @property
@@ -84,8 +86,28 @@ class Room:
 
     @property
     def state(self) -> tuple[Taken, ...]:
-        """What is taken of each node, by id: equal states are equal for everyone to come."""
-        return tuple(self._taken.values())
+        """What is taken of each node, by id: equal states are equal for everyone to come.
+
+        Of what is owned it says how many threads each core has left, and not which: guests of one
+        size make many ways to that.
+        """
+        return tuple(
+            taken._replace(owned=self._alike(node, taken.owned))
+            for node, taken in self._taken.items()
+        )
+
+    def _alike(self, node: int, owned: int) -> int:
+        """Return a number that is the same for pCPUs which leave as much of as many cores."""
+        key = (node, owned)
+        if key not in self._kinds:
+            left = tuple(
+                sorted(
+                    (self._isolated.isdisjoint(core), [owned >> cpu & 1 for cpu in core].count(0))
+                    for core in self._nodes[node].cores
+                )
+            )
+            self._kinds[key] = self._numbers.setdefault((node, left), len(self._numbers))
+        return self._kinds[key]
 
     def copy(self) -> Room:
         """Return the same, to be filled apart."""

@@ -18,7 +18,7 @@ from .._model.guest import Guest
 from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._model.placement import Load, Threads
-from .._policy import Policy
+from .._policy import MAX_VCPUS, Policy
 from .cache_pins import CacheLoad, pin_by_cache
 from .cores import EXCLUSIVE, balanced_cpus, open_threads
 from .draft import Draft
@@ -171,7 +171,7 @@ def _pin_exclusively(guests: Sequence[Sharing], host: Host, others: Sequence[Loa
     claims = _claims(guests, others)
     order = sorted(
         (index for index, one in enumerate(guests) if one.planned and one.planned.demands),
-        key=lambda index: (guests[index].guest.name, guests[index].guest.uuid),
+        key=lambda index: _turn(guests[index]),
     )
     while True:
         waiting = [index for index in order if index not in stuck]
@@ -196,6 +196,16 @@ def _pin_exclusively(guests: Sequence[Sharing], host: Host, others: Sequence[Loa
         if not more:
             return
         spared.update(more)
+
+
+def _turn(one: Sharing) -> tuple[int, str, str]:
+    """Return what orders guests that own pCPUs: those that need whole cores come first.
+
+    A guest of single threads finds room on cores that others own a part of; the reverse is not so.
+    """
+    demands = one.planned.demands if one.planned is not None else ()
+    width = max((len(demand.vcpus) for demand in demands), default=1)
+    return (-MAX_VCPUS if one.policy.pinning == "core" else -width, one.guest.name, one.guest.uuid)
 
 
 def _owned_now(one: Sharing, host: Host) -> frozenset[int]:

@@ -170,7 +170,10 @@ def test_choices(option: str) -> None:
             "reserved_cpus must be given as a cpuset such as '0-1,8', 'isolated', or both with a "
             "comma, not '{}'.",
         ),
-        ({"pinning": True}, "pinning must be one of node, cache, core, cpu, none or keep, not 'True'."),
+        (
+            {"pinning": True},
+            "pinning must be one of node, cache, core, cpu, none or keep, not 'True'.",
+        ),
         (
             {"distances": False},
             "distances must be 'host', 'none', or a full matrix such as [[10, 21], [21, 10]]: 10 "
