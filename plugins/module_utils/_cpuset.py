@@ -83,6 +83,17 @@ def _formatted(ids: tuple[int, ...]) -> str:
     return ",".join(parts)
 
 
+def numbered(one: str, many: str, ids: Iterable[int]) -> str:
+    """Return a noun with its numbers, such as ``vCPU 3`` or ``vCPUs 2-3,8``."""
+    listed = tuple(ids)
+    return f"{one if len(listed) == 1 else many} {format_cpuset(listed)}"
+
+
+def nodes_text(nodes: Iterable[int]) -> str:
+    """Return ``host node 3`` or ``host nodes 0-3``."""
+    return numbered("host node", "host nodes", nodes)
+
+
 def show_cpuset(ids: Iterable[int]) -> str:
     """Write ids for a sentence: the first of many, and ``none`` for none."""
     members = tuple(ids)

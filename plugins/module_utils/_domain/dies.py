@@ -7,10 +7,11 @@ To a guest's kernel, the cores of a die share an L3 cache, and it places threads
 
 from __future__ import annotations
 
+from .._cpuset import numbered
 from .._model.domain import ManagedState
 from .._model.host import Host
 from .._model.layout import Ids
-from .wording import Drift, numbered
+from .words import Drift
 
 
 def die_drift(state: ManagedState, host: Host) -> list[Drift]:

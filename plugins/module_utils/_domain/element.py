@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from .wording import Difference
 from .xml import Element, copied, elements, etree, insert_after, remove
 
 #: What a definition says of a managed element.
@@ -37,7 +36,6 @@ class ManagedElement(Generic[V]):
 
     Attributes:
         field: of `ManagedState` that it is read into.
-        what: how a difference in it is called in results.
         paths: of the elements that it is made of, from the root of a definition.
         option: policy option without which it is left alone; '' where it is always managed.
         stays: whether it stays as it is once the policy no longer asks for it, until the guest is
@@ -46,7 +44,6 @@ class ManagedElement(Generic[V]):
         visible: whether the guest's kernel sees it, and pins belong to it.
         own: whether a guest on one node keeps its own.
         of_host: whether it names pCPUs or nodes of the host.
-        rank: where a difference in it is told of; the weightiest come first.
     """
 
     option = ""
@@ -55,10 +52,9 @@ class ManagedElement(Generic[V]):
     visible = False
     own = False
     of_host = False
-    rank = 2
 
-    def __init__(self, field: str, what: str, paths: Sequence[str] = ()) -> None:
-        self.field, self.what, self.paths = field, what, tuple(paths)
+    def __init__(self, field: str, paths: Sequence[str] = ()) -> None:
+        self.field, self.paths = field, tuple(paths)
 
     def read(self, root: Element) -> V:
         """Return what a definition says, as the field of `ManagedState` has it."""
@@ -88,26 +84,19 @@ class ManagedElement(Generic[V]):
         """Put a copy of what a definition says into a document that is shown to the user."""
         raise NotImplementedError
 
-    def differences(self, first: V, second: V) -> Iterator[Difference]:
-        """Put into words what differs between two values of the field."""
-        raise NotImplementedError
-
 
 class ChildElements(ManagedElement[V]):
     """Elements of one tag in a container.
 
     Args:
         field: see `ManagedElement`.
-        what: see `ManagedElement`.
         container: child of ``<domain>`` that they stand in.
         tag: theirs.
         before: what stands before them in the container.
     """
 
-    def __init__(
-        self, field: str, what: str, container: str, tag: str, before: Sequence[str]
-    ) -> None:
-        super().__init__(field, what, (f"{container}/{tag}",))
+    def __init__(self, field: str, container: str, tag: str, before: Sequence[str]) -> None:
+        super().__init__(field, (f"{container}/{tag}",))
         self.container, self.tag, self.before = container, tag, tuple(before)
 
     def format(self, value: V) -> list[Element]:

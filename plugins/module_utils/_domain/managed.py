@@ -1,15 +1,15 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The managed elements: the one place that knows how each is read, written, compared and worded.
+"""The managed elements: the one place that knows how each is read and written.
 
 A managed element is an entry of `MANAGED`. Who adds one adds a field to `ManagedState` (in
 _model/domain) for what it says, an entry here, and a line to `wanted_state` (in state) for what a
-layout would have it say.
+layout would have it say; and one to `WORDS` (in words) for how a difference in it is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Optional
 
@@ -31,15 +31,6 @@ from .element import (
 )
 from .size import MEMORY, VCPUS
 from .units import MAX_DISTANCE, MAX_UINT, integer, kib
-from .wording import (
-    Difference,
-    binding_text,
-    cell_text,
-    cells_text,
-    numbered,
-    pinned_text,
-    topology_text,
-)
 from .xml import Element, copied, elements, etree, in_bytes, remove
 
 _QUOTAS = (
@@ -47,8 +38,6 @@ _QUOTAS = (
     *("emulator_period", "emulator_quota", "iothread_period", "iothread_quota"),
 )
 _CPU_MODEL = ("model", "vendor")
-#: How an operator pins the vCPUs of a running guest by hand.
-PIN_BY_HAND = "'virsh vcpupin --live'"
 
 
 class _Pins(ChildElements[Mapping[int, Ids]]):
@@ -56,14 +45,11 @@ class _Pins(ChildElements[Mapping[int, Ids]]):
 
     live = of_host = True
 
-    def __init__(
-        self, field: str, tag: str, before: Sequence[str], names: tuple[str, str], option: str
-    ) -> None:
-        super().__init__(field, field, CPUTUNE, tag, before)
-        self.one, self.many = names
+    def __init__(self, field: str, tag: str, before: Sequence[str], option: str) -> None:
+        super().__init__(field, CPUTUNE, tag, before)
         self.option = option
         #: Attribute with the number of the thread; there is only one emulator.
-        self.key = "" if self.one == "the emulator" else tag.removesuffix("pin")
+        self.key = "" if tag == "emulatorpin" else tag.removesuffix("pin")
         # By libvirt's schema (vcpuid and unsignedInt, src/conf/schemas/domaincommon.rng).
         self.most = MAX_VCPUS if self.key == "vcpu" else MAX_UINT
 
@@ -84,23 +70,6 @@ class _Pins(ChildElements[Mapping[int, Ids]]):
             for number, cpus in value.items()
         ]
 
-    def subject(self, numbers: list[int]) -> str:
-        if not self.key:
-            return f"{self.one} is"
-        return f"{numbered(self.one, self.many, numbers)} {'is' if len(numbers) == 1 else 'are'}"
-
-    def differences(
-        self, first: Mapping[int, Ids], second: Mapping[int, Ids]
-    ) -> Iterator[Difference]:
-        alike: dict[tuple[Ids, Ids], list[int]] = {}
-        for number in sorted({*first, *second}):
-            both = (first.get(number, ()), second.get(number, ()))
-            if both[0] != both[1]:
-                alike.setdefault(both, []).append(number)
-        for (one, other), numbers in alike.items():
-            subject = self.subject(numbers)
-            yield Difference(self.what, subject, pinned_text(one), pinned_text(other))
-
 
 class _MemoryBinding(ChildElements[Optional[Binding]]):
     """``<numatune><memory>``: the binding of the guest's memory as a whole."""
@@ -112,10 +81,6 @@ class _MemoryBinding(ChildElements[Optional[Binding]]):
 
     def format(self, value: Binding | None) -> list[Element]:
         return [] if value is None else [_binding_element(self.tag, {}, value)]
-
-    def differences(self, first: Binding | None, second: Binding | None) -> Iterator[Difference]:
-        subject = "its memory as a whole is"
-        yield Difference(self.what, subject, binding_text(first), binding_text(second))
 
 
 class _CellBindings(ChildElements[Mapping[int, Binding]]):
@@ -135,21 +100,11 @@ class _CellBindings(ChildElements[Mapping[int, Binding]]):
             for cell, binding in value.items()
         ]
 
-    def differences(
-        self, first: Mapping[int, Binding], second: Mapping[int, Binding]
-    ) -> Iterator[Difference]:
-        for cell in sorted({*first, *second}):
-            one, other = first.get(cell), second.get(cell)
-            if one != other:
-                subject = f"the memory of cell {cell} is"
-                yield Difference(self.what, subject, binding_text(one), binding_text(other))
-
 
 class _CpuTopology(ChildElements[Optional[Topology]]):
     """``<cpu><topology>``."""
 
     visible = own = True
-    rank = 1
 
     def read(self, root: Element) -> Topology | None:
         element = next(self.found(root), None)
@@ -183,16 +138,11 @@ class _CpuTopology(ChildElements[Optional[Topology]]):
         ]
         return [etree.Element(self.tag, {part: str(count) for part, count in parts})]
 
-    def differences(self, first: Topology | None, second: Topology | None) -> Iterator[Difference]:
-        subject = "its CPU topology is"
-        yield Difference(self.what, subject, topology_text(first), topology_text(second))
-
 
 class _Cells(ChildElements[tuple[Cell, ...]]):
     """``<cpu><numa>``: the cells."""
 
     visible = own = True
-    rank = 0
 
     def read(self, root: Element) -> tuple[Cell, ...]:
         numa = next(self.found(root), None)
@@ -205,34 +155,9 @@ class _Cells(ChildElements[tuple[Cell, ...]]):
         numa.extend(_cell_element(cell) for cell in value)
         return [numa]
 
-    def differences(
-        self, first: tuple[Cell, ...], second: tuple[Cell, ...]
-    ) -> Iterator[Difference]:
-        if len(first) != len(second):
-            yield Difference("cells", "it has", cells_text(first), cells_text(second))
-        for one, other in zip(first, second):
-            if cell_text(one) != cell_text(other):
-                yield Difference("cells", f"cell {one.id} has", cell_text(one), cell_text(other))
-            if one.distances != other.distances and len(first) == len(second):
-                yield Difference(
-                    "distances",
-                    f"the distances of cell {one.id} are",
-                    ",".join(map(str, one.distances)) or "not set",
-                    ",".join(map(str, other.distances)) or "not set",
-                )
-            for name, now, then in (
-                ("memAccess", one.memory_access, other.memory_access),
-                ("discard", one.discard, other.discard),
-            ):
-                if now != then:
-                    subject = f"{name} of cell {one.id} is"
-                    yield Difference("cells", subject, now or "not set", then or "not set")
-
 
 class _VcpuPlacement(ManagedElement[str]):
     """``<vcpu placement>``: ``auto`` lets numad choose, which pins would contradict."""
-
-    rank = 4
 
     def read(self, root: Element) -> str:
         vcpu = root.find("vcpu")
@@ -256,15 +181,11 @@ class _VcpuPlacement(ManagedElement[str]):
             attributes = {**only(vcpu, "placement"), **only(vcpu, "current")}
             etree.SubElement(shown, "vcpu", attributes).text = vcpu.text
 
-    def differences(self, first: str, second: str) -> Iterator[Difference]:
-        yield Difference(self.what, "its vCPU placement is", first, second)
-
 
 class _CpuMode(ManagedElement[Optional[str]]):
     """``<cpu mode>``, and the model that belongs to other modes (docs/formatdomain, CPU model)."""
 
     option = "cpu_mode"
-    rank = 3
 
     def read(self, root: Element) -> str | None:
         cpu = root.find(CPU)
@@ -305,23 +226,18 @@ class _CpuMode(ManagedElement[Optional[str]]):
         if cpu is not None:
             shown_container(shown, CPU).attrib.update(only(cpu, "mode"))
 
-    def differences(self, first: str | None, second: str | None) -> Iterator[Difference]:
-        yield Difference(self.what, "its CPU mode is", first or "not set", second or "not set")
 
-
-_VCPU_PINS = _Pins("vcpu_pins", "vcpupin", _QUOTAS, ("vCPU", "vCPUs"), "")
+_VCPU_PINS = _Pins("vcpu_pins", "vcpupin", _QUOTAS, "")
 _EMULATOR_PINS = _Pins(
     "emulator_pins",
     "emulatorpin",
     (*_QUOTAS, "vcpupin"),
-    ("the emulator", "the emulator"),
     "emulator_pinning",
 )
 _IOTHREAD_PINS = _Pins(
     "iothread_pins",
     "iothreadpin",
     (*_QUOTAS, "vcpupin", "emulatorpin"),
-    ("iothread", "iothreads"),
     "iothread_pinning",
 )
 
@@ -329,16 +245,15 @@ _IOTHREAD_PINS = _Pins(
 MANAGED: tuple[ManagedElement[Any], ...] = (
     MEMORY,
     VCPUS,
-    _VcpuPlacement("vcpu_placement", "placement"),
+    _VcpuPlacement("vcpu_placement"),
     _VCPU_PINS,
     _EMULATOR_PINS,
     _IOTHREAD_PINS,
-    _MemoryBinding("memory_binding", "memory_binding", NUMATUNE, "memory", ()),
-    _CellBindings("cell_bindings", "memory_binding", NUMATUNE, "memnode", ("memory",)),
-    _CpuMode("cpu_mode", "cpu_mode", [f"{CPU}/{tag}" for tag in _CPU_MODEL]),
-    _CpuTopology("topology", "topology", CPU, "topology", _CPU_MODEL),
+    _MemoryBinding("memory_binding", NUMATUNE, "memory", ()),
+    _CellBindings("cell_bindings", NUMATUNE, "memnode", ("memory",)),
+    _CpuMode("cpu_mode", [f"{CPU}/{tag}" for tag in _CPU_MODEL]),
+    _CpuTopology("topology", CPU, "topology", _CPU_MODEL),
     _Cells(
-        "cells",
         "cells",
         CPU,
         "numa",

@@ -15,7 +15,7 @@ from .._policy import Policy, policy_from_options
 from .definition import Definition
 from .managed import MANAGED
 from .record import recorded_policy
-from .state import differences
+from .words import differences
 from .xml import Element, elements, to_text
 
 #: File systems that libvirt takes for shared (virFileIsSharedFSType, src/util/virfile.c of 9.0).

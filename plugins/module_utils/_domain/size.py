@@ -4,16 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Optional
 
-from .._cpuset import format_cpuset
 from .._model.layout import MemorySize, VcpuCount
 from .._policy import MAX_VCPUS
-from .._size import show_size
 from .element import ManagedElement
 from .units import integer, memory_kib
-from .wording import Difference
 from .xml import Element, copied, elements, etree, insert_after, remove
 
 #: What stands before each in a definition (virDomainDefFormatInternalSetRootName,
@@ -31,7 +27,6 @@ class _Vcpus(ManagedElement[Optional[VcpuCount]]):
     option = "vcpus"
     stays = True
     visible = True
-    rank = 0
 
     def read(self, root: Element) -> VcpuCount | None:
         vcpu = root.find("vcpu")
@@ -105,18 +100,12 @@ class _Vcpus(ManagedElement[Optional[VcpuCount]]):
     def show(self, root: Element, shown: Element) -> None:
         """Leave it to the placement of the vCPUs, which shows how many there are."""
 
-    def differences(
-        self, first: VcpuCount | None, second: VcpuCount | None
-    ) -> Iterator[Difference]:
-        yield Difference(self.what, "it has", _vcpus_text(first), _vcpus_text(second))
-
 
 class _Memory(ManagedElement[Optional[MemorySize]]):
     """``<memory>`` and ``<currentMemory>``."""
 
     option = "memory"
     stays = True
-    rank = 0
 
     def read(self, root: Element) -> MemorySize | None:
         memory, current = root.find("memory"), root.find("currentMemory")
@@ -159,32 +148,11 @@ class _Memory(ManagedElement[Optional[MemorySize]]):
     def show(self, root: Element, shown: Element) -> None:
         shown.extend(copied(one) for one in elements(root, "memory", "currentMemory"))
 
-    def differences(
-        self, first: MemorySize | None, second: MemorySize | None
-    ) -> Iterator[Difference]:
-        yield Difference(self.what, "it has", _memory_text(first), _memory_text(second))
-
 
 def _set_kib(element: Element, kib: int) -> None:
     element.text = str(kib)
     element.set("unit", "KiB")
 
 
-def _vcpus_text(count: VcpuCount | None) -> str:
-    if count is None:
-        return "no vCPUs"
-    online = len(count.online)
-    offline = "" if online == count.most else f", online {format_cpuset(count.online)}"
-    return f"{count.most} vCPU{'s' if count.most > 1 else ''}{offline}"
-
-
-def _memory_text(size: MemorySize | None) -> str:
-    if size is None:
-        return "no memory"
-    held = size.current_kib < size.total_kib
-    current = f", ballooned to {show_size(size.current_kib)}" if held else ""
-    return f"{show_size(size.total_kib)} of memory{current}"
-
-
-MEMORY = _Memory("memory", "memory_size", ("memory", "currentMemory"))
-VCPUS = _Vcpus("vcpus", "vcpus", ("vcpus",))
+MEMORY = _Memory("memory", ("memory", "currentMemory"))
+VCPUS = _Vcpus("vcpus", ("vcpus",))

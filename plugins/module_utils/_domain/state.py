@@ -14,7 +14,6 @@ from .._model.layout import Layout
 from .._policy import Policy
 from .managed import MANAGED
 from .record import find_record, original
-from .wording import Difference
 from .xml import Element, copied, etree
 
 
@@ -89,29 +88,6 @@ def wanted_state(
         topology=layout.topology or (own.topology if layout.leaves_cells else None),
         cells=own.cells if layout.leaves_cells else layout.cells,
     )
-
-
-def differences(first: ManagedState, second: ManagedState) -> list[Difference]:
-    """Put into words what two definitions differ in."""
-    # A cell that only one of the two has is told of by the number of cells.
-    shared = min(len(first.cells), len(second.cells))
-    first, second = (
-        replace(
-            state,
-            cell_bindings={
-                cell: binding for cell, binding in state.cell_bindings.items() if cell < shared
-            },
-        )
-        for state in (first, second)
-    )
-    return [
-        difference
-        for element in sorted(MANAGED, key=lambda element: element.rank)
-        if getattr(first, element.field) != getattr(second, element.field)
-        for difference in element.differences(
-            getattr(first, element.field), getattr(second, element.field)
-        )
-    ]
 
 
 def managed_text(root: Element) -> str:

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from .._errors import DaemonLostError, GuestGoneError, HypervisorError
-from .events import EventWaiter
 
 try:
     import libvirt
@@ -49,19 +48,16 @@ class Connection:
 
     Args:
         uri: libvirt's connection URI, such as ``qemu:///system``.
-        watch: listen to the guests' events, so that `wait` returns as soon as something happens.
         patience_s: how long a daemon is waited for, in seconds.
 
     Raises:
         HypervisorError: when there is no connection to be had; the sentence has the remedy.
     """
 
-    def __init__(self, uri: str, watch: bool = False, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, uri: str, patience_s: float = PATIENCE_S) -> None:
         self.uri = _without_password(uri)
         self.patience_s = patience_s
         self._full_uri = uri
-        self._watch = watch
-        self._events = EventWaiter()
         self._reconnecting = threading.Lock()
         # Otherwise libvirt's C library prints every error to stderr, besides raising it.
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
@@ -75,10 +71,6 @@ class Connection:
         """Close it; one that is broken already is let go."""
         with suppress(libvirt.libvirtError):
             self.raw.close()
-
-    def wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
-        """Return whether it is done before the deadline, a time of the monotonic clock."""
-        return self._events.wait(is_done, deadline)
 
     def with_reconnect(self, ask: Callable[[], Any], deadline: float | None = None) -> Any:
         """Ask, and ask again over a new connection should the daemon have gone away.
@@ -157,10 +149,6 @@ class Connection:
             f"cannot connect to {self.uri}: the libvirt daemon there takes no connection; check "
             "whether it hangs, or has too many clients (max_clients in its configuration).",
         )
-        if self._watch:
-            connection.domainEventRegisterAny(
-                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._events.wake, None
-            )
         # Drivers without a daemon lack it.
         with suppress(libvirt.libvirtError):
             most = max(1, int(self.patience_s / _KEEPALIVE_S) - 1)

@@ -1,30 +1,25 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is asked of libvirt: the host, its guests, their definitions."""
+"""What is asked of libvirt about guests and their definitions."""
 
 from __future__ import annotations
 
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from .._cpuset import format_cpuset, whole_number
-from .._domain.capabilities import parse_capabilities
 from .._domain.definition import device_name
 from .._domain.xml import parse_xml
 from .._errors import DaemonLostError, HypervisorError, UnsettledError
 from .._model.domain import Condition, Domain
-from .._model.host import Host, HugepagePool, Node
 from .._model.layout import Ids
 from .connection import PATIENCE_S, Connection, libvirt
 from .cpu_drivers import CpuDrivers
+from .libvirt_host import LibvirtHost
 from .schema import Schema
-from .sysfs import cpu_kinds, isolated_cpus
 
 #: By the numbers of virDomainState, so that they are there without the bindings too.
 _STATES = {
@@ -77,69 +72,27 @@ _REASONS = {
 SETTLING_S = 15.0
 
 
-class Hypervisor:
+class Hypervisor(LibvirtHost):
     """The host that a libvirt daemon manages, and its guests.
 
     Attributes:
         cpu_drivers: of which architectures it starts guests that have a ``<cpu>``.
         schema: what it holds definitions against.
 
-    Args:
-        uri: libvirt's connection URI, such as ``qemu:///system``.
-        watch: listen to the guests' events, so that `wait` returns as soon as something happens.
-        patience_s: how long a daemon that is away or silent is waited for, in seconds.
-
     Raises:
         HypervisorError: when there is no connection to be had; the sentence has the remedy.
     """
 
-    def __init__(self, uri: str, watch: bool = False, patience_s: float = PATIENCE_S) -> None:
-        self._connection = Connection(uri, watch, patience_s)
+    def __init__(
+        self, uri: str, patience_s: float = PATIENCE_S, connection: Connection | None = None
+    ) -> None:
+        super().__init__(uri, patience_s, connection)
         self.cpu_drivers = CpuDrivers(self._connection)
         self.schema = Schema(self._connection, self._define_validated, self.is_local)
-        self._capabilities_xml = ""
         # libvirt's own object of each guest, by its UUID.
         self._handles: dict[str, Any] = {}
         self._first_validated = threading.Lock()
         self._has_validated: Any = None
-
-    @property
-    def uri(self) -> str:
-        """Where it is, without a password."""
-        return self._connection.uri
-
-    @property
-    def patience_s(self) -> float:
-        """How long its daemon is waited for, in seconds."""
-        return self._connection.patience_s
-
-    def close(self) -> None:
-        """Close the connection; one that is broken already is let go."""
-        self._connection.close()
-
-    def wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
-        """Return whether it is done before the deadline, a time of the monotonic clock."""
-        return self._connection.wait(is_done, deadline)
-
-    def host(self, with_free: bool = False) -> Host:
-        """Return the host's topology.
-
-        Args:
-            with_free: ask for each node's free memory and free hugepages too.
-        """
-        host = parse_capabilities(self._capabilities())
-        is_local = self.is_local()
-        default_kib = _local_hugepage_kib() if is_local else None
-        nodes = tuple(self._with_free(node) for node in host.nodes) if with_free else host.nodes
-        return replace(
-            host,
-            nodes=nodes,
-            hugepage_default_kib=default_kib or host.hugepage_default_kib,
-            isolated_cpus=isolated_cpus() if is_local else None,
-            cpu_kinds=cpu_kinds() if is_local else (),
-            libvirt_version=self._version(self._connection.raw.getLibVersion),
-            hypervisor_version=self._version(self._connection.raw.getVersion),
-        )
 
     def domains(self) -> list[Domain]:
         """Return every guest, by name."""
@@ -233,11 +186,6 @@ class Hypervisor:
         with self._connection.errors("define it", name, secrets):
             self._connection.with_reconnect(ask)
 
-    def host_uuid(self) -> str:
-        """Return the UUID of the libvirt host, '' where it has none."""
-        found = re.search(r"<uuid>([0-9a-f-]+)</uuid>", self._capabilities())
-        return found.group(1) if found else ""
-
     def saved_xml(self, domain: Domain) -> str | None:
         """Return the definition inside a guest's managed-save image, None where it has none."""
         with self._connection.errors("check for a managed-save image", domain.name):
@@ -249,12 +197,6 @@ class Hypervisor:
         """Remove a guest's managed-save image: its memory is lost, its disks are not."""
         with self._connection.errors("remove its managed-save image", domain.name):
             self._handle(domain).managedSaveRemove()
-
-    def is_local(self) -> bool:
-        """Tell whether the URI names no other host."""
-        with suppress(libvirt.libvirtError):
-            return re.match(r"[^:]+:///", self._connection.raw.getURI()) is not None
-        return False
 
     def state(self, domain: Domain) -> str:
         """Return a guest's state in one word, ``running`` or ``off`` for most."""
@@ -416,12 +358,6 @@ class Hypervisor:
                     return
         connection.defineXMLFlags(xml, flags)
 
-    def _capabilities(self) -> str:
-        if not self._capabilities_xml:
-            with self._connection.errors("read the host's capabilities"):
-                self._capabilities_xml = str(self._connection.raw.getCapabilities())
-        return self._capabilities_xml
-
     def _handle(self, domain: Domain) -> Any:
         """Return libvirt's object for a guest on the connection of this moment."""
         handle = self._handles.get(domain.uuid)
@@ -429,36 +365,3 @@ class Hypervisor:
             handle = self._connection.raw.lookupByUUIDString(domain.uuid)
             self._handles[domain.uuid] = handle
         return handle
-
-    def _with_free(self, node: Node) -> Node:
-        sizes = [pool.size_kib for pool in node.hugepages]
-        free_kib, free_pages = None, {}
-        # A driver that cannot tell leaves it unknown; topology alone is enough to plan.
-        with suppress(libvirt.libvirtError, KeyError):
-            free_kib = int(self._connection.raw.getMemoryStats(node.id, 0)["free"])
-        if sizes:
-            with suppress(libvirt.libvirtError, KeyError):
-                free_pages = self._connection.raw.getFreePages(sizes, node.id, 1, 0)[node.id]
-        return replace(
-            node,
-            free_kib=free_kib,
-            hugepages=tuple(
-                HugepagePool(pool.size_kib, pool.total, free_pages.get(pool.size_kib))
-                for pool in node.hugepages
-            ),
-        )
-
-    def _version(self, ask: Any) -> str:
-        with suppress(libvirt.libvirtError):
-            number = int(ask())
-            return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
-        return ""
-
-
-def _local_hugepage_kib() -> int | None:
-    """Return this machine's default hugepage size in KiB (Linux, proc(5), meminfo)."""
-    with suppress(OSError):
-        meminfo = Path("/proc/meminfo").read_text(encoding="ascii", errors="replace")
-        found = re.search(r"^Hugepagesize:\s+(\d+) kB", meminfo, re.MULTILINE)
-        return int(found.group(1)) if found else None
-    return None

@@ -14,6 +14,7 @@ from typing import Any
 from .._errors import HypervisorError
 from .._model.domain import Domain
 from .connection import PATIENCE_S, Connection, libvirt, within
+from .events import WatchedConnection
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Migration:
 
     def __init__(self, uri: str, domain: Domain, patience_s: float = PATIENCE_S) -> None:
         self._domain = domain
-        self._connection = Connection(uri, watch=True, patience_s=patience_s)
+        self._connection = WatchedConnection(uri, patience_s)
         self._target: Connection | None = None
         self.stopped_at: float | None = None
         with self._connection.errors("find it", domain.name):
@@ -173,7 +174,7 @@ class Migration:
         """Return the request: to the source's daemon, or to both."""
         if transfer.peer_to_peer:
             return partial(self._guest.migrateToURI3, target_uri, parameters, transfer.flags)
-        self._target = Connection(target_uri, watch=True, patience_s=self._connection.patience_s)
+        self._target = WatchedConnection(target_uri, self._connection.patience_s)
         return partial(self._guest.migrate3, self._target.raw, parameters, transfer.flags)
 
     def progress(self) -> Progress | None:

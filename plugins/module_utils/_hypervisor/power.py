@@ -5,16 +5,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from .._domain.definition import read_definition, secrets
 from .._errors import DaemonLostError, HypervisorError, UnsettledError
 from .._model.domain import Condition, Domain
-from .connection import libvirt, within
+from .connection import PATIENCE_S, libvirt, within
+from .events import WatchedConnection
 from .hypervisor import SETTLING_S, Hypervisor
 
 
 class Power(Hypervisor):
-    """A host whose guests are shut down and started."""
+    """A host whose guests are shut down and started.
+
+    Args:
+        uri: libvirt's connection URI.
+        watch: listen to the guests' events, so that `wait` returns as soon as something happens.
+        patience_s: how long a daemon that is away or silent is waited for, in seconds.
+
+    Raises:
+        HypervisorError: when there is no connection to be had.
+    """
+
+    def __init__(self, uri: str, watch: bool = False, patience_s: float = PATIENCE_S) -> None:
+        self._watched = WatchedConnection(uri, patience_s, watch)
+        super().__init__(uri, patience_s, self._watched)
+
+    def wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
+        """Return whether it is done before the deadline, a time of the monotonic clock."""
+        return self._watched.wait(is_done, deadline)
 
     def is_active(self, domain: Domain) -> bool:
         """Tell whether a guest is alive now; one that libvirt no longer knows is not."""

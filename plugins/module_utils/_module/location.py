@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._cpuset import format_cpuset
-from .._domain.compare import cell_placements
+from .._cpuset import format_cpuset, nodes_text, numbered
 from .._domain.definition import Definition
-from .._domain.managed import PIN_BY_HAND
+from .._domain.effect import cell_placements
 from .._domain.units import memory_kib
-from .._domain.wording import Drift, nodes_text, numbered
+from .._domain.words import PIN_BY_HAND, Drift
 from .._hypervisor.hypervisor import Hypervisor
 from .._hypervisor.numa_maps import NumaMapsError, Processes
 from .._model.domain import Domain

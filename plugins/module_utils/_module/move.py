@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from .._domain.definition import read_definition, secrets
-from .._domain.state import differences
+from .._domain.words import differences
 from .._errors import HypervisorError
 from .._hypervisor.ends import Source
 from .._hypervisor.migration import Migration, Progress, Transfer, lost_its_reason
