@@ -10,8 +10,8 @@ from typing import Any
 from .._model.domain import ManagedState
 from .._model.host import Host
 from .._model.layout import Ids, MemorySize, VcpuCount
-from .._planner.memory import granule_kib
 from .._policy import Policy, policy_to_record
+from .._size import granule_kib
 from .definition import Definition, devices_kib
 from .managed import MANAGED
 from .record import ORIGINAL, original, recorded_policy

@@ -7,9 +7,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .._model.domain import Binding
-from .._model.host import Host
+from .._model.host import DISTANCE_LOCAL, DISTANCE_REMOTE, Host
 from .._model.layout import Cell, CellPlacement, Ids, Layout
-from .._planner.distances import DISTANCE_LOCAL, DISTANCE_REMOTE
 from .definition import Definition, read_guest
 
 

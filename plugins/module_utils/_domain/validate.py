@@ -16,8 +16,8 @@ from .._cpuset import MAX_ID, parse_cpuset, whole_number
 from .._errors import DomainError
 from .._model.domain import ManagedState
 from .._model.guest import CellReference, VcpuReference
-from .._planner.memory import granule_kib
 from .._policy import MAX_VCPUS
+from .._size import granule_kib
 from .units import integer
 from .xml import Element, elements
 

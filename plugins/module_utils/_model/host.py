@@ -22,6 +22,12 @@ from .._errors import HostError, VnumaError
 DEFAULT_HUGEPAGE_KIB = {"ppc64": 16384, "ppc64le": 16384, "s390x": 1024}
 FALLBACK_HUGEPAGE_KIB = 2048
 BASE_PAGE_KIB = 4
+# SLIT values (ACPI 6.4, 5.2.17): 10 means local, 0-9 are reserved, 255 means unreachable.
+# libvirt takes 10 to 255, and 10 only on the diagonal (docs/formatdomain, "sibling").
+DISTANCE_LOCAL = 10
+DISTANCE_SAME_NODE = 11
+DISTANCE_REMOTE = 20
+DISTANCE_HIGHEST = 254
 #: Most nodes that facts may have: a guest has no more cells (MAX_NODES of QEMU,
 #: include/sysemu/numa.h), and the time of planning grows with their pairs.
 MAX_NODES = 128

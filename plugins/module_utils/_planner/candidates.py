@@ -13,12 +13,11 @@ from itertools import combinations, islice
 from .._cpuset import format_cpuset
 from .._errors import LayoutError
 from .._model.guest import Guest
-from .._model.host import Host
+from .._model.host import DISTANCE_LOCAL, DISTANCE_REMOTE, Host
 from .._model.layout import Ids
 from .._model.placement import Ledger, Need
 from .._policy import Policy
 from .demand import Demand
-from .distances import DISTANCE_LOCAL, DISTANCE_REMOTE
 from .ledger import make_ledger
 from .pinning import exclusive_cpus
 from .room import Room, mebibytes
