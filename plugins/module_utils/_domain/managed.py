@@ -22,16 +22,14 @@ from .element import (
     CPU,
     CPUTUNE,
     NUMATUNE,
-    ChildElements,
     ManagedElement,
     container_of,
     only,
-    replace_elements,
     shown_container,
 )
 from .size import MEMORY, VCPUS
 from .units import MAX_DISTANCE, MAX_UINT, integer, kib
-from .xml import Element, copied, elements, etree, in_bytes, remove
+from .xml import Element, elements, etree, in_bytes, remove
 
 _QUOTAS = (
     *("shares", "global_period", "global_quota", "period", "quota"),
@@ -40,13 +38,13 @@ _QUOTAS = (
 _CPU_MODEL = ("model", "vendor")
 
 
-class _Pins(ChildElements[Mapping[int, Ids]]):
+class _Pins(ManagedElement[Mapping[int, Ids]]):
     """Pins of threads: ``<vcpupin>``, ``<emulatorpin>`` or ``<iothreadpin>``."""
 
     live = of_host = True
 
     def __init__(self, field: str, tag: str, before: Sequence[str], option: str) -> None:
-        super().__init__(field, CPUTUNE, tag, before)
+        super().__init__(field, CPUTUNE, [tag], before)
         self.option = option
         #: Attribute with the number of the thread; there is only one emulator.
         self.key = "" if tag == "emulatorpin" else tag.removesuffix("pin")
@@ -71,7 +69,7 @@ class _Pins(ChildElements[Mapping[int, Ids]]):
         ]
 
 
-class _MemoryBinding(ChildElements[Optional[Binding]]):
+class _MemoryBinding(ManagedElement[Optional[Binding]]):
     """``<numatune><memory>``: the binding of the guest's memory as a whole."""
 
     of_host = True
@@ -83,7 +81,7 @@ class _MemoryBinding(ChildElements[Optional[Binding]]):
         return [] if value is None else [_binding_element(self.tag, {}, value)]
 
 
-class _CellBindings(ChildElements[Mapping[int, Binding]]):
+class _CellBindings(ManagedElement[Mapping[int, Binding]]):
     """``<numatune><memnode>``: the binding of each cell's memory."""
 
     of_host = True
@@ -101,7 +99,7 @@ class _CellBindings(ChildElements[Mapping[int, Binding]]):
         ]
 
 
-class _CpuTopology(ChildElements[Optional[Topology]]):
+class _CpuTopology(ManagedElement[Optional[Topology]]):
     """``<cpu><topology>``."""
 
     visible = own = True
@@ -139,7 +137,7 @@ class _CpuTopology(ChildElements[Optional[Topology]]):
         return [etree.Element(self.tag, {part: str(count) for part, count in parts})]
 
 
-class _Cells(ChildElements[tuple[Cell, ...]]):
+class _Cells(ManagedElement[tuple[Cell, ...]]):
     """``<cpu><numa>``: the cells."""
 
     visible = own = True
@@ -186,6 +184,7 @@ class _CpuMode(ManagedElement[Optional[str]]):
     """``<cpu mode>``, and the model that belongs to other modes (docs/formatdomain, CPU model)."""
 
     option = "cpu_mode"
+    wrapper = CPU
 
     def read(self, root: Element) -> str | None:
         cpu = root.find(CPU)
@@ -202,24 +201,19 @@ class _CpuMode(ManagedElement[Optional[str]]):
             remove(element)
 
     def keep(self, root: Element, kept: Element) -> None:
-        copy, cpu = etree.SubElement(kept, CPU), root.find(CPU)
+        super().keep(root, kept)
+        cpu = root.find(CPU)
         if cpu is not None:
-            copy.attrib.update(cpu.attrib)
-            copy.extend(copied(one) for one in elements(cpu, *_CPU_MODEL))
+            kept[-1].attrib.update(cpu.attrib)
 
     def restore(self, root: Element, kept: Element) -> None:
         copy, cpu = kept.find(CPU), root.find(CPU)
         if copy is None or (cpu is None and not copy.attrib):
             return
+        super().restore(root, kept)
         cpu = container_of(root, CPU)
         cpu.attrib.clear()
         cpu.attrib.update(copy.attrib)
-        for tag, before in (("model", ()), ("vendor", ("model",))):
-            replace_elements(root, CPU, tag, before, [copied(one) for one in elements(copy, tag)])
-
-    def forget(self, kept: Element) -> None:
-        for element in list(elements(kept, CPU)):
-            remove(element)
 
     def show(self, root: Element, shown: Element) -> None:
         cpu = root.find(CPU)
@@ -245,18 +239,18 @@ _IOTHREAD_PINS = _Pins(
 MANAGED: tuple[ManagedElement[Any], ...] = (
     MEMORY,
     VCPUS,
-    _VcpuPlacement("vcpu_placement"),
+    _VcpuPlacement("vcpu_placement", "", ()),
     _VCPU_PINS,
     _EMULATOR_PINS,
     _IOTHREAD_PINS,
-    _MemoryBinding("memory_binding", NUMATUNE, "memory", ()),
-    _CellBindings("cell_bindings", NUMATUNE, "memnode", ("memory",)),
-    _CpuMode("cpu_mode", [f"{CPU}/{tag}" for tag in _CPU_MODEL]),
-    _CpuTopology("topology", CPU, "topology", _CPU_MODEL),
+    _MemoryBinding("memory_binding", NUMATUNE, ["memory"]),
+    _CellBindings("cell_bindings", NUMATUNE, ["memnode"], ("memory",)),
+    _CpuMode("cpu_mode", CPU, _CPU_MODEL),
+    _CpuTopology("topology", CPU, ["topology"], _CPU_MODEL),
     _Cells(
         "cells",
         CPU,
-        "numa",
+        ["numa"],
         (*_CPU_MODEL, "topology", "cache", "maxphysaddr", "feature"),
     ),
 )

@@ -26,7 +26,13 @@ class _Vcpus(ManagedElement[Optional[VcpuCount]]):
 
     option = "vcpus"
     stays = True
+    wrapper = "vcpuCount"
     visible = True
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The list alone: of the other only some parts are managed."""
+        return ("vcpus",)
 
     def read(self, root: Element) -> VcpuCount | None:
         vcpu = root.find("vcpu")
@@ -73,10 +79,6 @@ class _Vcpus(ManagedElement[Optional[VcpuCount]]):
             ),
         )
 
-    def keep(self, root: Element, kept: Element) -> None:
-        copy = etree.SubElement(kept, "vcpuCount")
-        copy.extend(copied(one) for one in elements(root, "vcpu", "vcpus"))
-
     def restore(self, root: Element, kept: Element) -> None:
         copy, vcpu = kept.find("vcpuCount"), root.find("vcpu")
         if copy is None or vcpu is None:
@@ -90,13 +92,6 @@ class _Vcpus(ManagedElement[Optional[VcpuCount]]):
             remove(listed)
         insert_after(root, _BEFORE_VCPUS, *(copied(one) for one in elements(copy, "vcpus")))
 
-    def forget(self, kept: Element) -> None:
-        for element in list(elements(kept, "vcpuCount")):
-            remove(element)
-
-    def is_kept(self, kept: Element) -> bool:
-        return kept.find("vcpuCount") is not None
-
     def show(self, root: Element, shown: Element) -> None:
         """Leave it to the placement of the vCPUs, which shows how many there are."""
 
@@ -106,6 +101,7 @@ class _Memory(ManagedElement[Optional[MemorySize]]):
 
     option = "memory"
     stays = True
+    wrapper = "memorySize"
 
     def read(self, root: Element) -> MemorySize | None:
         memory, current = root.find("memory"), root.find("currentMemory")
@@ -125,34 +121,11 @@ class _Memory(ManagedElement[Optional[MemorySize]]):
         if current is not None:
             _set_kib(current, value.current_kib)
 
-    def keep(self, root: Element, kept: Element) -> None:
-        copy = etree.SubElement(kept, "memorySize")
-        copy.extend(copied(one) for one in elements(root, "memory", "currentMemory"))
-
-    def restore(self, root: Element, kept: Element) -> None:
-        copy = kept.find("memorySize")
-        if copy is None:
-            return
-        for element in list(elements(root, "memory", "currentMemory")):
-            remove(element)
-        copies = [copied(one) for one in elements(copy, "memory", "currentMemory")]
-        insert_after(root, _BEFORE_MEMORY, *copies)
-
-    def forget(self, kept: Element) -> None:
-        for element in list(elements(kept, "memorySize")):
-            remove(element)
-
-    def is_kept(self, kept: Element) -> bool:
-        return kept.find("memorySize") is not None
-
-    def show(self, root: Element, shown: Element) -> None:
-        shown.extend(copied(one) for one in elements(root, "memory", "currentMemory"))
-
 
 def _set_kib(element: Element, kib: int) -> None:
     element.text = str(kib)
     element.set("unit", "KiB")
 
 
-MEMORY = _Memory("memory", ("memory", "currentMemory"))
-VCPUS = _Vcpus("vcpus", ("vcpus",))
+MEMORY = _Memory("memory", "", ("memory", "currentMemory"), _BEFORE_MEMORY)
+VCPUS = _Vcpus("vcpus", "", ("vcpu", "vcpus"))
