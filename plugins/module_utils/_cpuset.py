@@ -24,11 +24,7 @@ def parse_cpuset(text: str) -> tuple[int, ...]:
     The syntax is that of virBitmapParse (libvirt, src/util/virbitmap.c): ids, ranges, and
     exclusions that apply to what stands before them.
 
-    Args:
-        text: the set; blanks around commas are allowed.
-
-    Returns:
-        The ids, ascending.
+    Blanks around commas are allowed; ids come back ascending.
 
     Raises:
         CpusetError: when it is empty, malformed, or names an id over 16383.

@@ -25,7 +25,6 @@ class LivePin:
     Attributes:
         field: of `ManagedState`: ``vcpu_pins``, ``emulator_pins`` or ``iothread_pins``.
         number: which vCPU or iothread; 0 for the emulator.
-        cpus: where it belongs.
     """
 
     field: str
@@ -66,10 +65,6 @@ def needs_restart(live: Definition, persistent: Definition) -> bool:
     """Tell whether only a cold start can make the running guest equal to the definition.
 
     Pins are left out: they can be changed while it runs, see `live_pins`.
-
-    Args:
-        live: of the running guest.
-        persistent: what it would be started with.
     """
     now, then = differ_at_start(live, persistent)
     return now != then
@@ -138,9 +133,7 @@ def differ_at_start(first: Definition, second: Definition) -> tuple[ManagedState
 def fixed_at_start(definition: Definition, asked: frozenset[str]) -> ManagedState:
     """Return what no change of a running guest reaches, as it would read once started.
 
-    Args:
-        definition: of a guest, running or not.
-        asked: fields about its size that are compared, see `_sizes`.
+    *asked* are the fields about its size that are compared, see `_sizes`.
     """
     state = definition.state
     # libvirt rounds cells up when it starts the guest, and shows the rounded size from then on.

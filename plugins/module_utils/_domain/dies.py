@@ -17,9 +17,7 @@ from .words import Drift
 def die_drift(state: ManagedState, host: Host) -> list[Drift]:
     """Return which dies of a guest are not within one L3 cache of the host.
 
-    Args:
-        state: what a definition says of the guest.
-        host: whose pCPUs the pins mean. Where it lists no caches, nothing can be told.
+    Where the host lists no caches, nothing can be told.
     """
     split = _split_dies(state, host)
     if not split:

@@ -45,7 +45,6 @@ class Edit:
     """What came of an edit.
 
     Attributes:
-        definition: the definition to have.
         changed: False where it is the one that was there: nothing needs to be written.
     """
 
@@ -247,9 +246,7 @@ def _meaning(element: Element | None) -> tuple[object, ...] | None:
 def _unmanaged(root: Element, asked: Collection[str]) -> Counter[tuple[str, str, str]]:
     """Return everything that is not managed, as (path, attribute, value).
 
-    Args:
-        root: the definition.
-        asked: policy options that are in use; without its option an element is not managed.
+    Without its policy option in *asked*, an element is not managed.
     """
     managed = {
         path

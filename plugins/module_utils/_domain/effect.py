@@ -15,10 +15,6 @@ from .definition import Definition, read_guest
 def cell_placements(definition: Definition, host: Host) -> list[CellPlacement]:
     """Return where a definition puts the memory of a guest, cell by cell.
 
-    Args:
-        definition: live or persistent.
-        host: whose pCPUs the pins mean.
-
     Raises:
         DomainError: when the definition cannot be read.
     """

@@ -51,10 +51,6 @@ def runs_with(live: Definition, text: str) -> bool:
 
     It does not where it was started with another one since then.
 
-    Args:
-        live: the definition that it runs with.
-        text: see `keep_layout`.
-
     Raises:
         DomainError: when the text is damaged.
     """
@@ -73,10 +69,6 @@ def runs_with(live: Definition, text: str) -> bool:
 
 def put_back(definition: Definition, text: str) -> Edit:
     """Put a layout that was kept into a definition as it is now; nothing else of it changes.
-
-    Args:
-        definition: of this moment.
-        text: see `keep_layout`.
 
     Raises:
         DomainError: when the text is damaged, or the definition has changed so that the layout is

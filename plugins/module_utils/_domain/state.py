@@ -32,10 +32,6 @@ def own_state(root: Element, now: ManagedState) -> ManagedState:
     These are what a guest's kernel sees; for a partitioned guest they are as they were before its
     first partition.
 
-    Args:
-        root: the definition.
-        now: what it says.
-
     Raises:
         DomainError: when the record is damaged.
     """
@@ -56,11 +52,7 @@ def wanted_state(
 ) -> ManagedState:
     """Return what a definition is to say of the managed elements.
 
-    Args:
-        layout: of the guest.
-        policy: what it does not ask for stays as it is.
-        now: what the definition says.
-        own: what it says without a partition, see `own_state`.
+    What the policy does not ask for stays as it is *now*; *own* is that of `own_state`.
     """
     mode, bound = layout.memory_mode, layout.memory_mode != "none"
     # libvirt before 9.3 takes 'preferred' with a single node only, and cells may be on several.

@@ -27,8 +27,6 @@ class Difference:
             ``emulator_pins``, ``iothread_pins``, ``memory_binding``, ``cpu_mode`` or
             ``placement``.
         subject: what it is about, with its verb, such as ``vCPUs 2-3 are``.
-        first: how it is in the first definition.
-        second: how it is in the second.
     """
 
     what: str

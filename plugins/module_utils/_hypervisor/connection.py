@@ -46,10 +46,6 @@ class Connection:
         uri: without a password, for sentences.
         raw: libvirt's own object, another one after the daemon was away.
 
-    Args:
-        uri: libvirt's connection URI, such as ``qemu:///system``.
-        patience_s: how long a daemon is waited for, in seconds.
-
     Raises:
         HypervisorError: when there is no connection to be had; the sentence has the remedy.
     """
@@ -75,10 +71,8 @@ class Connection:
     def with_reconnect(self, ask: Callable[[], Any], deadline: float | None = None) -> Any:
         """Ask, and ask again over a new connection should the daemon have gone away.
 
-        Args:
-            ask: the request.
-            deadline: until when the daemon is waited for, of the monotonic clock; by default as
-                long as this connection has patience.
+        The daemon is waited for until *deadline*, of the monotonic clock; by default as long as
+        this connection has patience.
         """
         until = time.monotonic() + self.patience_s if deadline is None else deadline
         while True:
@@ -109,10 +103,8 @@ class Connection:
     ) -> Iterator[None]:
         """Turn libvirt's exceptions into one sentence.
 
-        Args:
-            doing: what could not be done then, as in "could not define it".
-            guest: whom it is about.
-            secrets: what must not appear in the sentence, should libvirt quote it.
+        *doing* is as in "could not define it"; *secrets* must not appear in the sentence, should
+        libvirt quote them.
 
         Raises:
             GuestGoneError: when there is no such guest any more.
@@ -163,10 +155,7 @@ def within(deadline: float, ask: Callable[[], T], otherwise: str) -> T:
     waiting, and one that lost a guest's process half way leaves virDomainDestroy waiting (seen
     with libvirt 9.0). The thread that waits is left behind, and ends with the module.
 
-    Args:
-        deadline: of the monotonic clock.
-        ask: the request.
-        otherwise: the sentence where it was given up.
+    *deadline* is of the monotonic clock; *otherwise* is the sentence where it was given up.
 
     Raises:
         DaemonLostError: when it was given up.

@@ -21,9 +21,6 @@ class CpuDrivers:
     src/cpu/cpu.c). The list of CPU models ends with the same error, changes nothing, and takes 0.2
     ms: libvirt 9.0 has no driver for riscv64 and riscv32, 11.3 none for riscv32. Domain
     capabilities are not as exact: for riscv32, 11.3 lists a CPU mode all the same.
-
-    Args:
-        connection: to the daemon.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -41,9 +38,7 @@ class CpuDrivers:
     def told(self, guest: Guest | None, arch: str) -> Guest | None:
         """Return what the planner is told of a guest, with whether it may have a ``<cpu>``.
 
-        Args:
-            guest: None where the planner is not asked.
-            arch: the host's, which a guest has that does not say.
+        *arch* is the host's, which a guest has that does not say.
         """
         if guest is None or self.has(guest.arch or arch):
             return guest

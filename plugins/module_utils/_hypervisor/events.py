@@ -15,10 +15,7 @@ from .connection import PATIENCE_S, Connection, libvirt
 class WatchedConnection(Connection):
     """A connection that wakes those who wait whenever something happens to a guest.
 
-    Args:
-        uri: libvirt's connection URI.
-        patience_s: how long a daemon is waited for, in seconds.
-        watch: False listens to no events, for a run that waits for nothing.
+    Where *watch* is False it listens to no events, for a run that waits for nothing.
     """
 
     def __init__(self, uri: str, patience_s: float = PATIENCE_S, watch: bool = True) -> None:

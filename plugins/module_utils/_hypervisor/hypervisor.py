@@ -78,9 +78,6 @@ class Hypervisor(LibvirtHost):
     Attributes:
         cpu_drivers: of which architectures it starts guests that have a ``<cpu>``.
         schema: what it holds definitions against.
-
-    Raises:
-        HypervisorError: when there is no connection to be had; the sentence has the remedy.
     """
 
     def __init__(
@@ -169,12 +166,9 @@ class Hypervisor(LibvirtHost):
     def define(self, name: str, xml: str, secrets: set[str], validate: bool = True) -> None:
         """Make a definition the persistent one.
 
-        Args:
-            name: the guest, for the sentence.
-            xml: the definition.
-            secrets: what must not appear in the sentence, should libvirt quote it.
-            validate: let libvirt check it against its schema first; what libvirt itself once
-                accepted need not pass, and must be put back all the same.
+        libvirt checks it against its schema first, unless *validate* is False: what libvirt itself
+        once accepted need not pass, and must be put back all the same. *secrets* must not appear in
+        the sentence, should libvirt quote them.
         """
 
         def ask() -> None:
@@ -224,10 +218,6 @@ class Hypervisor(LibvirtHost):
 
         A daemon that has just come back lists guests by what the one before it has written down,
         and finds out one by one which still have a process.
-
-        Args:
-            domain: the guest.
-            deadline: of the monotonic clock.
 
         Raises:
             UnsettledError: when the daemon is not back by then.
@@ -280,8 +270,7 @@ class Hypervisor(LibvirtHost):
         Also over a remote URI: the daemon reads them from its own sysfs. A virtual function that
         does not say is where its physical function is.
 
-        Args:
-            devices: names of node devices, such as ``pci_0000_3b_00_0``.
+        Names are those of node devices, such as ``pci_0000_3b_00_0``.
         """
         found = (self._device_node(device) for device in devices)
         return tuple(sorted({node for node in found if node is not None}))
@@ -306,11 +295,8 @@ class Hypervisor(LibvirtHost):
     def pin(self, domain: Domain, field: str, number: int, cpus: Ids) -> None:
         """Pin a thread of a running guest, in its live state only.
 
-        Args:
-            domain: the guest.
-            field: of `ManagedState`: ``vcpu_pins``, ``emulator_pins`` or ``iothread_pins``.
-            number: which vCPU or iothread; of no meaning for the emulator.
-            cpus: pCPUs.
+        *field* is of `ManagedState`; *number* is the vCPU or iothread, of no meaning for the
+        emulator.
         """
         members = set(cpus)
         mask = tuple(cpu in members for cpu in range(max(members) + 1))
@@ -327,9 +313,7 @@ class Hypervisor(LibvirtHost):
     def move_memory(self, domain: Domain, nodes: Ids) -> None:
         """Move the memory of a running guest to host nodes, in its live state only.
 
-        Args:
-            domain: the guest; it was started with a binding of mode ``restrictive``.
-            nodes: ids.
+        It was started with a binding of mode ``restrictive``.
         """
         wanted = {libvirt.VIR_DOMAIN_NUMA_NODESET: format_cpuset(nodes)}
         with self._connection.errors("move its memory live", domain.name):

@@ -51,8 +51,7 @@ class LibvirtHost:
     def host(self, with_free: bool = False) -> Host:
         """Return the host's topology.
 
-        Args:
-            with_free: ask for each node's free memory and free hugepages too.
+        Each node's free memory and free hugepages are asked for only *with_free*.
         """
         host = parse_capabilities(self._capabilities())
         is_local = self.is_local()

@@ -29,8 +29,6 @@ class Transfer:
         auto_converge: whether a guest that writes faster than it is copied is slowed down.
         post_copy: whether a guest that is not over in time runs on at the target, and fetches the
             rest of its memory as it needs it.
-        copy_storage: ``none``, ``all`` or ``incremental``.
-        tls: whether memory and disks are encrypted on their way.
         undefine_source: whether the source forgets the guest once it runs at the target.
         timeout_s: how long it may take, in seconds.
     """
@@ -97,11 +95,6 @@ class Migration:
 
     Attributes:
         stopped_at: when the source last stopped it, of the monotonic clock; None while it has not.
-
-    Args:
-        uri: of the source.
-        domain: the guest.
-        patience_s: how long a daemon is waited for, in seconds.
 
     Raises:
         HypervisorError: when there is no connection to be had.

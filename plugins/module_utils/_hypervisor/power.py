@@ -18,10 +18,8 @@ from .hypervisor import SETTLING_S, Hypervisor
 class Power(Hypervisor):
     """A host whose guests are shut down and started.
 
-    Args:
-        uri: libvirt's connection URI.
-        watch: listen to the guests' events, so that `wait` returns as soon as something happens.
-        patience_s: how long a daemon that is away or silent is waited for, in seconds.
+    With *watch* it listens to the guests' events, so that `wait` returns as soon as something
+    happens.
 
     Raises:
         HypervisorError: when there is no connection to be had.
@@ -111,10 +109,6 @@ class Power(Hypervisor):
     def force_off(self, domain: Domain, deadline: float) -> None:
         """Force a guest off, without asking it.
 
-        Args:
-            domain: the guest.
-            deadline: of the monotonic clock.
-
         Raises:
             HypervisorError: when it could not be.
         """
@@ -138,9 +132,7 @@ class Power(Hypervisor):
         returned, or an active guest, is not yet one that runs: its state and its process are
         asked for. A start that ended with its daemon is made again.
 
-        Args:
-            domain: the guest; one that runs is left alone.
-            deadline: of the monotonic clock.
+        One that runs is left alone. *deadline* is of the monotonic clock.
 
         Raises:
             HypervisorError: when libvirt or QEMU refused, and the guest is off.
@@ -212,10 +204,8 @@ class Power(Hypervisor):
     def start_transient(self, domain: Domain, xml: str, secrets: set[str]) -> None:
         """Start a guest that has no persistent definition, with the one that it had.
 
-        Args:
-            domain: the guest.
-            xml: its definition, with its passwords.
-            secrets: what must not appear in the sentence, should libvirt quote it.
+        *xml* has its passwords; *secrets* must not appear in the sentence, should libvirt quote
+        them.
         """
         with self._connection.errors("start it", domain.name, secrets):
             self._connection.raw.createXML(xml, 0)

@@ -34,11 +34,6 @@ class Schema:
     daemon's log. So it is done only where a define has failed, or where this machine's own copy of
     the schema foretells that it will: that takes 8 ms to load, and 0.1 to 4 ms for a
     definition.
-
-    Args:
-        connection: to the daemon.
-        define: defines with validation.
-        is_local: tells whether the daemon is that of this machine.
     """
 
     def __init__(
@@ -51,10 +46,6 @@ class Schema:
 
     def check(self, before: Definition, after: Definition) -> None:
         """Refuse a definition that the schema will refuse, as far as that can be foretold.
-
-        Args:
-            before: what is stored.
-            after: what is to be stored.
 
         Raises:
             HypervisorError: as the define would.

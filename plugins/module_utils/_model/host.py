@@ -41,8 +41,6 @@ class HugepagePool:
     """One pool of hugepages on a host node.
 
     Attributes:
-        size_kib: size of one page in KiB.
-        total: pages in the pool.
         free: pages not in use, None where the hypervisor did not say.
     """
 
@@ -58,12 +56,10 @@ class Node:
     Attributes:
         id: the host's own number; ids may be sparse.
         cpus: online pCPUs, ascending.
-        memory_kib: memory in KiB; 0 for a node without.
         free_kib: memory free when the facts were gathered, None where unknown.
         hugepages: pools by page size; without the ordinary page.
         distances: (node id, distance) pairs as the host reports them; may be incomplete.
         cores: online sibling threads of each core, in order of their lowest pCPU.
-        socket_ids: sockets that the node's pCPUs belong to.
         cache_domains: online pCPUs of the node that share an L3 cache, by their lowest pCPU; empty
             where the host does not say.
     """

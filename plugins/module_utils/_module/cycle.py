@@ -44,7 +44,6 @@ class RestartPolicy:
     Attributes:
         mode: ``graceful`` never forces a guest off, ``force`` does after the timeout.
         timeout_s: how long a guest may take to shut down, and again to start, in seconds.
-        at_once: how many guests may be down together.
         agent_timeout_s: how long to wait for the guest's agent after the start, 0 not to.
     """
 
@@ -59,13 +58,7 @@ class LateError(HypervisorError):
 
 
 class Cycle:
-    """Takes guests through their power cycle.
-
-    Args:
-        power: where they are.
-        policy: how.
-        state_dir: where layouts and begun restarts are kept.
-    """
+    """Takes guests through their power cycle."""
 
     def __init__(self, power: Power, policy: RestartPolicy, state_dir: StateDir) -> None:
         self._power = power

@@ -29,12 +29,9 @@ class Restart:
         by_name: whether it was named, not matched by a pattern.
         action: what happened: ``none``, ``restarted``, ``started``, ``skipped``, ``rolled_back`` or
             ``failed``; in check mode, what would.
-        forced: whether its power was pulled.
         stopped_at: when it began to go down, of the monotonic clock.
         downtime_s: how long it was off, None where it was not.
         transient_xml: its definition, with passwords, since it has no persistent one any more.
-        note: how far its power cycle is.
-        warnings: sentences about it.
     """
 
     domain: Domain

@@ -23,12 +23,7 @@ def replace_definition(
 ) -> None:
     """Define a guest anew, unless its definition has changed, and verify what libvirt stored.
 
-    Args:
-        hypervisor: where it is.
-        domain: the guest.
-        before: what was edited.
-        after: what came of that.
-        validate: let libvirt check it against its schema.
+    *before* is what was edited, *after* what came of that.
 
     Raises:
         ChangedMeanwhileError: when the definition is another one now; nothing was written.

@@ -37,7 +37,6 @@ class Outcome:
     Attributes:
         place: ``source``, ``target`` or ``nowhere``.
         sentence: what each host has of it, where it is not at the target.
-        changed: whether something was done to a copy or a definition.
         resumed_at: when it was resumed at the target, of the monotonic clock; None if it was not.
     """
 

@@ -52,13 +52,8 @@ def locate_guest(
 ) -> Location:
     """Find the threads and the memory of a running guest.
 
-    Args:
-        domain: the guest.
-        live: the definition it runs with.
-        host: the hypervisor host.
-        hypervisor: whom to ask for the threads.
-        processes: of the hypervisor host, None where this is another machine.
-        with_memory: whether to look for the memory.
+    *processes* is None where the hypervisor host is another machine; memory is looked for only
+    *with_memory*.
 
     Raises:
         DomainError: when the definition cannot be read.

@@ -42,8 +42,6 @@ class MigrationResult:
 
     Attributes:
         moves: one for each guest, in the order in which they were given a target.
-        errors: each about one guest, or one entry.
-        warnings: sentences about the call.
         there: guests that were named, and run on a target already.
         completed: guests that an earlier run had begun to migrate, and this one has brought to
             their target.

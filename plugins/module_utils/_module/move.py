@@ -35,14 +35,12 @@ class Move:
     """One guest on its way.
 
     Attributes:
-        moving: the guest.
         destination: where it is to go, None where it cannot go anywhere.
         arrival: what it is to be there.
         reasons: why it cannot go, sentences by target.
         action: ``none``, ``migrated``, ``refused`` or ``failed``; in check mode, what would be.
         seconds: how long it took, None where it did not go.
         progress: how it went, None where that is not known.
-        warnings: sentences about it.
     """
 
     moving: MovingGuest
@@ -66,14 +64,7 @@ def carry_out(
 ) -> None:
     """Migrate a guest, and verify it where it is then.
 
-    Args:
-        source: where it runs.
-        move: the guest; what happened is noted in it.
-        destination: where it goes.
-        arrival: what it is to be there.
-        transfer: how.
-        state_dir: of the source.
-        say: takes a line about how far it is.
+    What happened is noted in *move*; *say* takes a line about how far it is.
 
     Raises:
         VnumaError: when it was not migrated, or is not what it was to be.

@@ -27,13 +27,7 @@ def foresee_restarts(
 ) -> list[VnumaError]:
     """Say what a run would do with each guest, and write nothing.
 
-    Args:
-        power: where they are.
-        restarts: the candidates; what would happen is noted in them.
-        state_dir: where layouts and begun restarts are kept.
-
-    Returns:
-        The errors, each about one guest.
+    What would happen is noted in *restarts*; the errors are each about one guest.
     """
     errors: list[VnumaError] = []
     for restart in restarts:
@@ -57,14 +51,8 @@ def restart_guests(
     A guest that is too slow to shut down gives its place to the next one, and is watched for as
     long as the others take.
 
-    Args:
-        power: where they are.
-        restarts: the candidates; what happened is noted in them.
-        policy: how.
-        state_dir: where layouts and begun restarts are kept.
-
-    Returns:
-        The errors, one for each guest that could not be brought to its new layout.
+    What happened is noted in *restarts*; there is an error for each guest that could not be brought
+    to its new layout.
     """
     cycle = Cycle(power, policy, state_dir)
     over = threading.Event()

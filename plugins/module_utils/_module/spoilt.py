@@ -16,10 +16,8 @@ def spoilt(before: Definition, stored: Definition, again: Definition) -> Hypervi
     device of less than 1 MiB is dumped with size 0, and 0 read back is the default of 4 MiB
     (libvirt 9.0). Then there is no way back, and no layout has done it.
 
-    Args:
-        before: what was stored at first.
-        stored: what libvirt made of the layout.
-        again: what it made of *before* when it was given that back.
+    *before* is what was stored at first, *stored* what libvirt made of the layout, and *again* what
+    it made of *before* when it was given that back.
     """
     itself = changed_elements(before, again)
     if itself:

@@ -42,7 +42,6 @@ class RestartNote:
     """A power cycle that has begun, so that the next run knows whose turn it is.
 
     Attributes:
-        name: of the guest when it began.
         since: when it was asked to shut down, in seconds since the epoch.
         until: when the run that asked gave up waiting, or would have; likewise.
         phase: ``shutdown``: asked to shut down; ``late``: it was asked, and did not in time;
@@ -60,8 +59,6 @@ class MigrationNote:
     """A migration that has begun, so that the next run knows which of two copies is the guest.
 
     Attributes:
-        name: of the guest.
-        since: when it began, in seconds since the epoch.
         target: name of the target in the inventory.
         target_uuid: UUID of the target's libvirt host.
         paused: whether the guest was paused by its owner, and has to be so afterwards.

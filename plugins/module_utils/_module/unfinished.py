@@ -26,9 +26,6 @@ class Unfinished:
         names: what is left of the names that were asked for; None for every guest.
         apart: UUIDs of guests with which nothing more is done in this run.
         arrived: guests that are on their target now, and where that is.
-        changed: whether something was done.
-        errors: each about one guest.
-        warnings: sentences about the call.
     """
 
     names: list[str] | None
