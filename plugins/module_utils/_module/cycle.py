@@ -26,7 +26,8 @@ from .._hypervisor.guest_log import GuestLog
 from .._hypervisor.power import Power
 from .._model.domain import Domain
 from .decide import ACTIONS, Restart, decide
-from .state_dir import RestartNote, StateDir, StateDirError
+from .migration_notes import MigrationNotes
+from .state_dir import RestartNote, StateDirError
 from .turn import LATE_S, forget, keeps_log, whose_turn
 
 #: A shutdown request that a guest missed, say while it booted, is made again.
@@ -60,7 +61,7 @@ class LateError(HypervisorError):
 class Cycle:
     """Takes guests through their power cycle."""
 
-    def __init__(self, power: Power, policy: RestartPolicy, state_dir: StateDir) -> None:
+    def __init__(self, power: Power, policy: RestartPolicy, state_dir: MigrationNotes) -> None:
         self._power = power
         self._policy = policy
         self._state_dir = state_dir

@@ -16,7 +16,8 @@ from .._domain.definition import is_ours, read_definition
 from .._hypervisor.hypervisor import SETTLING_S
 from .._hypervisor.power import Power
 from .._model.domain import Domain
-from .state_dir import RestartNote, StateDir
+from .migration_notes import MigrationNotes
+from .state_dir import RestartNote
 from .turn import turn_of
 
 
@@ -71,7 +72,7 @@ ACTIONS = {
 }
 
 
-def decide(power: Power, state_dir: StateDir, restart: Restart) -> Decision:
+def decide(power: Power, state_dir: MigrationNotes, restart: Restart) -> Decision:
     """Say what a guest needs now, without touching it or the state folder."""
     listed = restart.domain
     now = power.find(listed)
@@ -121,7 +122,7 @@ def _decide_off(power: Power, listed: Domain, now: Domain, note: RestartNote | N
 
 
 def _decide_active(
-    power: Power, state_dir: StateDir, restart: Restart, now: Domain, note: RestartNote | None
+    power: Power, state_dir: MigrationNotes, restart: Restart, now: Domain, note: RestartNote | None
 ) -> Decision:
     live = read_definition(power.xml_without_secrets(now, live=True))
     persistent = read_definition(power.xml_without_secrets(now, live=False))

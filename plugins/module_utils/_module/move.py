@@ -22,7 +22,7 @@ from .._size import show_size
 from .destination import Arrival, Destination, MovingGuest
 from .ending import Ending, Outcome
 from .location import locate_guest
-from .state_dir import MigrationNote, StateDir
+from .migration_notes import MigrationNote, MigrationNotes
 from .update import digest
 
 _LOOK_EVERY_S = 0.5
@@ -59,7 +59,7 @@ def carry_out(
     destination: Destination,
     arrival: Arrival,
     transfer: Transfer,
-    state_dir: StateDir,
+    state_dir: MigrationNotes,
     say: Callable[[str], None],
 ) -> None:
     """Migrate a guest, and verify it where it is then.
