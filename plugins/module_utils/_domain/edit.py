@@ -20,7 +20,7 @@ from .._policy import Policy, policy_to_record
 from .compare import has_rfc_switch
 from .definition import Definition, secrets, wanted_of
 from .element import CONTAINERS, drop_empty_containers
-from .managed import MANAGED
+from .managed import MANAGED, MEMORY
 from .record import (
     NAMESPACE,
     ORIGINAL,
@@ -31,7 +31,6 @@ from .record import (
     original,
     recorded_policy,
 )
-from .size import MEMORY
 from .state import read_state
 from .validate import check_outgrown
 from .xml import Element, elements, etree, insert_after, remove, to_text

@@ -16,26 +16,130 @@ from typing import Any, Optional
 from .._cpuset import format_cpuset, parse_cpuset
 from .._errors import DomainError
 from .._model.domain import Binding
-from .._model.layout import Cell, Ids, Topology
+from .._model.layout import Cell, Ids, MemorySize, Topology, VcpuCount
 from .._policy import MAX_CELLS, MAX_VCPUS
-from .element import (
-    CPU,
-    CPUTUNE,
-    NUMATUNE,
-    ManagedElement,
-    container_of,
-    only,
-    shown_container,
-)
-from .size import MEMORY, VCPUS
-from .units import MAX_DISTANCE, MAX_UINT, integer, kib
-from .xml import Element, elements, etree, in_bytes, remove
+from .element import CPU, CPUTUNE, NUMATUNE, ManagedElement, container_of, only, shown_container
+from .units import MAX_DISTANCE, MAX_UINT, integer, kib, memory_kib
+from .xml import Element, copied, elements, etree, in_bytes, insert_after, remove
 
 _QUOTAS = (
     *("shares", "global_period", "global_quota", "period", "quota"),
     *("emulator_period", "emulator_quota", "iothread_period", "iothread_quota"),
 )
 _CPU_MODEL = ("model", "vendor")
+#: What stands before each in a definition (virDomainDefFormatInternalSetRootName,
+#: src/conf/domain_conf.c in libvirt).
+_BEFORE_MEMORY = ("name", "uuid", "genid", "title", "description", "metadata", "maxMemory")
+_BEFORE_VCPUS = (
+    *(*_BEFORE_MEMORY, "memory", "currentMemory", "blkiotune", "memtune", "memoryBacking"),
+    "vcpu",
+)
+
+
+class _Vcpus(ManagedElement[Optional[VcpuCount]]):
+    """``<vcpu>`` with ``current``, and ``<vcpus>``, which says of each whether it is online."""
+
+    option = "vcpus"
+    stays = True
+    wrapper = "vcpuCount"
+    visible = True
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The list alone: of the other only some parts are managed."""
+        return ("vcpus",)
+
+    def read(self, root: Element) -> VcpuCount | None:
+        vcpu = root.find("vcpu")
+        if vcpu is None:
+            return None
+        most = integer(vcpu.text, "<vcpu>", MAX_VCPUS, 1)
+        listed = list(elements(root.find("vcpus"), "vcpu"))
+        if listed:
+            # libvirt refuses ids beyond the number of vCPUs (virDomainVcpuParse, domain_conf.c).
+            online = sorted(
+                integer(one.get("id"), "vcpu id", most - 1)
+                for one in listed
+                if one.get("enabled") == "yes"
+            )
+            return VcpuCount(most, tuple(online))
+        current = integer(vcpu.get("current") or str(most), "<vcpu current>", most)
+        return VcpuCount(most, tuple(range(current)))
+
+    def write(self, root: Element, value: VcpuCount | None) -> None:
+        vcpu, listed = root.find("vcpu"), root.find("vcpus")
+        if value is None or vcpu is None:
+            return
+        vcpu.text = str(value.most)
+        vcpu.attrib.pop("current", None)
+        if len(value.online) < value.most:
+            vcpu.set("current", str(len(value.online)))
+        if listed is None:
+            return
+        if len(value.online) == value.most:
+            remove(listed)
+            return
+        ids = {
+            integer(one.get("id"), "vcpu id", MAX_VCPUS): one for one in elements(listed, "vcpu")
+        }
+        for number in ids.keys() - set(range(value.most)):
+            remove(ids[number])
+        offline = [number for number in range(value.most) if number not in ids]
+        insert_after(
+            listed,
+            ("vcpu",),
+            *(
+                etree.Element("vcpu", {"id": str(one), "enabled": "no", "hotpluggable": "yes"})
+                for one in offline
+            ),
+        )
+
+    def restore(self, root: Element, kept: Element) -> None:
+        copy, vcpu = kept.find("vcpuCount"), root.find("vcpu")
+        if copy is None or vcpu is None:
+            return
+        before = copy.find("vcpu")
+        vcpu.text = before.text
+        vcpu.attrib.pop("current", None)
+        if before.get("current") is not None:
+            vcpu.set("current", before.get("current"))
+        for listed in list(elements(root, "vcpus")):
+            remove(listed)
+        insert_after(root, _BEFORE_VCPUS, *(copied(one) for one in elements(copy, "vcpus")))
+
+    def show(self, root: Element, shown: Element) -> None:
+        """Leave it to the placement of the vCPUs, which shows how many there are."""
+
+
+class _Memory(ManagedElement[Optional[MemorySize]]):
+    """``<memory>`` and ``<currentMemory>``."""
+
+    option = "memory"
+    stays = True
+    wrapper = "memorySize"
+
+    def read(self, root: Element) -> MemorySize | None:
+        memory, current = root.find("memory"), root.find("currentMemory")
+        if memory is None:
+            return None
+        total_kib = memory_kib(memory)
+        return MemorySize(total_kib, total_kib if current is None else memory_kib(current))
+
+    def write(self, root: Element, value: MemorySize | None) -> None:
+        memory, current = root.find("memory"), root.find("currentMemory")
+        if value is None or memory is None:
+            return
+        _set_kib(memory, value.total_kib)
+        if current is None and value.current_kib != value.total_kib:
+            current = etree.Element("currentMemory")
+            insert_after(root, (*_BEFORE_MEMORY, "memory"), current)
+        if current is not None:
+            _set_kib(current, value.current_kib)
+
+
+def _set_kib(element: Element, kib: int) -> None:
+    element.text = str(kib)
+    element.set("unit", "KiB")
 
 
 class _Pins(ManagedElement[Mapping[int, Ids]]):
@@ -221,38 +325,21 @@ class _CpuMode(ManagedElement[Optional[str]]):
             shown_container(shown, CPU).attrib.update(only(cpu, "mode"))
 
 
-_VCPU_PINS = _Pins("vcpu_pins", "vcpupin", _QUOTAS, "")
-_EMULATOR_PINS = _Pins(
-    "emulator_pins",
-    "emulatorpin",
-    (*_QUOTAS, "vcpupin"),
-    "emulator_pinning",
-)
-_IOTHREAD_PINS = _Pins(
-    "iothread_pins",
-    "iothreadpin",
-    (*_QUOTAS, "vcpupin", "emulatorpin"),
-    "iothread_pinning",
-)
-
+MEMORY = _Memory("memory", "", ("memory", "currentMemory"), _BEFORE_MEMORY)
+_BEFORE_NUMA = (*_CPU_MODEL, "topology", "cache", "maxphysaddr", "feature")
 #: Every managed element, in the order of a definition.
 MANAGED: tuple[ManagedElement[Any], ...] = (
     MEMORY,
-    VCPUS,
+    _Vcpus("vcpus", "", ("vcpu", "vcpus")),
     _VcpuPlacement("vcpu_placement", "", ()),
-    _VCPU_PINS,
-    _EMULATOR_PINS,
-    _IOTHREAD_PINS,
+    _Pins("vcpu_pins", "vcpupin", _QUOTAS, ""),
+    _Pins("emulator_pins", "emulatorpin", (*_QUOTAS, "vcpupin"), "emulator_pinning"),
+    _Pins("iothread_pins", "iothreadpin", (*_QUOTAS, "vcpupin", "emulatorpin"), "iothread_pinning"),
     _MemoryBinding("memory_binding", NUMATUNE, ["memory"]),
     _CellBindings("cell_bindings", NUMATUNE, ["memnode"], ("memory",)),
     _CpuMode("cpu_mode", CPU, _CPU_MODEL),
     _CpuTopology("topology", CPU, ["topology"], _CPU_MODEL),
-    _Cells(
-        "cells",
-        CPU,
-        ["numa"],
-        (*_CPU_MODEL, "topology", "cache", "maxphysaddr", "feature"),
-    ),
+    _Cells("cells", CPU, ["numa"], _BEFORE_NUMA),
 )
 
 

@@ -17,9 +17,8 @@ from .._errors import DaemonLostError, HypervisorError, UnsettledError
 from .._model.domain import Condition, Domain
 from .._model.layout import Ids
 from .connection import PATIENCE_S, Connection, libvirt
-from .cpu_drivers import CpuDrivers
+from .daemon_limits import CpuDrivers, Schema
 from .libvirt_host import LibvirtHost
-from .schema import Schema
 
 #: By the numbers of virDomainState, so that they are there without the bindings too.
 _STATES = {
