@@ -33,8 +33,10 @@ from .record import (
 )
 from .state import read_state
 from .validate import check_outgrown
-from .xml import Element, elements, etree, insert_after, remove, to_text
+from .xml import Element, copied, elements, etree, insert_after, remove, to_text
 
+#: Root of a layout that is kept.
+LAYOUT = "layout"
 #: Elements that stand before <metadata> in libvirt's order.
 _BEFORE_METADATA = ("name", "uuid", "genid", "title", "description")
 
@@ -100,6 +102,23 @@ def restored(definition: Definition) -> Edit:
         return Edit(Definition(to_text(root, definition.text), root), changed=True)
     except VnumaError as error:
         raise error.for_guest(definition.name) from None
+
+
+def keep_layout(definition: Definition) -> str:
+    """Return the layout of a definition as text: its managed elements and its record.
+
+    Raises:
+        DomainError: when one of them is malformed.
+    """
+    layout = etree.Element(LAYOUT, nsmap={"vnuma": NAMESPACE})
+    kept = etree.SubElement(layout, ORIGINAL)
+    mark_created(kept, [name for name in CONTAINERS if definition.root.find(name) is None])
+    for element in MANAGED:
+        element.keep(definition.root, kept)
+    if definition.record is not None:
+        layout.append(copied(definition.record))
+    # Not indented: the record is put back as it stood.
+    return str(etree.tostring(layout, encoding="unicode")) + "\n"
 
 
 def means_the_same(first: Definition, second: Definition) -> bool:

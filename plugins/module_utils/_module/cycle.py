@@ -123,7 +123,8 @@ class Cycle:
         What was kept when it was redefined is the better of two that are alike: it has nothing in
         it that belongs to this run of the guest alone, such as numad's answer.
         """
-        from .._domain.kept import keep_layout, runs_with
+        from .._domain.edit import keep_layout
+        from .._domain.kept import runs_with
 
         live = read_definition(self._power.xml_without_secrets(domain, live=True))
         kept = self._state_dir.layout(domain.uuid)

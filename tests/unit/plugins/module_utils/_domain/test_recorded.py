@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import partitioned, restored
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import (
+    keep_layout,
+    partitioned,
+    restored,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.effect import effective_layout
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.kept import (
-    keep_layout,
     put_back,
     runs_with,
 )

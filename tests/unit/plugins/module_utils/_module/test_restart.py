@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.kept import keep_layout
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import keep_layout
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
     HypervisorError,
     UnsettledError,
