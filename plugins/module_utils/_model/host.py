@@ -176,11 +176,14 @@ def host_to_facts(host: Host) -> dict[str, Any]:
     """Return the host in the shape of ``ansible_facts.vnuma_host``: JSON types only."""
     return {
         "nodes": [
-            {"id": node.id, **{key: show(getattr(node, key)) for key, (_, show) in _NODE.items()}}
+            {
+                "id": node.id,
+                **{key: show(getattr(node, key)) for key, (_read, show) in _NODE.items()},
+            }
             for node in host.nodes
         ],
         "threads_per_core": host.threads_per_core,
-        **{key: show(getattr(host, key)) for key, (_, show) in _HOST.items()},
+        **{key: show(getattr(host, key)) for key, (_read, show) in _HOST.items()},
     }
 
 
@@ -212,7 +215,7 @@ def host_from_facts(facts: object) -> Host:
     given = {**facts, "hugepage_default_kib": usual}
     return Host(
         tuple(nodes),
-        **{key: read(given.get(key), f"host.{key}") for key, (read, _) in _HOST.items()},
+        **{key: read(given.get(key), f"host.{key}") for key, (read, _show) in _HOST.items()},
     )
 
 
@@ -235,7 +238,7 @@ def _node_from_facts(raw: object) -> Node:
         raise HostError(f"host.nodes must hold dictionaries with an 'id', not {_shown(raw)}.")
     node_id = _id(raw["id"], "host.nodes[].id")
     where = f"host node {node_id}"
-    given = {key: read(raw.get(key), f"{where}: {key}") for key, (read, _) in _NODE.items()}
+    given = {key: read(raw.get(key), f"{where}: {key}") for key, (read, _show) in _NODE.items()}
     given["cores"] = _whole_cores(given["cores"], given["cpus"], where)
     node = Node(node_id, **given)
     _check_caches(node, where)
