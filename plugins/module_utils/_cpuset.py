@@ -24,11 +24,7 @@ def parse_cpuset(text: str) -> tuple[int, ...]:
     The syntax is that of virBitmapParse (libvirt, src/util/virbitmap.c): ids, ranges, and
     exclusions that apply to what stands before them.
 
-    Args:
-        text: the set; blanks around commas are allowed.
-
-    Returns:
-        The ids, ascending.
+    Blanks around commas are allowed; ids come back ascending.
 
     Raises:
         CpusetError: when it is empty, malformed, or names an id over 16383.
@@ -81,6 +77,17 @@ def _formatted(ids: tuple[int, ...]) -> str:
     if start is not None:
         parts.append(str(start) if start == previous else f"{start}-{previous}")
     return ",".join(parts)
+
+
+def numbered(one: str, many: str, ids: Iterable[int]) -> str:
+    """Return a noun with its numbers, such as ``vCPU 3`` or ``vCPUs 2-3,8``."""
+    listed = tuple(ids)
+    return f"{one if len(listed) == 1 else many} {format_cpuset(listed)}"
+
+
+def nodes_text(nodes: Iterable[int]) -> str:
+    """Return ``host node 3`` or ``host nodes 0-3``."""
+    return numbered("host node", "host nodes", nodes)
 
 
 def show_cpuset(ids: Iterable[int]) -> str:

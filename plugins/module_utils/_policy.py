@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Union
@@ -31,19 +31,6 @@ MAX_GRANULE_KIB = 16 << 20
 #: Guest cores for each host core beyond which nobody means it.
 MAX_OVERCOMMIT = 64
 
-#: Options with a fixed set of values; the first one is the default.
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "state": ("present", "absent"),
-    "distribution": ("contiguous", "interleave", "round_robin"),
-    "split": ("even", "proportional"),
-    "pinning": ("node", "cache", "core", "cpu", "none", "keep"),
-    "memory_mode": ("strict", "preferred", "restrictive", "none"),
-    "cpu_mode": ("keep", "host-passthrough"),
-    "remainder": ("spread", "fail"),
-    "placement": ("pack", "spread"),
-    "device_locality": ("prefer", "require", "ignore"),
-    "dies": ("none", "host"),
-}
 #: What ``nodes`` is, checked: one of the words, or node ids, ascending.
 Nodes = Union[str, tuple[int, ...]]
 #: A distance matrix, row by row.
@@ -54,27 +41,6 @@ CELLS = "cells"
 #: Among ``reserved_cpus``: those that the host's kernel isolates.
 ISOLATED = "isolated"
 _RESERVED_FORM = "a cpuset such as '0-1,8', 'isolated', or both with a comma"
-
-#: Every policy option, with its default as the user writes it.
-DEFAULTS: Mapping[str, str | None] = {
-    **{option: values[0] for option, values in CHOICES.items()},
-    "nodes": ALL,
-    "auto_nodes": None,
-    "widen": "false",
-    "cpu_overcommit": "1",
-    "reserved_memory_mib": "1024",
-    "cells": None,
-    "threads": "auto",
-    "sockets": AUTO,
-    "granule_kib": None,
-    "distances": "host",
-    "migration_group": None,
-    "vcpus": None,
-    "memory": None,
-    "emulator_pinning": "none",
-    "iothread_pinning": "none",
-    "reserved_cpus": None,
-}
 
 
 @dataclass(frozen=True)
@@ -150,69 +116,52 @@ def policy_from_options(options: Mapping[str, Any]) -> Policy:
     Raises:
         PolicyError: for an unknown option or value; the sentence names both, and what is allowed.
     """
-    unknown = sorted(set(options) - set(DEFAULTS))
+    unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
         raise PolicyError(
-            f"unknown option '{unknown[0]}'; the options are {_listed(sorted(DEFAULTS))}."
+            f"unknown option '{unknown[0]}'; the options are {_listed(sorted(OPTIONS))}."
         )
-    given = {option: value for option, value in options.items() if value is not None}
-    chosen = {
-        option: _choice(option, given.get(option, values[0])) for option, values in CHOICES.items()
+    given: dict[str, Any] = {
+        option.field or name: option.read(name, options[name])
+        for name, option in OPTIONS.items()
+        if options.get(name) is not None
     }
-    reserved_cpus, reserves_isolated = _reserved(given.get("reserved_cpus"))
-    return Policy(
-        **chosen,
-        nodes=_nodes(given.get("nodes", ALL)),
-        auto_nodes=_set("auto_nodes", given["auto_nodes"], "a nodeset such as '0-3,^2'")
-        if given.get("auto_nodes") not in (None, "", [])
-        else None,
-        widen=_flag("widen", given.get("widen", False)),
-        cpu_overcommit=_overcommit(given.get("cpu_overcommit", 1)),
-        reserved_memory_mib=_mebibytes(given.get("reserved_memory_mib", 1024)),
-        cells=None if "cells" not in given else _count("cells", given["cells"], MAX_CELLS),
-        threads=_threads(given.get("threads", "auto")),
-        sockets=_sockets(given.get("sockets", AUTO)),
-        granule_kib=None
-        if "granule_kib" not in given
-        else _count("granule_kib", given["granule_kib"], MAX_GRANULE_KIB),
-        distances=_distances(given.get("distances", "host")),
-        migration_group=_group(given.get("migration_group", ())),
-        vcpus=None if "vcpus" not in given else _count("vcpus", given["vcpus"], MAX_VCPUS),
-        memory_kib=None if "memory" not in given else _memory(given["memory"]),
-        emulator_pinning=_pinning("emulator_pinning", given.get("emulator_pinning", "none")),
-        iothread_pinning=_pinning("iothread_pinning", given.get("iothread_pinning", "none")),
-        reserved_cpus=reserved_cpus,
-        reserves_isolated=reserves_isolated,
-    )
+    return Policy(**given, reserves_isolated=_reserves_isolated(options.get("reserved_cpus")))
 
 
 def policy_to_record(policy: Policy) -> dict[str, str]:
     """Return the options that differ from their defaults, as text, for the guest's own record."""
-    written = {
-        "nodes": policy.nodes if isinstance(policy.nodes, str) else format_cpuset(policy.nodes),
-        "auto_nodes": None if policy.auto_nodes is None else format_cpuset(policy.auto_nodes),
-        "widen": str(policy.widen).lower(),
-        "cpu_overcommit": _decimal(policy.cpu_overcommit),
-        "reserved_memory_mib": str(policy.reserved_memory_mib),
-        "cells": None if policy.cells is None else str(policy.cells),
-        "threads": "auto" if policy.threads is None else str(policy.threads),
-        "sockets": str(policy.sockets),
-        "granule_kib": None if policy.granule_kib is None else str(policy.granule_kib),
-        "distances": policy.distances
-        if isinstance(policy.distances, str)
-        else matrix_text(policy.distances),
-        "migration_group": ",".join(policy.migration_group) or None,
-        "vcpus": None if policy.vcpus is None else str(policy.vcpus),
-        "memory": None if policy.memory_kib is None else show_size(policy.memory_kib),
-        "emulator_pinning": _pinning_text(policy.emulator_pinning),
-        "iothread_pinning": _pinning_text(policy.iothread_pinning),
-        "reserved_cpus": reserved_text(policy),
-        **{option: getattr(policy, option) for option in CHOICES},
-    }
     return {
-        option: value
-        for option, value in sorted(written.items())
-        if value is not None and value != DEFAULTS[option]
+        name: text
+        for name, text in sorted(_as_text(policy).items())
+        if text is not None and text != DEFAULTS[name]
+    }
+
+
+def _as_text(policy: Policy) -> dict[str, str | None]:
+    """Return every option as the user writes it, None for one that is not given."""
+    return {
+        **{name: one.text(getattr(policy, one.field or name)) for name, one in OPTIONS.items()},
+        "reserved_cpus": reserved_text(policy),
+    }
+
+
+def argument_spec() -> dict[str, dict[str, Any]]:
+    """Return the policy options as a module takes them (ansible.module_utils.common.arg_spec)."""
+    return {
+        name: {
+            "type": option.type,
+            **({"choices": list(option.choices)} if option.choices else {}),
+            **({} if DEFAULTS[name] is None else {"default": option.typed(str(DEFAULTS[name]))}),
+        }
+        for name, option in OPTIONS.items()
+    }
+
+
+def override_spec() -> dict[str, dict[str, Any]]:
+    """Return them as the entry of a guest takes them: text, which is checked with its name."""
+    return {
+        name: {"type": "raw" if option.type == "raw" else "str"} for name, option in OPTIONS.items()
     }
 
 
@@ -224,17 +173,14 @@ def reserved_text(policy: Policy) -> str | None:
     return ",".join(parts) or None
 
 
-def _choice(option: str, value: object) -> str:
-    values = CHOICES[option]
-    if value not in values:
-        raise PolicyError(f"{option} must be one of {_listed(values, 'or')}, not '{value}'.")
-    return str(value)
-
-
-def _nodes(value: object) -> Nodes:
+def _nodes(option: str, value: object) -> Nodes:
     if value in (ALL, AUTO):
         return str(value)
-    return _set("nodes", value, "'all', 'auto' or a nodeset such as '0-3,^2'")
+    return _set(option, value, "'all', 'auto' or a nodeset such as '0-3,^2'")
+
+
+def _auto_nodes(option: str, value: object) -> tuple[int, ...] | None:
+    return None if value in ("", []) else _set(option, value, "a nodeset such as '0-3,^2'")
 
 
 def _flag(option: str, value: object) -> bool:
@@ -245,40 +191,34 @@ def _flag(option: str, value: object) -> bool:
     return word in ("true", "yes")
 
 
-def _overcommit(value: object) -> Fraction:
+def _overcommit(option: str, value: object) -> Fraction:
     # Fraction alone would also take '1e9' and '3/2', and '1e999999999' for hours.
     digits = re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", str(value), re.ASCII)
     ratio = Fraction(digits[0]) if digits else Fraction(0)
     if not 1 <= ratio <= MAX_OVERCOMMIT:
         raise PolicyError(
-            f"cpu_overcommit must be a number from 1 to {MAX_OVERCOMMIT} with at most three "
+            f"{option} must be a number from 1 to {MAX_OVERCOMMIT} with at most three "
             f"decimals, such as 1.5, not '{value}'; 1 gives every guest core a host core of its "
             "own."
         )
     return ratio
 
 
-def _decimal(ratio: Fraction) -> str:
-    return f"{float(ratio):.3f}".rstrip("0").rstrip(".")
-
-
-def _mebibytes(value: object) -> int:
+def _mebibytes(option: str, value: object) -> int:
     number, most = whole_number(str(value)), MAX_MEMORY_KIB >> 10
     if number is None or number > most:
-        raise PolicyError(
-            f"reserved_memory_mib must be an integer from 0 to {most}, in MiB, not '{value}'."
-        )
+        raise PolicyError(f"{option} must be an integer from 0 to {most}, in MiB, not '{value}'.")
     return number
 
 
-def _threads(value: object) -> int | None:
-    return None if value == "auto" else _count("threads", value, 1024, "'auto' or ")
+def _threads(option: str, value: object) -> int | None:
+    return None if value == AUTO else _count(option, value, 1024, "'auto' or ")
 
 
-def _sockets(value: object) -> str | int:
+def _sockets(option: str, value: object) -> str | int:
     if value in (AUTO, CELLS):
         return str(value)
-    return _count("sockets", value, MAX_VCPUS, "'auto', 'cells' or ")
+    return _count(option, value, MAX_VCPUS, "'auto', 'cells' or ")
 
 
 def matrix_text(matrix: Matrix) -> str:
@@ -286,7 +226,7 @@ def matrix_text(matrix: Matrix) -> str:
     return ";".join(",".join(map(str, row)) for row in matrix)
 
 
-def _distances(value: object) -> str | Matrix:
+def _distances(option: str, value: object) -> str | Matrix:
     if value in ("host", "none"):
         return str(value)
     rows = _rows(value)
@@ -303,7 +243,7 @@ def _distances(value: object) -> str | Matrix:
         or any(len(line) != len(numbers) for line in numbers)
     ):
         raise PolicyError(
-            "distances must be 'host', 'none', or a full matrix such as [[10, 21], [21, 10]]: 10 "
+            f"{option} must be 'host', 'none', or a full matrix such as [[10, 21], [21, 10]]: 10 "
             f"from a cell to itself, and 11 to 254 to every other, not '{value}'."
         )
     return tuple(tuple(number or 0 for number in line) for line in numbers)
@@ -327,26 +267,26 @@ def _split(text: str) -> list[list[str]]:
     return [row.split(",") for row in text.split(";")]
 
 
-def _group(value: object) -> tuple[str, ...]:
+def _group(option: str, value: object) -> tuple[str, ...]:
     """Return the names of hosts, sorted: given by name, as text, or with their facts."""
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, (Mapping, list, tuple)) or not all(
         isinstance(name, str) for name in names
     ):
         raise PolicyError(
-            f"migration_group must be names of hosts, such as [host1, host2], not '{value}'."
+            f"{option} must be names of hosts, such as [host1, host2], not '{value}'."
         )
     return tuple(sorted({name.strip() for name in names} - {""}))
 
 
-def _memory(value: object) -> int:
+def _memory(option: str, value: object) -> int:
     size = parse_size_kib(str(value))
     if size is None:
         raise PolicyError(
-            f"memory must be an integer with a unit, such as '32 GiB', not '{value}'."
+            f"{option} must be an integer with a unit, such as '32 GiB', not '{value}'."
         )
     if not 1 <= size <= MAX_MEMORY_KIB:
-        raise PolicyError(f"memory must be from 1 KiB to {MAX_MEMORY_KIB} KiB, not '{value}'.")
+        raise PolicyError(f"{option} must be from 1 KiB to {MAX_MEMORY_KIB} KiB, not '{value}'.")
     return size
 
 
@@ -356,19 +296,18 @@ def _pinning(option: str, value: object) -> str | tuple[int, ...]:
     return _set(option, value, "'none', 'nodes' or a cpuset such as '0-1'")
 
 
-def _pinning_text(value: str | tuple[int, ...]) -> str:
-    return value if isinstance(value, str) else format_cpuset(value)
-
-
-def _reserved(value: object) -> tuple[tuple[int, ...], bool]:
-    """Return the pCPUs that are reserved, and whether the isolated ones are too."""
-    if value in (None, "", []):
-        return (), False
+def _reserved(option: str, value: object) -> tuple[int, ...]:
+    """Return the pCPUs that are reserved by number."""
     parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
     named = [part for part in parts if str(part).strip() != ISOLATED]
-    if len(named) == len(parts):
-        return _set("reserved_cpus", value, _RESERVED_FORM), False
-    return _set("reserved_cpus", named, _RESERVED_FORM) if named else (), True
+    if value in ("", []) or not named:
+        return ()
+    return _set(option, value if len(named) == len(parts) else named, _RESERVED_FORM)
+
+
+def _reserves_isolated(value: object) -> bool:
+    parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    return any(str(part).strip() == ISOLATED for part in parts)
 
 
 def _set(option: str, value: object, form: str) -> tuple[int, ...]:
@@ -391,3 +330,92 @@ def _count(option: str, value: object, highest: int, form: str = "") -> int:
 
 def _listed(values: list[str] | tuple[str, ...], word: str = "and") -> str:
     return f"{', '.join(values[:-1])} {word} {values[-1]}"
+
+
+def _text(value: Any) -> str | None:
+    """Write a value as the user does: ids as a cpuset, a matrix as one word, a flag as in YAML."""
+    if value is None or value == ():
+        return None
+    if isinstance(value, tuple):
+        return matrix_text(value) if isinstance(value[0], tuple) else format_cpuset(value)
+    if isinstance(value, Fraction):
+        return f"{float(value):.3f}".rstrip("0").rstrip(".")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One policy option; its default is that of its field.
+
+    Attributes:
+        read: checks what was given, by its name and value, and returns what the field has then.
+        text: writes that as the user does, None for what is not given.
+        field: of `Policy`, where it has another name.
+        type: of the module's argument.
+        choices: all there are, the first one the default; () for an option of another kind.
+    """
+
+    read: Callable[[str, Any], object]
+    text: Callable[[Any], str | None] = _text
+    field: str = ""
+    type: str = "str"
+    choices: tuple[str, ...] = ()
+
+    def typed(self, default: str) -> object:
+        """Return a default, as the user writes it, in the type of the module's argument."""
+        if self.type == "bool":
+            return default == "true"
+        return {"int": int, "float": float}.get(self.type, str)(default)
+
+
+def _choice(*choices: str) -> Option:
+    """Return an option with a fixed set of values."""
+
+    def read(option: str, value: object) -> str:
+        if value not in choices:
+            raise PolicyError(f"{option} must be one of {_listed(choices, 'or')}, not '{value}'.")
+        return str(value)
+
+    return Option(read, choices=choices)
+
+
+def _number(highest: int) -> Option:
+    """Return an option that is a number, if it is given."""
+    return Option(lambda option, value: _count(option, value, highest), type="int")
+
+
+#: Every policy option: the one table. The module's arguments, the entries of its guests, defaults,
+#: records and `Policy` itself follow from it. The documentation, the role and the pages are
+#: compared with it by tests.
+OPTIONS: Mapping[str, Option] = {
+    "state": _choice("present", "absent"),
+    "distribution": _choice("contiguous", "interleave", "round_robin"),
+    "split": _choice("even", "proportional"),
+    "pinning": _choice("node", "cache", "core", "cpu", "none", "keep"),
+    "memory_mode": _choice("strict", "preferred", "restrictive", "none"),
+    "cpu_mode": _choice("keep", "host-passthrough"),
+    "remainder": _choice("spread", "fail"),
+    "placement": _choice("pack", "spread"),
+    "device_locality": _choice("prefer", "require", "ignore"),
+    "dies": _choice("none", "host"),
+    "reserved_cpus": Option(_reserved),
+    "nodes": Option(_nodes),
+    "auto_nodes": Option(_auto_nodes),
+    "widen": Option(_flag, type="bool"),
+    "cpu_overcommit": Option(_overcommit, type="float"),
+    "reserved_memory_mib": Option(_mebibytes, type="int"),
+    "cells": _number(MAX_CELLS),
+    "threads": Option(_threads, lambda threads: _text(threads) or AUTO),
+    "sockets": Option(_sockets),
+    "granule_kib": _number(MAX_GRANULE_KIB),
+    "distances": Option(_distances, type="raw"),
+    "migration_group": Option(_group, lambda names: ",".join(names) or None, type="raw"),
+    "vcpus": _number(MAX_VCPUS),
+    "memory": Option(_memory, lambda kib: None if kib is None else show_size(kib), "memory_kib"),
+    "emulator_pinning": Option(_pinning),
+    "iothread_pinning": Option(_pinning),
+}
+#: Options with a fixed set of values; the first one is the default.
+CHOICES = {name: option.choices for name, option in OPTIONS.items() if option.choices}
+#: Every policy option, with its default as the user writes it.
+DEFAULTS = _as_text(Policy())

@@ -47,3 +47,12 @@ def show_size(kib: int) -> str:
         if kib and kib % 1024**power == 0:
             return f"{kib // 1024**power} {unit}"
     return f"{kib} KiB"
+
+
+def granule_kib(arch: str) -> int:
+    """Return what libvirt aligns a cell's memory to when it starts a guest of an architecture.
+
+    256 MiB on ppc64, else 1 MiB (qemuDomainGetMemorySizeAlignment and
+    qemuDomainAlignMemorySizes, src/qemu/qemu_domain.c).
+    """
+    return (256 if arch.startswith("ppc64") else 1) << 10

@@ -475,12 +475,14 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import run
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import partition
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import CHOICES, DEFAULTS
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
+    argument_spec,
+    override_spec,
+)
 
 
 def main() -> None:
     """Run the module."""
-    override: dict[str, Any] = {"type": "str"}
     spec: dict[str, Any] = {
         "uri": {"type": "str", "default": "qemu:///system"},
         "daemon_timeout": {"type": "float", "default": 60},
@@ -488,13 +490,8 @@ def main() -> None:
             "type": "list",
             "elements": "dict",
             "required": True,
-            "options": {
-                "name": {"type": "str", "required": True},
-                # Checked with the guest's name at hand, so that the sentence can name it.
-                **dict.fromkeys(DEFAULTS, override),
-                "distances": {"type": "raw"},
-                "migration_group": {"type": "raw"},
-            },
+            # Checked with the guest's name at hand, so that the sentence can name it.
+            "options": {"name": {"type": "str", "required": True}, **override_spec()},
         },
         "host": {"type": "dict"},
         "managed_save": {"type": "str", "choices": ["refuse", "drop"], "default": "refuse"},
@@ -503,22 +500,7 @@ def main() -> None:
         "planned_ledger": {"type": "str"},
         "rebalance": {"type": "bool", "default": False},
         "state_dir": {"type": "path"},
-        **{option: {"type": "str", "default": default} for option, default in DEFAULTS.items()},
-        **{
-            option: {"type": "str", "choices": list(values), "default": values[0]}
-            for option, values in CHOICES.items()
-        },
-        "cells": {"type": "int"},
-        "granule_kib": {"type": "int"},
-        "distances": {"type": "raw", "default": "host"},
-        "migration_group": {"type": "raw"},
-        "vcpus": {"type": "int"},
-        "memory": {"type": "str"},
-        "reserved_cpus": {"type": "str"},
-        "auto_nodes": {"type": "str"},
-        "widen": {"type": "bool", "default": False},
-        "cpu_overcommit": {"type": "float", "default": 1.0},
-        "reserved_memory_mib": {"type": "int", "default": 1024},
+        **argument_spec(),
     }
     run(AnsibleModule(argument_spec=spec, supports_check_mode=True), partition)
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import Definition
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import HypervisorError
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.cpu_drivers import CpuDrivers
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.daemon_limits import CpuDrivers
 
 
 class FakeCpuDrivers(CpuDrivers):

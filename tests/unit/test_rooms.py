@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Imports go one way: from the rooms below to those above.
 
-The rooms are those of plugins/module_utils; plugins/plugin_utils is below them all.
+The rooms are those of plugins/module_utils; plugins/plugin_utils is below them all. And what each
+module brings along has a budget.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sysconfig
+from dataclasses import asdict
 from pathlib import Path
 
+import closures
 import pytest
+from closures import Size, closure, size
 
 MODULE_UTILS = Path(__file__).resolve().parents[2] / "plugins/module_utils"
 #: From top to bottom; a room may import from itself and from the rooms above it.
@@ -24,12 +28,25 @@ ROOMS = (
     ("_hypervisor",),
     ("_module",),
 )
+#: Rooms above that a room does without: what a definition says is no matter of plans.
+APART = {"_domain": {"_planner"}}
 #: What a room may import besides the standard library and the rooms above.
 FOREIGN = {"_domain": {"lxml"}, "_hypervisor": {"libvirt"}, "_module": {"ansible"}}
 #: What runs on the controller alone, and what it may import of the rooms.
 PLUGIN_UTILS = MODULE_UTILS.parent / "plugin_utils"
 CONTROLLER = {"jinja2", "markupsafe"}
 SHARED = ("_errors", "_cpuset", "_model")
+#: Most files, lines and lines of code that Ansible packs with a module, counted as in closures.py.
+#: A feature shows its price here; what falls well below is set to what it is.
+BUDGET = {
+    "vnuma_facts": Size(files=11, lines=1930, code=980),
+    "vnuma_info": Size(files=61, lines=12050, code=6920),
+    "vnuma_migrate": Size(files=76, lines=14790, code=8560),
+    "vnuma_partition": Size(files=63, lines=12660, code=7080),
+    "vnuma_restart": Size(files=37, lines=6670, code=3720),
+}
+#: How far below its budget a figure may be.
+_SLACK = 0.04
 LEVELS = {name: level for level, names in enumerate(ROOMS) for name in names}
 
 
@@ -68,6 +85,7 @@ def test_imports_go_one_way(path: Path) -> None:
             assert known, f"{module} in room {room}"
         elif dots == depth:
             assert LEVELS[first] <= LEVELS[room], f"{room} imports {module} from below"
+            assert first not in APART.get(room, ()), f"{room} imports {module}"
         else:
             assert dots == 1, f"{module}: imports inside a room are relative to it"
 
@@ -84,3 +102,65 @@ def test_the_controllers_own_imports(path: Path) -> None:
             assert _is_standard(first) or first in CONTROLLER, module
         else:
             assert dots == 1, f"{module}: imports inside a room are relative to it"
+
+
+def test_every_module_has_a_budget() -> None:
+    """A new module has none yet."""
+    assert sorted(BUDGET) == sorted(path.stem for path in MODULE_UTILS.parent.glob("modules/*.py"))
+
+
+@pytest.mark.parametrize("module", BUDGET)
+def test_what_ansible_packs(module: str) -> None:
+    """Every import counts, also those inside functions: Ansible packs them all the same."""
+    told = _outside(BUDGET[module], size(closure(module)))
+    assert not told, (
+        f"{module} {', '.join(told)}; make it smaller, or set BUDGET to what it is. "
+        f"'python3 tests/unit/closures.py {module}' shows the figures of each file."
+    )
+
+
+def _outside(budget: Size, now: Size) -> list[str]:
+    """Return what is over a budget, or so far below it that the budget says nothing any more."""
+    return [
+        f"has {has} {what}, {'over' if has > most else 'well below'} its budget of {most}"
+        for what, most in asdict(budget).items()
+        for has in (getattr(now, what),)
+        if not most * (1 - _SLACK) - 1 <= has <= most
+    ]
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        (Size(20, 1000, 500), []),
+        (Size(19, 961, 481), []),
+        (Size(21, 1000, 500), ["has 21 files, over its budget of 20"]),
+        (Size(20, 1001, 500), ["has 1001 lines, over its budget of 1000"]),
+        (Size(20, 1000, 470), ["has 470 code, well below its budget of 500"]),
+    ],
+)
+def test_a_budget_is_kept_from_both_sides(now: Size, told: list[str]) -> None:
+    """Neither more than it, nor so much less that a feature could come in unseen."""
+    assert _outside(Size(20, 1000, 500), now) == told
+
+
+def test_what_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imports inside functions, of whole modules and of names; each file once, with its code."""
+    utils = "ansible_collections.kvm.vnuma.plugins.module_utils"
+    texts = {
+        "modules/m.py": f"DOCUMENTATION = (\n)\nfrom {utils}._room.a import f\n\nf()\n",
+        "module_utils/_room/a.py": "def f():\n    # Late.\n    from . import b\n    b.x()\n",
+        "module_utils/_room/b.py": "import os\nfrom .._top import g\n\nx = (\n    1,\n)\n",
+        "module_utils/_top.py": "from ._room.a import f\n",
+        "module_utils/_unused.py": "y = 1\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(closures, "PLUGINS", tmp_path)
+    found = closure("m")
+    assert {str(path.relative_to(tmp_path)) for path in found} == texts.keys() - {
+        "module_utils/_unused.py"
+    }
+    # f() of the module, def and call of a, the three lines of x.
+    assert size(found) == Size(files=4, lines=16, code=6)

@@ -67,7 +67,7 @@ class Definition:
         kind = self.root.find("os/type")
         return "" if kind is None else str(kind.get("arch", ""))
 
-    @property
+    @cached_property
     def record(self) -> Element | None:
         """The record in it, None where this collection has not partitioned the guest."""
         return find_record(self.root)

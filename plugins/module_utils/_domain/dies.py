@@ -7,18 +7,17 @@ To a guest's kernel, the cores of a die share an L3 cache, and it places threads
 
 from __future__ import annotations
 
+from .._cpuset import numbered
 from .._model.domain import ManagedState
 from .._model.host import Host
 from .._model.layout import Ids
-from .wording import Drift, numbered
+from .words import Drift
 
 
 def die_drift(state: ManagedState, host: Host) -> list[Drift]:
     """Return which dies of a guest are not within one L3 cache of the host.
 
-    Args:
-        state: what a definition says of the guest.
-        host: whose pCPUs the pins mean. Where it lists no caches, nothing can be told.
+    Where the host lists no caches, nothing can be told.
     """
     split = _split_dies(state, host)
     if not split:

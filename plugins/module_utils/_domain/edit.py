@@ -20,7 +20,7 @@ from .._policy import Policy, policy_to_record
 from .compare import has_rfc_switch
 from .definition import Definition, secrets, wanted_of
 from .element import CONTAINERS, drop_empty_containers
-from .managed import MANAGED
+from .managed import MANAGED, MEMORY
 from .record import (
     NAMESPACE,
     ORIGINAL,
@@ -31,11 +31,12 @@ from .record import (
     original,
     recorded_policy,
 )
-from .size import MEMORY
 from .state import read_state
 from .validate import check_outgrown
-from .xml import Element, elements, etree, insert_after, remove, to_text
+from .xml import Element, copied, elements, etree, insert_after, remove, to_text
 
+#: Root of a layout that is kept.
+LAYOUT = "layout"
 #: Elements that stand before <metadata> in libvirt's order.
 _BEFORE_METADATA = ("name", "uuid", "genid", "title", "description")
 
@@ -45,7 +46,6 @@ class Edit:
     """What came of an edit.
 
     Attributes:
-        definition: the definition to have.
         changed: False where it is the one that was there: nothing needs to be written.
     """
 
@@ -102,6 +102,23 @@ def restored(definition: Definition) -> Edit:
         return Edit(Definition(to_text(root, definition.text), root), changed=True)
     except VnumaError as error:
         raise error.for_guest(definition.name) from None
+
+
+def keep_layout(definition: Definition) -> str:
+    """Return the layout of a definition as text: its managed elements and its record.
+
+    Raises:
+        DomainError: when one of them is malformed.
+    """
+    layout = etree.Element(LAYOUT, nsmap={"vnuma": NAMESPACE})
+    kept = etree.SubElement(layout, ORIGINAL)
+    mark_created(kept, [name for name in CONTAINERS if definition.root.find(name) is None])
+    for element in MANAGED:
+        element.keep(definition.root, kept)
+    if definition.record is not None:
+        layout.append(copied(definition.record))
+    # Not indented: the record is put back as it stood.
+    return str(etree.tostring(layout, encoding="unicode")) + "\n"
 
 
 def means_the_same(first: Definition, second: Definition) -> bool:
@@ -247,9 +264,7 @@ def _meaning(element: Element | None) -> tuple[object, ...] | None:
 def _unmanaged(root: Element, asked: Collection[str]) -> Counter[tuple[str, str, str]]:
     """Return everything that is not managed, as (path, attribute, value).
 
-    Args:
-        root: the definition.
-        asked: policy options that are in use; without its option an element is not managed.
+    Without its policy option in *asked*, an element is not managed.
     """
     managed = {
         path

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from .wording import Difference
 from .xml import Element, copied, elements, etree, insert_after, remove
 
 #: What a definition says of a managed element.
@@ -33,112 +32,97 @@ CONTAINERS = {CPUTUNE: _BEFORE_CPUTUNE, NUMATUNE: _BEFORE_NUMATUNE, CPU: _BEFORE
 
 
 class ManagedElement(Generic[V]):
-    """One managed element.
+    """One managed element: elements of some tags, as a rule of one, in a container.
 
-    Attributes:
+    Args:
         field: of `ManagedState` that it is read into.
-        what: how a difference in it is called in results.
-        paths: of the elements that it is made of, from the root of a definition.
-        option: policy option without which it is left alone; '' where it is always managed.
-        stays: whether it stays as it is once the policy no longer asks for it, until the guest is
-            restored; nobody loses vCPUs or memory because a line of a playbook went.
-        live: whether libvirt changes it in a running guest.
-        visible: whether the guest's kernel sees it, and pins belong to it.
-        own: whether a guest on one node keeps its own.
-        of_host: whether it names pCPUs or nodes of the host.
-        rank: where a difference in it is told of; the weightiest come first.
+        container: child of ``<domain>`` that they stand in, '' for ``<domain>`` itself.
+        tags: theirs.
+        before: what stands before them in the container.
     """
 
+    #: Policy option without which it is left alone; '' where it is always managed.
     option = ""
+    #: Whether it stays as it is once the policy no longer asks for it, until the guest is restored:
+    #: nobody loses vCPUs or memory because a line of a playbook went.
     stays = False
+    #: Element of the record that copies are put into, '' for the record itself.
+    wrapper = ""
+    #: Whether libvirt changes it in a running guest.
     live = False
+    #: Whether the guest's kernel sees it, and pins belong to it.
     visible = False
+    #: Whether a guest on one node keeps its own.
     own = False
+    #: Whether it names pCPUs or nodes of the host.
     of_host = False
-    rank = 2
 
-    def __init__(self, field: str, what: str, paths: Sequence[str] = ()) -> None:
-        self.field, self.what, self.paths = field, what, tuple(paths)
+    def __init__(
+        self, field: str, container: str, tags: Sequence[str], before: Sequence[str] = ()
+    ) -> None:
+        self.field, self.container = field, container
+        self.tags, self.before = tuple(tags), tuple(before)
+
+    @property
+    def tag(self) -> str:
+        """The tag of one that has a single one."""
+        return self.tags[0]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The elements that it is made of, from the root of a definition."""
+        return tuple(f"{self.container}/{tag}".lstrip("/") for tag in self.tags)
 
     def read(self, root: Element) -> V:
         """Return what a definition says, as the field of `ManagedState` has it."""
         raise NotImplementedError
 
-    def write(self, root: Element, value: V) -> None:
-        """Let a definition say that."""
-        raise NotImplementedError
-
-    def keep(self, root: Element, kept: Element) -> None:
-        """Put a copy of what a definition says into the record."""
-        raise NotImplementedError
-
-    def restore(self, root: Element, kept: Element) -> None:
-        """Let a definition say again what the record kept."""
-        raise NotImplementedError
-
-    def forget(self, kept: Element) -> None:
-        """Take it out of the record."""
-        raise NotImplementedError
-
-    def is_kept(self, kept: Element) -> bool:
-        """Tell whether the record kept anything, for an element that stays."""
-        return False
-
-    def show(self, root: Element, shown: Element) -> None:
-        """Put a copy of what a definition says into a document that is shown to the user."""
-        raise NotImplementedError
-
-    def differences(self, first: V, second: V) -> Iterator[Difference]:
-        """Put into words what differs between two values of the field."""
-        raise NotImplementedError
-
-
-class ChildElements(ManagedElement[V]):
-    """Elements of one tag in a container.
-
-    Args:
-        field: see `ManagedElement`.
-        what: see `ManagedElement`.
-        container: child of ``<domain>`` that they stand in.
-        tag: theirs.
-        before: what stands before them in the container.
-    """
-
-    def __init__(
-        self, field: str, what: str, container: str, tag: str, before: Sequence[str]
-    ) -> None:
-        super().__init__(field, what, (f"{container}/{tag}",))
-        self.container, self.tag, self.before = container, tag, tuple(before)
-
     def format(self, value: V) -> list[Element]:
         """Return the elements that say this."""
         raise NotImplementedError
 
+    def write(self, root: Element, value: V) -> None:
+        """Let a definition say that."""
+        self.replace(root, self.format(value))
+
     def found(self, root: Element) -> Iterator[Element]:
         """Return the elements of a definition."""
-        return elements(root.find(self.container), self.tag)
+        return elements(root.find(self.container) if self.container else root, *self.tags)
 
-    def write(self, root: Element, value: V) -> None:
+    def replace(self, root: Element, new: list[Element]) -> None:
         """Replace the elements, all at once: there may be thousands."""
-        replace_elements(root, self.container, self.tag, self.before, self.format(value))
+        if not new and self.container and root.find(self.container) is None:
+            return
+        parent = container_of(root, self.container) if self.container else root
+        for old in list(elements(parent, *self.tags)):
+            remove(old)
+        insert_after(parent, self.before, *new)
 
     def keep(self, root: Element, kept: Element) -> None:
-        """Copy the elements into the record."""
+        """Put copies of what a definition says into the record."""
         copies = [copied(element) for element in self.found(root)]
-        insert_after(kept, [child.tag for child in kept], *copies)
+        if self.wrapper:
+            etree.SubElement(kept, self.wrapper).extend(copies)
+        else:
+            insert_after(kept, [child.tag for child in kept], *copies)
 
     def restore(self, root: Element, kept: Element) -> None:
-        """Put the copies back."""
-        copies = [copied(element) for element in elements(kept, self.tag)]
-        replace_elements(root, self.container, self.tag, self.before, copies)
+        """Let a definition say again what the record kept."""
+        place = kept.find(self.wrapper) if self.wrapper else kept
+        if place is not None:
+            self.replace(root, [copied(element) for element in elements(place, *self.tags)])
 
     def forget(self, kept: Element) -> None:
-        """Remove the copies."""
-        for element in list(elements(kept, self.tag)):
+        """Take it out of the record."""
+        for element in list(elements(kept, *([self.wrapper] if self.wrapper else self.tags))):
             remove(element)
 
+    def is_kept(self, kept: Element) -> bool:
+        """Tell whether the record kept anything, for an element that stays."""
+        return self.stays and kept.find(self.wrapper) is not None
+
     def show(self, root: Element, shown: Element) -> None:
-        """Copy the elements, in their container."""
+        """Put copies into a document that is shown to the user, in their container."""
         copies = [copied(element) for element in self.found(root)]
         if copies:
             shown_container(shown, self.container).extend(copies)
@@ -155,18 +139,6 @@ def drop_empty_containers(root: Element, names: Collection[str]) -> None:
             remove(container)
 
 
-def replace_elements(
-    root: Element, container: str, tag: str, before: Sequence[str], new: list[Element]
-) -> None:
-    """Replace all elements of one tag in a container, which is made where it has to be."""
-    if not new and root.find(container) is None:
-        return
-    parent = container_of(root, container)
-    for old in list(elements(parent, tag)):
-        remove(old)
-    insert_after(parent, before, *new)
-
-
 def container_of(root: Element, name: str) -> Element:
     """Return a container of a definition, made where it has none."""
     found = root.find(name)
@@ -178,7 +150,7 @@ def container_of(root: Element, name: str) -> Element:
 
 def shown_container(shown: Element, name: str) -> Element:
     """Return a container of a document for the user, made at the end where it has none."""
-    found = shown.find(name)
+    found = shown.find(name) if name else shown
     return etree.SubElement(shown, name) if found is None else found
 
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The layout that a guest runs with, apart from its definition: kept as text, and put back.
+"""The layout that a guest runs with, which was kept as text (by `keep_layout`, in edit): put back.
 
 A guest that does not start with its new layout goes back to the one that it ran with. By then its
 owner may have changed anything else: a snapshot gives it another disk, a password is set. So the
@@ -17,43 +17,21 @@ from .._errors import DomainError, VnumaError
 from .._model.domain import ManagedState
 from .compare import needs_restart
 from .definition import Definition
-from .edit import Edit, drop_record, mark_created, means_the_same, options_in_use, write_record
-from .element import CONTAINERS, drop_empty_containers
+from .edit import LAYOUT, Edit, drop_record, means_the_same, options_in_use, write_record
+from .element import drop_empty_containers
 from .managed import MANAGED
-from .record import NAMESPACE, ORIGINAL, PARTITION, created_containers, find_record, original
+from .record import ORIGINAL, PARTITION, created_containers, find_record, original
 from .state import read_state
 from .validate import cell_references, outgrown
 from .xml import Element, copied, elements, etree, parse_xml, to_text
 
-_LAYOUT = "layout"
 _DAMAGED = "the layout that was kept for it is damaged."
-
-
-def keep_layout(definition: Definition) -> str:
-    """Return the layout of a definition as text: its managed elements and its record.
-
-    Raises:
-        DomainError: when one of them is malformed.
-    """
-    layout = etree.Element(_LAYOUT, nsmap={"vnuma": NAMESPACE})
-    kept = etree.SubElement(layout, ORIGINAL)
-    mark_created(kept, [name for name in CONTAINERS if definition.root.find(name) is None])
-    for element in MANAGED:
-        element.keep(definition.root, kept)
-    if definition.record is not None:
-        layout.append(copied(definition.record))
-    # Not indented: the record is put back as it stood.
-    return str(etree.tostring(layout, encoding="unicode")) + "\n"
 
 
 def runs_with(live: Definition, text: str) -> bool:
     """Tell whether a guest runs with a layout that was kept.
 
     It does not where it was started with another one since then.
-
-    Args:
-        live: the definition that it runs with.
-        text: see `keep_layout`.
 
     Raises:
         DomainError: when the text is damaged.
@@ -73,10 +51,6 @@ def runs_with(live: Definition, text: str) -> bool:
 
 def put_back(definition: Definition, text: str) -> Edit:
     """Put a layout that was kept into a definition as it is now; nothing else of it changes.
-
-    Args:
-        definition: of this moment.
-        text: see `keep_layout`.
 
     Raises:
         DomainError: when the text is damaged, or the definition has changed so that the layout is
@@ -114,7 +88,7 @@ def _check_fits(root: Element, now: Definition, then: ManagedState, resized: boo
 def _read(text: str) -> tuple[Element, Element | None]:
     """Return what was kept, and the record that went with it."""
     try:
-        layout = parse_xml(text, _LAYOUT, DomainError, "kept layout")
+        layout = parse_xml(text, LAYOUT, DomainError, "kept layout")
     except VnumaError:
         raise DomainError(_DAMAGED) from None
     if layout.find(ORIGINAL) is None:

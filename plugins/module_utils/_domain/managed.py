@@ -1,69 +1,157 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The managed elements: the one place that knows how each is read, written, compared and worded.
+"""The managed elements: the one place that knows how each is read and written.
 
 A managed element is an entry of `MANAGED`. Who adds one adds a field to `ManagedState` (in
 _model/domain) for what it says, an entry here, and a line to `wanted_state` (in state) for what a
-layout would have it say.
+layout would have it say; and one to `WORDS` (in words) for how a difference in it is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Optional
 
 from .._cpuset import format_cpuset, parse_cpuset
 from .._errors import DomainError
 from .._model.domain import Binding
-from .._model.layout import Cell, Ids, Topology
+from .._model.layout import Cell, Ids, MemorySize, Topology, VcpuCount
 from .._policy import MAX_CELLS, MAX_VCPUS
-from .element import (
-    CPU,
-    CPUTUNE,
-    NUMATUNE,
-    ChildElements,
-    ManagedElement,
-    container_of,
-    only,
-    replace_elements,
-    shown_container,
-)
-from .size import MEMORY, VCPUS
-from .units import MAX_DISTANCE, MAX_UINT, integer, kib
-from .wording import (
-    Difference,
-    binding_text,
-    cell_text,
-    cells_text,
-    numbered,
-    pinned_text,
-    topology_text,
-)
-from .xml import Element, copied, elements, etree, in_bytes, remove
+from .element import CPU, CPUTUNE, NUMATUNE, ManagedElement, container_of, only, shown_container
+from .units import MAX_DISTANCE, MAX_UINT, integer, kib, memory_kib
+from .xml import Element, copied, elements, etree, in_bytes, insert_after, remove
 
 _QUOTAS = (
     *("shares", "global_period", "global_quota", "period", "quota"),
     *("emulator_period", "emulator_quota", "iothread_period", "iothread_quota"),
 )
 _CPU_MODEL = ("model", "vendor")
-#: How an operator pins the vCPUs of a running guest by hand.
-PIN_BY_HAND = "'virsh vcpupin --live'"
+#: What stands before each in a definition (virDomainDefFormatInternalSetRootName,
+#: src/conf/domain_conf.c in libvirt).
+_BEFORE_MEMORY = ("name", "uuid", "genid", "title", "description", "metadata", "maxMemory")
+_BEFORE_VCPUS = (
+    *(*_BEFORE_MEMORY, "memory", "currentMemory", "blkiotune", "memtune", "memoryBacking"),
+    "vcpu",
+)
 
 
-class _Pins(ChildElements[Mapping[int, Ids]]):
+class _Vcpus(ManagedElement[Optional[VcpuCount]]):
+    """``<vcpu>`` with ``current``, and ``<vcpus>``, which says of each whether it is online."""
+
+    option = "vcpus"
+    stays = True
+    wrapper = "vcpuCount"
+    visible = True
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The list alone: of the other only some parts are managed."""
+        return ("vcpus",)
+
+    def read(self, root: Element) -> VcpuCount | None:
+        vcpu = root.find("vcpu")
+        if vcpu is None:
+            return None
+        most = integer(vcpu.text, "<vcpu>", MAX_VCPUS, 1)
+        listed = list(elements(root.find("vcpus"), "vcpu"))
+        if listed:
+            # libvirt refuses ids beyond the number of vCPUs (virDomainVcpuParse, domain_conf.c).
+            online = sorted(
+                integer(one.get("id"), "vcpu id", most - 1)
+                for one in listed
+                if one.get("enabled") == "yes"
+            )
+            return VcpuCount(most, tuple(online))
+        current = integer(vcpu.get("current") or str(most), "<vcpu current>", most)
+        return VcpuCount(most, tuple(range(current)))
+
+    def write(self, root: Element, value: VcpuCount | None) -> None:
+        vcpu, listed = root.find("vcpu"), root.find("vcpus")
+        if value is None or vcpu is None:
+            return
+        vcpu.text = str(value.most)
+        vcpu.attrib.pop("current", None)
+        if len(value.online) < value.most:
+            vcpu.set("current", str(len(value.online)))
+        if listed is None:
+            return
+        if len(value.online) == value.most:
+            remove(listed)
+            return
+        ids = {
+            integer(one.get("id"), "vcpu id", MAX_VCPUS): one for one in elements(listed, "vcpu")
+        }
+        for number in ids.keys() - set(range(value.most)):
+            remove(ids[number])
+        offline = [number for number in range(value.most) if number not in ids]
+        insert_after(
+            listed,
+            ("vcpu",),
+            *(
+                etree.Element("vcpu", {"id": str(one), "enabled": "no", "hotpluggable": "yes"})
+                for one in offline
+            ),
+        )
+
+    def restore(self, root: Element, kept: Element) -> None:
+        copy, vcpu = kept.find("vcpuCount"), root.find("vcpu")
+        if copy is None or vcpu is None:
+            return
+        before = copy.find("vcpu")
+        vcpu.text = before.text
+        vcpu.attrib.pop("current", None)
+        if before.get("current") is not None:
+            vcpu.set("current", before.get("current"))
+        for listed in list(elements(root, "vcpus")):
+            remove(listed)
+        insert_after(root, _BEFORE_VCPUS, *(copied(one) for one in elements(copy, "vcpus")))
+
+    def show(self, root: Element, shown: Element) -> None:
+        """Leave it to the placement of the vCPUs, which shows how many there are."""
+
+
+class _Memory(ManagedElement[Optional[MemorySize]]):
+    """``<memory>`` and ``<currentMemory>``."""
+
+    option = "memory"
+    stays = True
+    wrapper = "memorySize"
+
+    def read(self, root: Element) -> MemorySize | None:
+        memory, current = root.find("memory"), root.find("currentMemory")
+        if memory is None:
+            return None
+        total_kib = memory_kib(memory)
+        return MemorySize(total_kib, total_kib if current is None else memory_kib(current))
+
+    def write(self, root: Element, value: MemorySize | None) -> None:
+        memory, current = root.find("memory"), root.find("currentMemory")
+        if value is None or memory is None:
+            return
+        _set_kib(memory, value.total_kib)
+        if current is None and value.current_kib != value.total_kib:
+            current = etree.Element("currentMemory")
+            insert_after(root, (*_BEFORE_MEMORY, "memory"), current)
+        if current is not None:
+            _set_kib(current, value.current_kib)
+
+
+def _set_kib(element: Element, kib: int) -> None:
+    element.text = str(kib)
+    element.set("unit", "KiB")
+
+
+class _Pins(ManagedElement[Mapping[int, Ids]]):
     """Pins of threads: ``<vcpupin>``, ``<emulatorpin>`` or ``<iothreadpin>``."""
 
     live = of_host = True
 
-    def __init__(
-        self, field: str, tag: str, before: Sequence[str], names: tuple[str, str], option: str
-    ) -> None:
-        super().__init__(field, field, CPUTUNE, tag, before)
-        self.one, self.many = names
+    def __init__(self, field: str, tag: str, before: Sequence[str], option: str) -> None:
+        super().__init__(field, CPUTUNE, [tag], before)
         self.option = option
         #: Attribute with the number of the thread; there is only one emulator.
-        self.key = "" if self.one == "the emulator" else tag.removesuffix("pin")
+        self.key = "" if tag == "emulatorpin" else tag.removesuffix("pin")
         # By libvirt's schema (vcpuid and unsignedInt, src/conf/schemas/domaincommon.rng).
         self.most = MAX_VCPUS if self.key == "vcpu" else MAX_UINT
 
@@ -84,25 +172,8 @@ class _Pins(ChildElements[Mapping[int, Ids]]):
             for number, cpus in value.items()
         ]
 
-    def subject(self, numbers: list[int]) -> str:
-        if not self.key:
-            return f"{self.one} is"
-        return f"{numbered(self.one, self.many, numbers)} {'is' if len(numbers) == 1 else 'are'}"
 
-    def differences(
-        self, first: Mapping[int, Ids], second: Mapping[int, Ids]
-    ) -> Iterator[Difference]:
-        alike: dict[tuple[Ids, Ids], list[int]] = {}
-        for number in sorted({*first, *second}):
-            both = (first.get(number, ()), second.get(number, ()))
-            if both[0] != both[1]:
-                alike.setdefault(both, []).append(number)
-        for (one, other), numbers in alike.items():
-            subject = self.subject(numbers)
-            yield Difference(self.what, subject, pinned_text(one), pinned_text(other))
-
-
-class _MemoryBinding(ChildElements[Optional[Binding]]):
+class _MemoryBinding(ManagedElement[Optional[Binding]]):
     """``<numatune><memory>``: the binding of the guest's memory as a whole."""
 
     of_host = True
@@ -113,12 +184,8 @@ class _MemoryBinding(ChildElements[Optional[Binding]]):
     def format(self, value: Binding | None) -> list[Element]:
         return [] if value is None else [_binding_element(self.tag, {}, value)]
 
-    def differences(self, first: Binding | None, second: Binding | None) -> Iterator[Difference]:
-        subject = "its memory as a whole is"
-        yield Difference(self.what, subject, binding_text(first), binding_text(second))
 
-
-class _CellBindings(ChildElements[Mapping[int, Binding]]):
+class _CellBindings(ManagedElement[Mapping[int, Binding]]):
     """``<numatune><memnode>``: the binding of each cell's memory."""
 
     of_host = True
@@ -135,21 +202,11 @@ class _CellBindings(ChildElements[Mapping[int, Binding]]):
             for cell, binding in value.items()
         ]
 
-    def differences(
-        self, first: Mapping[int, Binding], second: Mapping[int, Binding]
-    ) -> Iterator[Difference]:
-        for cell in sorted({*first, *second}):
-            one, other = first.get(cell), second.get(cell)
-            if one != other:
-                subject = f"the memory of cell {cell} is"
-                yield Difference(self.what, subject, binding_text(one), binding_text(other))
 
-
-class _CpuTopology(ChildElements[Optional[Topology]]):
+class _CpuTopology(ManagedElement[Optional[Topology]]):
     """``<cpu><topology>``."""
 
     visible = own = True
-    rank = 1
 
     def read(self, root: Element) -> Topology | None:
         element = next(self.found(root), None)
@@ -183,16 +240,11 @@ class _CpuTopology(ChildElements[Optional[Topology]]):
         ]
         return [etree.Element(self.tag, {part: str(count) for part, count in parts})]
 
-    def differences(self, first: Topology | None, second: Topology | None) -> Iterator[Difference]:
-        subject = "its CPU topology is"
-        yield Difference(self.what, subject, topology_text(first), topology_text(second))
 
-
-class _Cells(ChildElements[tuple[Cell, ...]]):
+class _Cells(ManagedElement[tuple[Cell, ...]]):
     """``<cpu><numa>``: the cells."""
 
     visible = own = True
-    rank = 0
 
     def read(self, root: Element) -> tuple[Cell, ...]:
         numa = next(self.found(root), None)
@@ -205,34 +257,9 @@ class _Cells(ChildElements[tuple[Cell, ...]]):
         numa.extend(_cell_element(cell) for cell in value)
         return [numa]
 
-    def differences(
-        self, first: tuple[Cell, ...], second: tuple[Cell, ...]
-    ) -> Iterator[Difference]:
-        if len(first) != len(second):
-            yield Difference("cells", "it has", cells_text(first), cells_text(second))
-        for one, other in zip(first, second):
-            if cell_text(one) != cell_text(other):
-                yield Difference("cells", f"cell {one.id} has", cell_text(one), cell_text(other))
-            if one.distances != other.distances and len(first) == len(second):
-                yield Difference(
-                    "distances",
-                    f"the distances of cell {one.id} are",
-                    ",".join(map(str, one.distances)) or "not set",
-                    ",".join(map(str, other.distances)) or "not set",
-                )
-            for name, now, then in (
-                ("memAccess", one.memory_access, other.memory_access),
-                ("discard", one.discard, other.discard),
-            ):
-                if now != then:
-                    subject = f"{name} of cell {one.id} is"
-                    yield Difference("cells", subject, now or "not set", then or "not set")
-
 
 class _VcpuPlacement(ManagedElement[str]):
     """``<vcpu placement>``: ``auto`` lets numad choose, which pins would contradict."""
-
-    rank = 4
 
     def read(self, root: Element) -> str:
         vcpu = root.find("vcpu")
@@ -256,15 +283,12 @@ class _VcpuPlacement(ManagedElement[str]):
             attributes = {**only(vcpu, "placement"), **only(vcpu, "current")}
             etree.SubElement(shown, "vcpu", attributes).text = vcpu.text
 
-    def differences(self, first: str, second: str) -> Iterator[Difference]:
-        yield Difference(self.what, "its vCPU placement is", first, second)
-
 
 class _CpuMode(ManagedElement[Optional[str]]):
     """``<cpu mode>``, and the model that belongs to other modes (docs/formatdomain, CPU model)."""
 
     option = "cpu_mode"
-    rank = 3
+    wrapper = CPU
 
     def read(self, root: Element) -> str | None:
         cpu = root.find(CPU)
@@ -281,69 +305,41 @@ class _CpuMode(ManagedElement[Optional[str]]):
             remove(element)
 
     def keep(self, root: Element, kept: Element) -> None:
-        copy, cpu = etree.SubElement(kept, CPU), root.find(CPU)
+        super().keep(root, kept)
+        cpu = root.find(CPU)
         if cpu is not None:
-            copy.attrib.update(cpu.attrib)
-            copy.extend(copied(one) for one in elements(cpu, *_CPU_MODEL))
+            kept[-1].attrib.update(cpu.attrib)
 
     def restore(self, root: Element, kept: Element) -> None:
         copy, cpu = kept.find(CPU), root.find(CPU)
         if copy is None or (cpu is None and not copy.attrib):
             return
+        super().restore(root, kept)
         cpu = container_of(root, CPU)
         cpu.attrib.clear()
         cpu.attrib.update(copy.attrib)
-        for tag, before in (("model", ()), ("vendor", ("model",))):
-            replace_elements(root, CPU, tag, before, [copied(one) for one in elements(copy, tag)])
-
-    def forget(self, kept: Element) -> None:
-        for element in list(elements(kept, CPU)):
-            remove(element)
 
     def show(self, root: Element, shown: Element) -> None:
         cpu = root.find(CPU)
         if cpu is not None:
             shown_container(shown, CPU).attrib.update(only(cpu, "mode"))
 
-    def differences(self, first: str | None, second: str | None) -> Iterator[Difference]:
-        yield Difference(self.what, "its CPU mode is", first or "not set", second or "not set")
 
-
-_VCPU_PINS = _Pins("vcpu_pins", "vcpupin", _QUOTAS, ("vCPU", "vCPUs"), "")
-_EMULATOR_PINS = _Pins(
-    "emulator_pins",
-    "emulatorpin",
-    (*_QUOTAS, "vcpupin"),
-    ("the emulator", "the emulator"),
-    "emulator_pinning",
-)
-_IOTHREAD_PINS = _Pins(
-    "iothread_pins",
-    "iothreadpin",
-    (*_QUOTAS, "vcpupin", "emulatorpin"),
-    ("iothread", "iothreads"),
-    "iothread_pinning",
-)
-
+MEMORY = _Memory("memory", "", ("memory", "currentMemory"), _BEFORE_MEMORY)
+_BEFORE_NUMA = (*_CPU_MODEL, "topology", "cache", "maxphysaddr", "feature")
 #: Every managed element, in the order of a definition.
 MANAGED: tuple[ManagedElement[Any], ...] = (
     MEMORY,
-    VCPUS,
-    _VcpuPlacement("vcpu_placement", "placement"),
-    _VCPU_PINS,
-    _EMULATOR_PINS,
-    _IOTHREAD_PINS,
-    _MemoryBinding("memory_binding", "memory_binding", NUMATUNE, "memory", ()),
-    _CellBindings("cell_bindings", "memory_binding", NUMATUNE, "memnode", ("memory",)),
-    _CpuMode("cpu_mode", "cpu_mode", [f"{CPU}/{tag}" for tag in _CPU_MODEL]),
-    _CpuTopology("topology", "topology", CPU, "topology", _CPU_MODEL),
-    _Cells(
-        "cells",
-        "cells",
-        CPU,
-        "numa",
-        (*_CPU_MODEL, "topology", "cache", "maxphysaddr", "feature"),
-    ),
+    _Vcpus("vcpus", "", ("vcpu", "vcpus")),
+    _VcpuPlacement("vcpu_placement", "", ()),
+    _Pins("vcpu_pins", "vcpupin", _QUOTAS, ""),
+    _Pins("emulator_pins", "emulatorpin", (*_QUOTAS, "vcpupin"), "emulator_pinning"),
+    _Pins("iothread_pins", "iothreadpin", (*_QUOTAS, "vcpupin", "emulatorpin"), "iothread_pinning"),
+    _MemoryBinding("memory_binding", NUMATUNE, ["memory"]),
+    _CellBindings("cell_bindings", NUMATUNE, ["memnode"], ("memory",)),
+    _CpuMode("cpu_mode", CPU, _CPU_MODEL),
+    _CpuTopology("topology", CPU, ["topology"], _CPU_MODEL),
+    _Cells("cells", CPU, ["numa"], _BEFORE_NUMA),
 )
 
 

@@ -15,7 +15,7 @@ from .._policy import Policy, policy_from_options
 from .definition import Definition
 from .managed import MANAGED
 from .record import recorded_policy
-from .state import differences
+from .words import differences
 from .xml import Element, elements, to_text
 
 #: File systems that libvirt takes for shared (virFileIsSharedFSType, src/util/virfile.c of 9.0).
@@ -31,12 +31,7 @@ _PASSED_THROUGH = ("hostdev", "interface[@type='hostdev']")
 
 @dataclass(frozen=True)
 class LocalDisk:
-    """A disk that is a file, and may be on this host alone.
-
-    Attributes:
-        target: its name in the guest, such as ``vda``.
-        path: of the file.
-    """
+    """A disk that is a file, and may be on this host alone."""
 
     target: str
     path: str
@@ -66,13 +61,7 @@ def held_policy(
     It is that of its record. The cells of one that has no migration group are those that it runs
     with, and nodes that were named were those of its source.
 
-    Args:
-        definition: persistent, with the record.
-        live: what it runs with.
-        overrides: options that are the target's own.
-
-    Returns:
-        None for a guest that was never partitioned.
+    Options in *overrides* are the target's own. None for a guest that was never partitioned.
 
     Raises:
         VnumaError: when the record cannot be read, or an option means nothing.

@@ -14,7 +14,6 @@ from .._model.layout import Ids, Layout
 from .._policy import Policy
 from .managed import MANAGED
 from .record import find_record, original
-from .wording import Difference
 from .xml import Element, copied, etree
 
 
@@ -32,10 +31,6 @@ def own_state(root: Element, now: ManagedState) -> ManagedState:
 
     These are what a guest's kernel sees; for a partitioned guest they are as they were before its
     first partition.
-
-    Args:
-        root: the definition.
-        now: what it says.
 
     Raises:
         DomainError: when the record is damaged.
@@ -57,11 +52,7 @@ def wanted_state(
 ) -> ManagedState:
     """Return what a definition is to say of the managed elements.
 
-    Args:
-        layout: of the guest.
-        policy: what it does not ask for stays as it is.
-        now: what the definition says.
-        own: what it says without a partition, see `own_state`.
+    What the policy does not ask for stays as it is *now*; *own* is that of `own_state`.
     """
     mode, bound = layout.memory_mode, layout.memory_mode != "none"
     # libvirt before 9.3 takes 'preferred' with a single node only, and cells may be on several.
@@ -97,29 +88,6 @@ def _kept_pins(layout: Layout, now: ManagedState) -> dict[int, Ids]:
     """Return the pins that a guest has, without those of vCPUs that it will not have."""
     vcpus = layout.vcpus.most if layout.vcpus is not None else len(now.vcpu_pins)
     return {vcpu: cpus for vcpu, cpus in now.vcpu_pins.items() if vcpu < vcpus}
-
-
-def differences(first: ManagedState, second: ManagedState) -> list[Difference]:
-    """Put into words what two definitions differ in."""
-    # A cell that only one of the two has is told of by the number of cells.
-    shared = min(len(first.cells), len(second.cells))
-    first, second = (
-        replace(
-            state,
-            cell_bindings={
-                cell: binding for cell, binding in state.cell_bindings.items() if cell < shared
-            },
-        )
-        for state in (first, second)
-    )
-    return [
-        difference
-        for element in sorted(MANAGED, key=lambda element: element.rank)
-        if getattr(first, element.field) != getattr(second, element.field)
-        for difference in element.differences(
-            getattr(first, element.field), getattr(second, element.field)
-        )
-    ]
 
 
 def managed_text(root: Element) -> str:

@@ -28,11 +28,7 @@ MAX_DISTANCE = 255
 def integer(text: str | None, what: str, most: int, least: int = 0) -> int:
     """Return a number of a definition.
 
-    Args:
-        text: as it is there.
-        what: its place, for the sentence.
-        most: the highest that libvirt takes there.
-        least: the lowest.
+    It is from *least* to *most*, what libvirt takes there; *what* is its place, for the sentence.
 
     Raises:
         DomainError: when it is no number, or out of this range.
@@ -49,11 +45,7 @@ def integer(text: str | None, what: str, most: int, least: int = 0) -> int:
 def kib(text: str | None, unit: str | None, tag: str, least: int = 0) -> int:
     """Return a size in KiB, rounded up as libvirt does (virDomainParseMemory).
 
-    Args:
-        text: the number.
-        unit: its unit, None for KiB.
-        tag: the element, for the sentence.
-        least: the least that libvirt takes there, in KiB.
+    A unit of None is KiB, and so are *least* and the answer; *tag* is for the sentence.
 
     Raises:
         DomainError: when it is no size, out of range, or libvirt does not know the unit.

@@ -16,8 +16,8 @@ from .._cpuset import MAX_ID, parse_cpuset, whole_number
 from .._errors import DomainError
 from .._model.domain import ManagedState
 from .._model.guest import CellReference, VcpuReference
-from .._planner.memory import granule_kib
 from .._policy import MAX_VCPUS
+from .._size import granule_kib
 from .units import integer
 from .xml import Element, elements
 
@@ -89,11 +89,7 @@ def conflicts(root: Element, state: ManagedState) -> tuple[str, ...]:
 def check_outgrown(root: Element, arch: str, before: ManagedState, after: ManagedState) -> None:
     """Refuse to restore what the guest's vCPUs or memory no longer match.
 
-    Args:
-        root: the definition.
-        arch: the guest's architecture.
-        before: what it says of the managed elements now.
-        after: what it would say once restored.
+    *before* is what it says of the managed elements now, *after* what it would say once restored.
 
     Raises:
         DomainError: with both figures.
@@ -108,12 +104,7 @@ def check_outgrown(root: Element, arch: str, before: ManagedState, after: Manage
 
 @dataclass(frozen=True)
 class Misfit:
-    """Why managed elements of earlier no longer go with a definition.
-
-    Attributes:
-        figures: what it had, and what it has now.
-        remedy: what to set again.
-    """
+    """Why managed elements of earlier no longer go with a definition."""
 
     figures: str
     remedy: str
@@ -122,11 +113,8 @@ class Misfit:
 def outgrown(root: Element, arch: str, before: ManagedState, after: ManagedState) -> Misfit | None:
     """Return how a guest's vCPUs or memory differ from those of earlier, None where they fit.
 
-    Args:
-        root: the definition.
-        arch: the guest's architecture.
-        before: what it says of the managed elements now.
-        after: what it would say with those of earlier.
+    *before* is what it says of the managed elements now, *after* what it would say with those of
+    earlier.
     """
     vcpus = integer(root.findtext("vcpu"), "<vcpu>", MAX_VCPUS, 1)
     had = []

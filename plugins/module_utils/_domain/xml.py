@@ -55,11 +55,7 @@ _INDENT = "  "
 def parse_xml(text: str, root_tag: str, error: type[VnumaError], what: str) -> Element:
     """Parse a document and return its root element.
 
-    Args:
-        text: the document.
-        root_tag: the root element it must have.
-        error: what to raise.
-        what: what the text is meant to be, for the sentence, such as ``domain definition``.
+    *what* is what the text is meant to be, for the sentence, such as ``domain definition``.
 
     Raises:
         VnumaError: of the type given, when the text is not well-formed, has another root, or has
@@ -168,11 +164,8 @@ def to_text(root: Element, like: str) -> str:
 
     libvirt quotes attributes by ', and whoever keeps definitions in files wants to see the edit
     and little else. What stands before and after the root element is not written anew: libxml2
-    takes a time for that which grows with the square of the number of comments there.
-
-    Args:
-        root: the root element, whose own attributes are as they were read.
-        like: the text that was read: its quotes, and all outside of its root, are taken over.
+    takes a time for that which grows with the square of the number of comments there. The root's
+    own attributes are as they were read.
     """
     text = str(etree.tostring(root, encoding="unicode", with_tail=False))
     if like.count("='") > like.count('="'):

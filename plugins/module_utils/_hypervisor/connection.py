@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from .._errors import DaemonLostError, GuestGoneError, HypervisorError
-from .events import EventWaiter
 
 try:
     import libvirt
@@ -47,21 +46,14 @@ class Connection:
         uri: without a password, for sentences.
         raw: libvirt's own object, another one after the daemon was away.
 
-    Args:
-        uri: libvirt's connection URI, such as ``qemu:///system``.
-        watch: listen to the guests' events, so that `wait` returns as soon as something happens.
-        patience_s: how long a daemon is waited for, in seconds.
-
     Raises:
         HypervisorError: when there is no connection to be had; the sentence has the remedy.
     """
 
-    def __init__(self, uri: str, watch: bool = False, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, uri: str, patience_s: float = PATIENCE_S) -> None:
         self.uri = _without_password(uri)
         self.patience_s = patience_s
         self._full_uri = uri
-        self._watch = watch
-        self._events = EventWaiter()
         self._reconnecting = threading.Lock()
         # Otherwise libvirt's C library prints every error to stderr, besides raising it.
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
@@ -76,17 +68,11 @@ class Connection:
         with suppress(libvirt.libvirtError):
             self.raw.close()
 
-    def wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
-        """Return whether it is done before the deadline, a time of the monotonic clock."""
-        return self._events.wait(is_done, deadline)
-
     def with_reconnect(self, ask: Callable[[], Any], deadline: float | None = None) -> Any:
         """Ask, and ask again over a new connection should the daemon have gone away.
 
-        Args:
-            ask: the request.
-            deadline: until when the daemon is waited for, of the monotonic clock; by default as
-                long as this connection has patience.
+        The daemon is waited for until *deadline*, of the monotonic clock; by default as long as
+        this connection has patience.
         """
         until = time.monotonic() + self.patience_s if deadline is None else deadline
         while True:
@@ -117,10 +103,8 @@ class Connection:
     ) -> Iterator[None]:
         """Turn libvirt's exceptions into one sentence.
 
-        Args:
-            doing: what could not be done then, as in "could not define it".
-            guest: whom it is about.
-            secrets: what must not appear in the sentence, should libvirt quote it.
+        *doing* is as in "could not define it"; *secrets* must not appear in the sentence, should
+        libvirt quote them.
 
         Raises:
             GuestGoneError: when there is no such guest any more.
@@ -157,10 +141,6 @@ class Connection:
             f"cannot connect to {self.uri}: the libvirt daemon there takes no connection; check "
             "whether it hangs, or has too many clients (max_clients in its configuration).",
         )
-        if self._watch:
-            connection.domainEventRegisterAny(
-                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._events.wake, None
-            )
         # Drivers without a daemon lack it.
         with suppress(libvirt.libvirtError):
             most = max(1, int(self.patience_s / _KEEPALIVE_S) - 1)
@@ -175,10 +155,7 @@ def within(deadline: float, ask: Callable[[], T], otherwise: str) -> T:
     waiting, and one that lost a guest's process half way leaves virDomainDestroy waiting (seen
     with libvirt 9.0). The thread that waits is left behind, and ends with the module.
 
-    Args:
-        deadline: of the monotonic clock.
-        ask: the request.
-        otherwise: the sentence where it was given up.
+    *deadline* is of the monotonic clock; *otherwise* is the sentence where it was given up.
 
     Raises:
         DaemonLostError: when it was given up.

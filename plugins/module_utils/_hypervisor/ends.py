@@ -23,10 +23,6 @@ class End(Power):
     Attributes:
         full_uri: its URI as it was given, for the other daemon; not for sentences.
 
-    Args:
-        uri: as libvirt takes it.
-        patience_s: how long its daemon is waited for, in seconds.
-
     Raises:
         HypervisorError: when there is no connection to be had.
     """
@@ -132,11 +128,7 @@ class Target(End):
         return None
 
     def lacks(self, live: Definition) -> list[str]:
-        """Return sentences about what a guest needs and this host does not have.
-
-        Args:
-            live: what the guest runs with.
-        """
+        """Return sentences about what a guest needs and this host does not have."""
         return [*self._lacks_machine(live), *self._lacks_networks(live)]
 
     def _lacks_machine(self, live: Definition) -> list[str]:

@@ -43,12 +43,7 @@ class GuestLog:
 
 
 def read_guest_log(uri: str, name: str) -> GuestLog:
-    """Return what the log of a guest says; nothing where that is on another machine.
-
-    Args:
-        uri: of the daemon.
-        name: of the guest.
-    """
+    """Return what the log of a guest says; nothing where that is on another machine."""
     started = ended = None
     reason = "unknown"
     with suppress(OSError):

@@ -1,30 +1,24 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is asked of libvirt: the host, its guests, their definitions."""
+"""What is asked of libvirt about guests and their definitions."""
 
 from __future__ import annotations
 
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from .._cpuset import format_cpuset, whole_number
-from .._domain.capabilities import parse_capabilities
 from .._domain.definition import device_name
 from .._domain.xml import parse_xml
 from .._errors import DaemonLostError, HypervisorError, UnsettledError
 from .._model.domain import Condition, Domain
-from .._model.host import Host, HugepagePool, Node
 from .._model.layout import Ids
 from .connection import PATIENCE_S, Connection, libvirt
-from .cpu_drivers import CpuDrivers
-from .schema import Schema
-from .sysfs import cpu_kinds, isolated_cpus
+from .daemon_limits import CpuDrivers, Schema
+from .libvirt_host import LibvirtHost
 
 #: By the numbers of virDomainState, so that they are there without the bindings too.
 _STATES = {
@@ -77,69 +71,24 @@ _REASONS = {
 SETTLING_S = 15.0
 
 
-class Hypervisor:
+class Hypervisor(LibvirtHost):
     """The host that a libvirt daemon manages, and its guests.
 
     Attributes:
         cpu_drivers: of which architectures it starts guests that have a ``<cpu>``.
         schema: what it holds definitions against.
-
-    Args:
-        uri: libvirt's connection URI, such as ``qemu:///system``.
-        watch: listen to the guests' events, so that `wait` returns as soon as something happens.
-        patience_s: how long a daemon that is away or silent is waited for, in seconds.
-
-    Raises:
-        HypervisorError: when there is no connection to be had; the sentence has the remedy.
     """
 
-    def __init__(self, uri: str, watch: bool = False, patience_s: float = PATIENCE_S) -> None:
-        self._connection = Connection(uri, watch, patience_s)
+    def __init__(
+        self, uri: str, patience_s: float = PATIENCE_S, connection: Connection | None = None
+    ) -> None:
+        super().__init__(uri, patience_s, connection)
         self.cpu_drivers = CpuDrivers(self._connection)
         self.schema = Schema(self._connection, self._define_validated, self.is_local)
-        self._capabilities_xml = ""
         # libvirt's own object of each guest, by its UUID.
         self._handles: dict[str, Any] = {}
         self._first_validated = threading.Lock()
         self._has_validated: Any = None
-
-    @property
-    def uri(self) -> str:
-        """Where it is, without a password."""
-        return self._connection.uri
-
-    @property
-    def patience_s(self) -> float:
-        """How long its daemon is waited for, in seconds."""
-        return self._connection.patience_s
-
-    def close(self) -> None:
-        """Close the connection; one that is broken already is let go."""
-        self._connection.close()
-
-    def wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
-        """Return whether it is done before the deadline, a time of the monotonic clock."""
-        return self._connection.wait(is_done, deadline)
-
-    def host(self, with_free: bool = False) -> Host:
-        """Return the host's topology.
-
-        Args:
-            with_free: ask for each node's free memory and free hugepages too.
-        """
-        host = parse_capabilities(self._capabilities())
-        is_local = self.is_local()
-        default_kib = _local_hugepage_kib() if is_local else None
-        nodes = tuple(self._with_free(node) for node in host.nodes) if with_free else host.nodes
-        return replace(
-            host,
-            nodes=nodes,
-            hugepage_default_kib=default_kib or host.hugepage_default_kib,
-            isolated_cpus=isolated_cpus() if is_local else None,
-            cpu_kinds=cpu_kinds() if is_local else (),
-            libvirt_version=self._version(self._connection.raw.getLibVersion),
-            hypervisor_version=self._version(self._connection.raw.getVersion),
-        )
 
     def domains(self) -> list[Domain]:
         """Return every guest, by name."""
@@ -216,12 +165,9 @@ class Hypervisor:
     def define(self, name: str, xml: str, secrets: set[str], validate: bool = True) -> None:
         """Make a definition the persistent one.
 
-        Args:
-            name: the guest, for the sentence.
-            xml: the definition.
-            secrets: what must not appear in the sentence, should libvirt quote it.
-            validate: let libvirt check it against its schema first; what libvirt itself once
-                accepted need not pass, and must be put back all the same.
+        libvirt checks it against its schema first, unless *validate* is False: what libvirt itself
+        once accepted need not pass, and must be put back all the same. *secrets* must not appear in
+        the sentence, should libvirt quote them.
         """
 
         def ask() -> None:
@@ -232,11 +178,6 @@ class Hypervisor:
 
         with self._connection.errors("define it", name, secrets):
             self._connection.with_reconnect(ask)
-
-    def host_uuid(self) -> str:
-        """Return the UUID of the libvirt host, '' where it has none."""
-        found = re.search(r"<uuid>([0-9a-f-]+)</uuid>", self._capabilities())
-        return found.group(1) if found else ""
 
     def saved_xml(self, domain: Domain) -> str | None:
         """Return the definition inside a guest's managed-save image, None where it has none."""
@@ -249,12 +190,6 @@ class Hypervisor:
         """Remove a guest's managed-save image: its memory is lost, its disks are not."""
         with self._connection.errors("remove its managed-save image", domain.name):
             self._handle(domain).managedSaveRemove()
-
-    def is_local(self) -> bool:
-        """Tell whether the URI names no other host."""
-        with suppress(libvirt.libvirtError):
-            return re.match(r"[^:]+:///", self._connection.raw.getURI()) is not None
-        return False
 
     def state(self, domain: Domain) -> str:
         """Return a guest's state in one word, ``running`` or ``off`` for most."""
@@ -282,10 +217,6 @@ class Hypervisor:
 
         A daemon that has just come back lists guests by what the one before it has written down,
         and finds out one by one which still have a process.
-
-        Args:
-            domain: the guest.
-            deadline: of the monotonic clock.
 
         Raises:
             UnsettledError: when the daemon is not back by then.
@@ -338,8 +269,7 @@ class Hypervisor:
         Also over a remote URI: the daemon reads them from its own sysfs. A virtual function that
         does not say is where its physical function is.
 
-        Args:
-            devices: names of node devices, such as ``pci_0000_3b_00_0``.
+        Names are those of node devices, such as ``pci_0000_3b_00_0``.
         """
         found = (self._device_node(device) for device in devices)
         return tuple(sorted({node for node in found if node is not None}))
@@ -364,11 +294,8 @@ class Hypervisor:
     def pin(self, domain: Domain, field: str, number: int, cpus: Ids) -> None:
         """Pin a thread of a running guest, in its live state only.
 
-        Args:
-            domain: the guest.
-            field: of `ManagedState`: ``vcpu_pins``, ``emulator_pins`` or ``iothread_pins``.
-            number: which vCPU or iothread; of no meaning for the emulator.
-            cpus: pCPUs.
+        *field* is of `ManagedState`; *number* is the vCPU or iothread, of no meaning for the
+        emulator.
         """
         members = set(cpus)
         mask = tuple(cpu in members for cpu in range(max(members) + 1))
@@ -385,9 +312,7 @@ class Hypervisor:
     def move_memory(self, domain: Domain, nodes: Ids) -> None:
         """Move the memory of a running guest to host nodes, in its live state only.
 
-        Args:
-            domain: the guest; it was started with a binding of mode ``restrictive``.
-            nodes: ids.
+        It was started with a binding of mode ``restrictive``.
         """
         wanted = {libvirt.VIR_DOMAIN_NUMA_NODESET: format_cpuset(nodes)}
         with self._connection.errors("move its memory live", domain.name):
@@ -416,12 +341,6 @@ class Hypervisor:
                     return
         connection.defineXMLFlags(xml, flags)
 
-    def _capabilities(self) -> str:
-        if not self._capabilities_xml:
-            with self._connection.errors("read the host's capabilities"):
-                self._capabilities_xml = str(self._connection.raw.getCapabilities())
-        return self._capabilities_xml
-
     def _handle(self, domain: Domain) -> Any:
         """Return libvirt's object for a guest on the connection of this moment."""
         handle = self._handles.get(domain.uuid)
@@ -429,36 +348,3 @@ class Hypervisor:
             handle = self._connection.raw.lookupByUUIDString(domain.uuid)
             self._handles[domain.uuid] = handle
         return handle
-
-    def _with_free(self, node: Node) -> Node:
-        sizes = [pool.size_kib for pool in node.hugepages]
-        free_kib, free_pages = None, {}
-        # A driver that cannot tell leaves it unknown; topology alone is enough to plan.
-        with suppress(libvirt.libvirtError, KeyError):
-            free_kib = int(self._connection.raw.getMemoryStats(node.id, 0)["free"])
-        if sizes:
-            with suppress(libvirt.libvirtError, KeyError):
-                free_pages = self._connection.raw.getFreePages(sizes, node.id, 1, 0)[node.id]
-        return replace(
-            node,
-            free_kib=free_kib,
-            hugepages=tuple(
-                HugepagePool(pool.size_kib, pool.total, free_pages.get(pool.size_kib))
-                for pool in node.hugepages
-            ),
-        )
-
-    def _version(self, ask: Any) -> str:
-        with suppress(libvirt.libvirtError):
-            number = int(ask())
-            return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
-        return ""
-
-
-def _local_hugepage_kib() -> int | None:
-    """Return this machine's default hugepage size in KiB (Linux, proc(5), meminfo)."""
-    with suppress(OSError):
-        meminfo = Path("/proc/meminfo").read_text(encoding="ascii", errors="replace")
-        found = re.search(r"^Hugepagesize:\s+(\d+) kB", meminfo, re.MULTILINE)
-        return int(found.group(1)) if found else None
-    return None

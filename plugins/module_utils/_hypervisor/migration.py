@@ -14,6 +14,7 @@ from typing import Any
 from .._errors import HypervisorError
 from .._model.domain import Domain
 from .connection import PATIENCE_S, Connection, libvirt, within
+from .events import WatchedConnection
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,6 @@ class Transfer:
         auto_converge: whether a guest that writes faster than it is copied is slowed down.
         post_copy: whether a guest that is not over in time runs on at the target, and fetches the
             rest of its memory as it needs it.
-        copy_storage: ``none``, ``all`` or ``incremental``.
-        tls: whether memory and disks are encrypted on their way.
         undefine_source: whether the source forgets the guest once it runs at the target.
         timeout_s: how long it may take, in seconds.
     """
@@ -97,18 +96,13 @@ class Migration:
     Attributes:
         stopped_at: when the source last stopped it, of the monotonic clock; None while it has not.
 
-    Args:
-        uri: of the source.
-        domain: the guest.
-        patience_s: how long a daemon is waited for, in seconds.
-
     Raises:
         HypervisorError: when there is no connection to be had.
     """
 
     def __init__(self, uri: str, domain: Domain, patience_s: float = PATIENCE_S) -> None:
         self._domain = domain
-        self._connection = Connection(uri, watch=True, patience_s=patience_s)
+        self._connection = WatchedConnection(uri, patience_s)
         self._target: Connection | None = None
         self.stopped_at: float | None = None
         with self._connection.errors("find it", domain.name):
@@ -173,7 +167,7 @@ class Migration:
         """Return the request: to the source's daemon, or to both."""
         if transfer.peer_to_peer:
             return partial(self._guest.migrateToURI3, target_uri, parameters, transfer.flags)
-        self._target = Connection(target_uri, watch=True, patience_s=self._connection.patience_s)
+        self._target = WatchedConnection(target_uri, self._connection.patience_s)
         return partial(self._guest.migrate3, self._target.raw, parameters, transfer.flags)
 
     def progress(self) -> Progress | None:

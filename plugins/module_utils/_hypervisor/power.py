@@ -5,16 +5,33 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from .._domain.definition import read_definition, secrets
 from .._errors import DaemonLostError, HypervisorError, UnsettledError
 from .._model.domain import Condition, Domain
-from .connection import libvirt, within
+from .connection import PATIENCE_S, libvirt, within
+from .events import WatchedConnection
 from .hypervisor import SETTLING_S, Hypervisor
 
 
 class Power(Hypervisor):
-    """A host whose guests are shut down and started."""
+    """A host whose guests are shut down and started.
+
+    With *watch* it listens to the guests' events, so that `wait` returns as soon as something
+    happens.
+
+    Raises:
+        HypervisorError: when there is no connection to be had.
+    """
+
+    def __init__(self, uri: str, watch: bool = False, patience_s: float = PATIENCE_S) -> None:
+        self._watched = WatchedConnection(uri, patience_s, watch)
+        super().__init__(uri, patience_s, self._watched)
+
+    def wait(self, is_done: Callable[[], bool], deadline: float) -> bool:
+        """Return whether it is done before the deadline, a time of the monotonic clock."""
+        return self._watched.wait(is_done, deadline)
 
     def is_active(self, domain: Domain) -> bool:
         """Tell whether a guest is alive now; one that libvirt no longer knows is not."""
@@ -92,10 +109,6 @@ class Power(Hypervisor):
     def force_off(self, domain: Domain, deadline: float) -> None:
         """Force a guest off, without asking it.
 
-        Args:
-            domain: the guest.
-            deadline: of the monotonic clock.
-
         Raises:
             HypervisorError: when it could not be.
         """
@@ -119,9 +132,7 @@ class Power(Hypervisor):
         returned, or an active guest, is not yet one that runs: its state and its process are
         asked for. A start that ended with its daemon is made again.
 
-        Args:
-            domain: the guest; one that runs is left alone.
-            deadline: of the monotonic clock.
+        One that runs is left alone. *deadline* is of the monotonic clock.
 
         Raises:
             HypervisorError: when libvirt or QEMU refused, and the guest is off.
@@ -193,10 +204,8 @@ class Power(Hypervisor):
     def start_transient(self, domain: Domain, xml: str, secrets: set[str]) -> None:
         """Start a guest that has no persistent definition, with the one that it had.
 
-        Args:
-            domain: the guest.
-            xml: its definition, with its passwords.
-            secrets: what must not appear in the sentence, should libvirt quote it.
+        *xml* has its passwords; *secrets* must not appear in the sentence, should libvirt quote
+        them.
         """
         with self._connection.errors("start it", domain.name, secrets):
             self._connection.raw.createXML(xml, 0)

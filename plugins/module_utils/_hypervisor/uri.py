@@ -22,10 +22,6 @@ _PARAMETERS = frozenset({"command", "netcat", "keyfile", "known_hosts", "pkipath
 def refuse_programs(uri: str, name: str) -> None:
     """Refuse a URI that makes libvirt run programs or read files which the URI names.
 
-    Args:
-        uri: as a host's variable has it.
-        name: the target's, for the sentence.
-
     Raises:
         PolicyError: when it does.
     """

@@ -15,8 +15,6 @@ class Domain:
     """A guest as libvirt lists it.
 
     Attributes:
-        name: its name.
-        uuid: its UUID.
         persistent: False for a transient guest.
         active: True while it runs, is paused, or is otherwise alive.
         saved: whether it had a managed-save image when it was listed.
@@ -79,17 +77,8 @@ class ManagedState:
     definitions with equal states are the same definition as far as this collection goes.
 
     Attributes:
-        vcpus: None for a definition without.
-        memory: None for a definition without.
-        vcpu_placement: ``static`` or ``auto``.
         vcpu_pins: pCPUs by vCPU, for those that are pinned.
         emulator_pins: pCPUs of the emulator's threads, under the key 0; empty where not pinned.
-        iothread_pins: pCPUs by iothread id, for those that are pinned.
-        memory_binding: of the guest's memory as a whole, None where there is none.
-        cell_bindings: by cell id.
-        cpu_mode: None where the definition does not say.
-        topology: None where the definition has none.
-        cells: by id.
     """
 
     vcpus: VcpuCount | None = None

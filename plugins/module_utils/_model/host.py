@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,12 +16,19 @@ from .._cpuset import (
     whole_number,
 )
 from .._errors import HostError, VnumaError
+from .layout import Ids
 
 #: Default hugepage size by architecture, in KiB, for hosts that do not say theirs: what Linux
 #: takes without ``default_hugepagesz=``, where that is no page's worth of page table entries.
 DEFAULT_HUGEPAGE_KIB = {"ppc64": 16384, "ppc64le": 16384, "s390x": 1024}
 FALLBACK_HUGEPAGE_KIB = 2048
 BASE_PAGE_KIB = 4
+# SLIT values (ACPI 6.4, 5.2.17): 10 means local, 0-9 are reserved, 255 means unreachable.
+# libvirt takes 10 to 255, and 10 only on the diagonal (docs/formatdomain, "sibling").
+DISTANCE_LOCAL = 10
+DISTANCE_SAME_NODE = 11
+DISTANCE_REMOTE = 20
+DISTANCE_HIGHEST = 254
 #: Most nodes that facts may have: a guest has no more cells (MAX_NODES of QEMU,
 #: include/sysemu/numa.h), and the time of planning grows with their pairs.
 MAX_NODES = 128
@@ -34,8 +41,6 @@ class HugepagePool:
     """One pool of hugepages on a host node.
 
     Attributes:
-        size_kib: size of one page in KiB.
-        total: pages in the pool.
         free: pages not in use, None where the hypervisor did not say.
     """
 
@@ -51,12 +56,10 @@ class Node:
     Attributes:
         id: the host's own number; ids may be sparse.
         cpus: online pCPUs, ascending.
-        memory_kib: memory in KiB; 0 for a node without.
         free_kib: memory free when the facts were gathered, None where unknown.
         hugepages: pools by page size; without the ordinary page.
         distances: (node id, distance) pairs as the host reports them; may be incomplete.
         cores: online sibling threads of each core, in order of their lowest pCPU.
-        socket_ids: sockets that the node's pCPUs belong to.
         cache_domains: online pCPUs of the node that share an L3 cache, by their lowest pCPU; empty
             where the host does not say.
     """
@@ -175,30 +178,12 @@ def host_to_facts(host: Host) -> dict[str, Any]:
         "nodes": [
             {
                 "id": node.id,
-                "cpus": format_cpuset(node.cpus),
-                "memory_kib": node.memory_kib,
-                "free_kib": node.free_kib,
-                "hugepages": [
-                    {"size_kib": pool.size_kib, "total": pool.total, "free": pool.free}
-                    for pool in node.hugepages
-                ],
-                # Facts pass through JSON, whose keys are text: a list survives, int keys do not.
-                "distances": {str(target): value for target, value in node.distances},
-                "cores": [format_cpuset(core) for core in node.cores],
-                "socket_ids": list(node.socket_ids),
-                "cache_domains": [format_cpuset(cpus) for cpus in node.cache_domains],
+                **{key: show(getattr(node, key)) for key, (_read, show) in _NODE.items()},
             }
             for node in host.nodes
         ],
         "threads_per_core": host.threads_per_core,
-        "arch": host.arch,
-        "cpu_vendor": host.cpu_vendor,
-        "cpu_model": host.cpu_model,
-        "hugepage_default_kib": host.hugepage_default_kib,
-        "isolated_cpus": None if host.isolated_cpus is None else format_cpuset(host.isolated_cpus),
-        "cpu_kinds": [format_cpuset(cpus) for cpus in host.cpu_kinds],
-        "libvirt_version": host.libvirt_version,
-        "hypervisor_version": host.hypervisor_version,
+        **{key: show(getattr(host, key)) for key, (_read, show) in _HOST.items()},
     }
 
 
@@ -226,25 +211,11 @@ def host_from_facts(facts: object) -> Host:
             "have; gather the facts again."
         )
     nodes = sorted((_node_from_facts(raw) for raw in raw_nodes), key=lambda node: node.id)
-    arch = str(facts.get("arch") or "")
-    isolated = facts.get("isolated_cpus")
+    usual = facts.get("hugepage_default_kib") or default_hugepage_kib(str(facts.get("arch") or ""))
+    given = {**facts, "hugepage_default_kib": usual}
     return Host(
-        nodes=tuple(nodes),
-        arch=arch,
-        cpu_vendor=str(facts.get("cpu_vendor") or ""),
-        cpu_model=str(facts.get("cpu_model") or ""),
-        isolated_cpus=None if isolated is None else _cpus(isolated, "host.isolated_cpus"),
-        cpu_kinds=tuple(
-            _cpus(cpus, "host.cpu_kinds")
-            for cpus in _list(facts.get("cpu_kinds"), "host.cpu_kinds")
-        ),
-        libvirt_version=str(facts.get("libvirt_version") or ""),
-        hypervisor_version=str(facts.get("hypervisor_version") or ""),
-        hugepage_default_kib=_integer(
-            facts.get("hugepage_default_kib") or default_hugepage_kib(arch),
-            "host.hugepage_default_kib",
-            lowest=1,
-        ),
+        tuple(nodes),
+        **{key: read(given.get(key), f"host.{key}") for key, (read, _show) in _HOST.items()},
     )
 
 
@@ -267,12 +238,23 @@ def _node_from_facts(raw: object) -> Node:
         raise HostError(f"host.nodes must hold dictionaries with an 'id', not {_shown(raw)}.")
     node_id = _id(raw["id"], "host.nodes[].id")
     where = f"host node {node_id}"
-    cpus = _cpus(raw.get("cpus"), f"{where}: cpus")
-    cores = []
+    given = {key: read(raw.get(key), f"{where}: {key}") for key, (read, _show) in _NODE.items()}
+    given["cores"] = _whole_cores(given["cores"], given["cpus"], where)
+    node = Node(node_id, **given)
+    _check_caches(node, where)
+    if len(node.distances) > MAX_NODES or len(node.hugepages) > _MAX_POOLS:
+        raise HostError(
+            f"{where}: {len(node.distances)} distances and {len(node.hugepages)} sizes of "
+            f"hugepages are more than {MAX_NODES} and {_MAX_POOLS}; gather the facts again."
+        )
+    return node
+
+
+def _whole_cores(cores: Sequence[Ids], cpus: Ids, where: str) -> tuple[Ids, ...]:
+    """Return the cores of a node, with the pCPUs that none of them names."""
     seen: set[int] = set()
     online = set(cpus)
-    for one in _list(raw.get("cores"), f"{where}: cores"):
-        core = _cpus(one, f"{where}: cores")
+    for core in cores:
         stray = sorted(set(core).difference(online))
         if stray:
             raise HostError(
@@ -286,78 +268,52 @@ def _node_from_facts(raw: object) -> Node:
                 "and a pCPU belongs to one core; gather the facts again."
             )
         seen.update(core)
-        cores.append(core)
-    alone = ((cpu,) for cpu in cpus if cpu not in seen)
-    domains = _cache_domains(raw.get("cache_domains"), cpus, where)
-    distances = _given(raw, "distances", {})
-    if not isinstance(distances, Mapping):
-        raise HostError(
-            f"{where}: distances must be a dictionary by node id, not {_shown(distances)}."
-        )
-    pools = _list(raw.get("hugepages"), f"{where}: hugepages")
-    if len(distances) > MAX_NODES or len(pools) > _MAX_POOLS:
-        raise HostError(
-            f"{where}: {len(distances)} distances and {len(pools)} sizes of hugepages are more "
-            f"than {MAX_NODES} and {_MAX_POOLS}; gather the facts again."
-        )
-    free_kib = raw.get("free_kib")
-    return Node(
-        id=node_id,
-        cpus=cpus,
-        memory_kib=_integer(_given(raw, "memory_kib", 0), f"{where}: memory_kib"),
-        free_kib=None if free_kib is None else _integer(free_kib, f"{where}: free_kib"),
-        hugepages=tuple(
-            sorted(
-                (_pool(pool, where) for pool in pools),
-                key=lambda pool: pool.size_kib,
-            )
-        ),
-        distances=tuple(
-            sorted(
-                (
-                    _id(key, f"{where}: distances"),
-                    _integer(value, f"{where}: distances[{key}]"),
-                )
-                for key, value in distances.items()
-            )
-        ),
-        cores=tuple(sorted((*filter(None, cores), *alone))),
-        socket_ids=tuple(
-            _integer(socket, f"{where}: socket_ids")
-            for socket in _list(raw.get("socket_ids"), f"{where}: socket_ids")
-        ),
-        cache_domains=domains,
-    )
+    return tuple(sorted((*cores, *((cpu,) for cpu in cpus if cpu not in seen))))
 
 
-def _cache_domains(raw: object, cpus: tuple[int, ...], where: str) -> tuple[tuple[int, ...], ...]:
-    """Read the cache domains of a node, which share no pCPU."""
-    found = []
-    left = set(cpus)
-    for one in _list(raw, f"{where}: cache_domains"):
-        domain = _cpus(one, f"{where}: cache_domains")
+def _check_caches(node: Node, where: str) -> None:
+    left = set(node.cpus)
+    for domain in node.cache_domains:
         wrong = sorted(set(domain).difference(left))
         if wrong:
             raise HostError(
                 f"{where}: cache_domains name pCPU {format_cpuset(wrong)} twice, or it is not in "
-                f"cpus '{format_cpuset(cpus)}'; gather the facts again."
+                f"cpus '{format_cpuset(node.cpus)}'; gather the facts again."
             )
         left.difference_update(domain)
-        found.append(domain)
-    return tuple(sorted(filter(None, found)))
 
 
-def _pool(raw: object, where: str) -> HugepagePool:
-    if not isinstance(raw, Mapping):
-        raise HostError(
-            f"{where}: hugepages must have size_kib, total and free, not {_shown(raw)}."
+def _pools(value: object, where: str) -> tuple[HugepagePool, ...]:
+    found = []
+    for raw in _list(value, where):
+        if not isinstance(raw, Mapping):
+            raise HostError(f"{where} must have size_kib, total and free, not {_shown(raw)}.")
+        found.append(
+            HugepagePool(
+                _integer(raw.get("size_kib"), f"{where}[].size_kib", lowest=1),
+                _amount(raw.get("total"), f"{where}[].total"),
+                _maybe(raw.get("free"), f"{where}[].free"),
+            )
         )
-    free = raw.get("free")
-    return HugepagePool(
-        size_kib=_integer(raw.get("size_kib"), f"{where}: hugepages[].size_kib", lowest=1),
-        total=_integer(_given(raw, "total", 0), f"{where}: hugepages[].total"),
-        free=None if free is None else _integer(free, f"{where}: hugepages[].free"),
+    return tuple(sorted(found, key=lambda pool: pool.size_kib))
+
+
+def _pools_shown(pools: tuple[HugepagePool, ...]) -> list[dict[str, int | None]]:
+    return [asdict(pool) for pool in pools]
+
+
+def _distances(value: object, where: str) -> tuple[tuple[int, int], ...]:
+    given = {} if value is None else value
+    if not isinstance(given, Mapping):
+        raise HostError(f"{where} must be a dictionary by node id, not {_shown(given)}.")
+    return tuple(
+        sorted((_id(key, where), _integer(one, f"{where}[{key}]")) for key, one in given.items())
     )
+
+
+def _distances_shown(distances: tuple[tuple[int, int], ...]) -> dict[str, int]:
+    # Facts pass through JSON, whose keys are text: a list survives, int keys do not.
+    return {str(target): value for target, value in distances}
 
 
 def _cpus(value: object, where: str) -> tuple[int, ...]:
@@ -371,10 +327,21 @@ def _cpus(value: object, where: str) -> tuple[int, ...]:
         raise HostError(f"{where}: {error.message}") from error
 
 
-def _given(raw: Mapping[str, object], key: str, default: object) -> object:
-    """Return a value; what is there and of another type is not taken for what is not there."""
-    value = raw.get(key)
-    return default if value is None else value
+def _sets(value: object, where: str) -> tuple[Ids, ...]:
+    return tuple(_cpus(one, where) for one in _list(value, where))
+
+
+def _groups(value: object, where: str) -> tuple[Ids, ...]:
+    """Return sets of pCPUs, without those that are empty, in order."""
+    return tuple(sorted(filter(None, _sets(value, where))))
+
+
+def _sets_shown(sets: Sequence[Ids]) -> list[str]:
+    return [format_cpuset(one) for one in sets]
+
+
+def _text(value: object, _where: str) -> str:
+    return str(value or "")
 
 
 def _list(value: object, where: str) -> Sequence[object]:
@@ -392,6 +359,14 @@ def _integer(value: object, where: str, lowest: int = 0) -> int:
     return number
 
 
+def _amount(value: object, where: str) -> int:
+    return 0 if value is None else _integer(value, where)
+
+
+def _maybe(value: object, where: str) -> int | None:
+    return None if value is None else _integer(value, where)
+
+
 def _id(value: object, where: str) -> int:
     number = _integer(value, where)
     if number > MAX_ID:
@@ -403,3 +378,34 @@ def _shown(value: object) -> str:
     """Show a value in a sentence without flooding it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+#: How each key of a node's facts is read, and how its field is shown; in the order of the facts.
+_NODE: Mapping[str, tuple[Callable[[object, str], Any], Callable[[Any], object]]] = {
+    "cpus": (_cpus, format_cpuset),
+    "memory_kib": (_amount, _same),
+    "free_kib": (_maybe, _same),
+    "hugepages": (_pools, _pools_shown),
+    "distances": (_distances, _distances_shown),
+    "cores": (_groups, _sets_shown),
+    "socket_ids": (lambda raw, at: tuple(_integer(one, at) for one in _list(raw, at)), list),
+    "cache_domains": (_groups, _sets_shown),
+}
+#: The same of what a host has besides its nodes.
+_HOST: Mapping[str, tuple[Callable[[object, str], Any], Callable[[Any], object]]] = {
+    "arch": (_text, _same),
+    "cpu_vendor": (_text, _same),
+    "cpu_model": (_text, _same),
+    "hugepage_default_kib": (lambda raw, at: _integer(raw, at, lowest=1), _same),
+    "isolated_cpus": (
+        lambda raw, at: None if raw is None else _cpus(raw, at),
+        lambda cpus: None if cpus is None else format_cpuset(cpus),
+    ),
+    "cpu_kinds": (_sets, _sets_shown),
+    "libvirt_version": (_text, _same),
+    "hypervisor_version": (_text, _same),
+}

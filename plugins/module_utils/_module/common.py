@@ -34,9 +34,7 @@ _INTERPRETERS = (
 def run(module: AnsibleModule, work: Callable[[AnsibleModule], dict[str, Any]]) -> None:
     """Run a module's work and exit with its result.
 
-    Args:
-        module: the module, its arguments checked.
-        work: takes the module, returns its result; a result with ``failed`` is a failure.
+    A result with ``failed`` is a failure.
     """
     _ensure_bindings(module)
     try:

@@ -26,7 +26,8 @@ from .._hypervisor.guest_log import GuestLog
 from .._hypervisor.power import Power
 from .._model.domain import Domain
 from .decide import ACTIONS, Restart, decide
-from .state_dir import RestartNote, StateDir, StateDirError
+from .migration_notes import MigrationNotes
+from .state_dir import RestartNote, StateDirError
 from .turn import LATE_S, forget, keeps_log, whose_turn
 
 #: A shutdown request that a guest missed, say while it booted, is made again.
@@ -44,7 +45,6 @@ class RestartPolicy:
     Attributes:
         mode: ``graceful`` never forces a guest off, ``force`` does after the timeout.
         timeout_s: how long a guest may take to shut down, and again to start, in seconds.
-        at_once: how many guests may be down together.
         agent_timeout_s: how long to wait for the guest's agent after the start, 0 not to.
     """
 
@@ -59,15 +59,9 @@ class LateError(HypervisorError):
 
 
 class Cycle:
-    """Takes guests through their power cycle.
+    """Takes guests through their power cycle."""
 
-    Args:
-        power: where they are.
-        policy: how.
-        state_dir: where layouts and begun restarts are kept.
-    """
-
-    def __init__(self, power: Power, policy: RestartPolicy, state_dir: StateDir) -> None:
+    def __init__(self, power: Power, policy: RestartPolicy, state_dir: MigrationNotes) -> None:
         self._power = power
         self._policy = policy
         self._state_dir = state_dir
@@ -129,7 +123,8 @@ class Cycle:
         What was kept when it was redefined is the better of two that are alike: it has nothing in
         it that belongs to this run of the guest alone, such as numad's answer.
         """
-        from .._domain.kept import keep_layout, runs_with
+        from .._domain.edit import keep_layout
+        from .._domain.kept import runs_with
 
         live = read_definition(self._power.xml_without_secrets(domain, live=True))
         kept = self._state_dir.layout(domain.uuid)

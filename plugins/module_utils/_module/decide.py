@@ -16,7 +16,8 @@ from .._domain.definition import is_ours, read_definition
 from .._hypervisor.hypervisor import SETTLING_S
 from .._hypervisor.power import Power
 from .._model.domain import Domain
-from .state_dir import RestartNote, StateDir
+from .migration_notes import MigrationNotes
+from .state_dir import RestartNote
 from .turn import turn_of
 
 
@@ -29,12 +30,9 @@ class Restart:
         by_name: whether it was named, not matched by a pattern.
         action: what happened: ``none``, ``restarted``, ``started``, ``skipped``, ``rolled_back`` or
             ``failed``; in check mode, what would.
-        forced: whether its power was pulled.
         stopped_at: when it began to go down, of the monotonic clock.
         downtime_s: how long it was off, None where it was not.
         transient_xml: its definition, with passwords, since it has no persistent one any more.
-        note: how far its power cycle is.
-        warnings: sentences about it.
     """
 
     domain: Domain
@@ -74,7 +72,7 @@ ACTIONS = {
 }
 
 
-def decide(power: Power, state_dir: StateDir, restart: Restart) -> Decision:
+def decide(power: Power, state_dir: MigrationNotes, restart: Restart) -> Decision:
     """Say what a guest needs now, without touching it or the state folder."""
     listed = restart.domain
     now = power.find(listed)
@@ -124,7 +122,7 @@ def _decide_off(power: Power, listed: Domain, now: Domain, note: RestartNote | N
 
 
 def _decide_active(
-    power: Power, state_dir: StateDir, restart: Restart, now: Domain, note: RestartNote | None
+    power: Power, state_dir: MigrationNotes, restart: Restart, now: Domain, note: RestartNote | None
 ) -> Decision:
     live = read_definition(power.xml_without_secrets(now, live=True))
     persistent = read_definition(power.xml_without_secrets(now, live=False))

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .._cpuset import nodes_text
 from .._domain.capabilities import read_host
 from .._domain.compare import looks_the_same
 from .._domain.definition import Definition, read_definition, read_guest
@@ -21,7 +22,6 @@ from .._domain.moving import (
     visible_differences,
     without_host,
 )
-from .._domain.wording import nodes_text
 from .._errors import GuestGoneError, LayoutError, VnumaError
 from .._hypervisor.ends import Target, remedy
 from .._model.domain import Domain

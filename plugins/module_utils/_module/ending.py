@@ -20,7 +20,8 @@ from .._errors import HypervisorError, UnsettledError, VnumaError
 from .._hypervisor.ends import End, Source, Target, remedy
 from .._model.domain import Condition, Domain
 from .copies import Copies, Verdict, is_alive, runs, stopped_by_migration
-from .state_dir import MigrationNote, StateDir, StateDirError
+from .migration_notes import MigrationNote, MigrationNotes
+from .state_dir import StateDirError
 from .update import digest
 
 T = TypeVar("T")
@@ -37,7 +38,6 @@ class Outcome:
     Attributes:
         place: ``source``, ``target`` or ``nowhere``.
         sentence: what each host has of it, where it is not at the target.
-        changed: whether something was done to a copy or a definition.
         resumed_at: when it was resumed at the target, of the monotonic clock; None if it was not.
     """
 
@@ -66,7 +66,7 @@ class Ending:
         target: Target,
         name: str,
         domain: Domain,
-        state_dir: StateDir,
+        state_dir: MigrationNotes,
         undefine_source: bool,
         say: Callable[[str], None],
     ) -> None:

@@ -8,16 +8,16 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from .._hypervisor.hypervisor import Hypervisor
+from .._hypervisor.libvirt_host import LibvirtHost
 from .._model.host import host_to_facts
 from .common import patience_s
 
 
 def facts(module: AnsibleModule) -> dict[str, Any]:
     """Return the host's topology as facts."""
-    hypervisor = Hypervisor(module.params["uri"], patience_s=patience_s(module))
+    libvirt_host = LibvirtHost(module.params["uri"], patience_s=patience_s(module))
     try:
-        host = hypervisor.host(with_free=True)
+        host = libvirt_host.host(with_free=True)
     finally:
-        hypervisor.close()
+        libvirt_host.close()
     return {"changed": False, "ansible_facts": {"vnuma_host": host_to_facts(host)}}

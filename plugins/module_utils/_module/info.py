@@ -13,7 +13,6 @@ from ansible.module_utils.basic import AnsibleModule
 
 from .._domain.compare import (
     differ_at_start,
-    effective_layout,
     is_up_to_date,
     live_pins,
     needs_restart,
@@ -27,10 +26,10 @@ from .._domain.definition import (
     wanted_of,
 )
 from .._domain.dies import die_drift
-from .._domain.managed import MANAGED, PIN_BY_HAND
+from .._domain.effect import effective_layout
+from .._domain.managed import MANAGED
 from .._domain.record import recorded_policy
-from .._domain.state import differences
-from .._domain.wording import Drift
+from .._domain.words import PIN_BY_HAND, Drift, differences
 from .._errors import GuestGoneError, VnumaError
 from .._hypervisor.hypervisor import Hypervisor
 from .._hypervisor.numa_maps import Processes, local_processes

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._cpuset import format_cpuset
+from .._cpuset import format_cpuset, nodes_text
 from .._domain.compare import is_up_to_date
 from .._domain.definition import Definition, pci_devices, read_guest, wanted_of
-from .._domain.wording import nodes_text
 from .._errors import LayoutError
 from .._model.domain import Domain
 from .._model.host import Host

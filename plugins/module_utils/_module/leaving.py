@@ -14,7 +14,7 @@ from .._hypervisor.migration import Transfer
 from .._hypervisor.mounts import file_system
 from .._model.domain import Domain
 from .destination import MovingGuest
-from .state_dir import StateDir
+from .migration_notes import MigrationNotes
 
 
 def read_moving_guest(source: Source, domain: Domain) -> MovingGuest:
@@ -29,7 +29,7 @@ def read_moving_guest(source: Source, domain: Domain) -> MovingGuest:
 
 
 def reasons_to_stay(
-    source: Source, moving: MovingGuest, transfer: Transfer, state_dir: StateDir
+    source: Source, moving: MovingGuest, transfer: Transfer, state_dir: MigrationNotes
 ) -> list[str]:
     """Return sentences about what keeps a guest where it is; none where nothing does.
 

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._cpuset import format_cpuset
-from .._domain.compare import cell_placements
+from .._cpuset import format_cpuset, nodes_text, numbered
 from .._domain.definition import Definition
-from .._domain.managed import PIN_BY_HAND
+from .._domain.effect import cell_placements
 from .._domain.units import memory_kib
-from .._domain.wording import Drift, nodes_text, numbered
+from .._domain.words import PIN_BY_HAND, Drift
 from .._hypervisor.hypervisor import Hypervisor
 from .._hypervisor.numa_maps import NumaMapsError, Processes
 from .._model.domain import Domain
@@ -53,13 +52,8 @@ def locate_guest(
 ) -> Location:
     """Find the threads and the memory of a running guest.
 
-    Args:
-        domain: the guest.
-        live: the definition it runs with.
-        host: the hypervisor host.
-        hypervisor: whom to ask for the threads.
-        processes: of the hypervisor host, None where this is another machine.
-        with_memory: whether to look for the memory.
+    *processes* is None where the hypervisor host is another machine; memory is looked for only
+    *with_memory*.
 
     Raises:
         DomainError: when the definition cannot be read.

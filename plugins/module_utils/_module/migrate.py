@@ -27,9 +27,10 @@ from .._model.layout import layout_to_result
 from .common import errors_to_result, patience_s, warn_once
 from .destination import Destination, MovingGuest, destination_from, largest_first
 from .leaving import read_moving_guest, reasons_to_stay
+from .migration_notes import MigrationNotes
 from .move import Move, carry_out
 from .select import Match, select_guests
-from .state_dir import StateDir, default_state_dir
+from .state_dir import default_state_dir
 from .unfinished import finish_begun, waiting_for
 
 #: Most bandwidth in MiB a second (QEMU_DOMAIN_MIG_BANDWIDTH_MAX, src/qemu/qemu_domain.h).
@@ -42,8 +43,6 @@ class MigrationResult:
 
     Attributes:
         moves: one for each guest, in the order in which they were given a target.
-        errors: each about one guest, or one entry.
-        warnings: sentences about the call.
         there: guests that were named, and run on a target already.
         completed: guests that an earlier run had begun to migrate, and this one has brought to
             their target.
@@ -75,7 +74,7 @@ def migrate_guests(
     destinations: Sequence[Destination],
     names: Sequence[str] | None,
     transfer: Transfer,
-    state_dir: StateDir,
+    state_dir: MigrationNotes,
     write: bool,
     partial_success: bool = False,
     at_once: int = 1,
@@ -127,7 +126,7 @@ def _finish(
     destinations: Sequence[Destination],
     names: Sequence[str] | None,
     transfer: Transfer,
-    state_dir: StateDir,
+    state_dir: MigrationNotes,
     write: bool,
     say: Callable[[str], None],
 ) -> tuple[MigrationResult, Sequence[str] | None, set[str]]:
@@ -252,7 +251,7 @@ def _go(
     source: Source,
     going: Sequence[Move],
     transfer: Transfer,
-    state_dir: StateDir,
+    state_dir: MigrationNotes,
     say: Callable[[str], None],
     move: Move,
 ) -> VnumaError | None:
@@ -319,7 +318,9 @@ def migrate(module: AnsibleModule) -> dict[str, Any]:
     with ExitStack() as stack:
         source = Source(module.params["uri"], patience_s(module))
         stack.callback(source.close)
-        state_dir = StateDir(module.params["state_dir"] or default_state_dir(), source.host_uuid())
+        state_dir = MigrationNotes(
+            module.params["state_dir"] or default_state_dir(), source.host_uuid()
+        )
         destinations = [
             _connected(module, source, given, state_dir, stack)
             for given in module.params["targets"]
@@ -361,7 +362,7 @@ def _connected(
     module: AnsibleModule,
     source: Source,
     given: Mapping[str, Any],
-    state_dir: StateDir,
+    state_dir: MigrationNotes,
     stack: ExitStack,
 ) -> Destination:
     """Return a target that can be asked.

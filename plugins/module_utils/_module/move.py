@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from .._domain.definition import read_definition, secrets
-from .._domain.state import differences
+from .._domain.words import differences
 from .._errors import HypervisorError
 from .._hypervisor.ends import Source
 from .._hypervisor.migration import Migration, Progress, Transfer, lost_its_reason
@@ -22,7 +22,7 @@ from .._size import show_size
 from .destination import Arrival, Destination, MovingGuest
 from .ending import Ending, Outcome
 from .location import locate_guest
-from .state_dir import MigrationNote, StateDir
+from .migration_notes import MigrationNote, MigrationNotes
 from .update import digest
 
 _LOOK_EVERY_S = 0.5
@@ -35,14 +35,12 @@ class Move:
     """One guest on its way.
 
     Attributes:
-        moving: the guest.
         destination: where it is to go, None where it cannot go anywhere.
         arrival: what it is to be there.
         reasons: why it cannot go, sentences by target.
         action: ``none``, ``migrated``, ``refused`` or ``failed``; in check mode, what would be.
         seconds: how long it took, None where it did not go.
         progress: how it went, None where that is not known.
-        warnings: sentences about it.
     """
 
     moving: MovingGuest
@@ -61,19 +59,12 @@ def carry_out(
     destination: Destination,
     arrival: Arrival,
     transfer: Transfer,
-    state_dir: StateDir,
+    state_dir: MigrationNotes,
     say: Callable[[str], None],
 ) -> None:
     """Migrate a guest, and verify it where it is then.
 
-    Args:
-        source: where it runs.
-        move: the guest; what happened is noted in it.
-        destination: where it goes.
-        arrival: what it is to be there.
-        transfer: how.
-        state_dir: of the source.
-        say: takes a line about how far it is.
+    What happened is noted in *move*; *say* takes a line about how far it is.
 
     Raises:
         VnumaError: when it was not migrated, or is not what it was to be.

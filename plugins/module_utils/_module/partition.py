@@ -325,7 +325,7 @@ def _leave_to_restart(update: GuestUpdate, warning: str) -> None:
 
 def _define(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards) -> None:
     """Define what was edited; what the guest runs with is kept first, where it has to restart."""
-    from .._domain.kept import keep_layout
+    from .._domain.edit import keep_layout
     from .define import replace_definition
 
     domain, live, before = update.domain, update.live, update.before

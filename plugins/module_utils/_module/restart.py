@@ -17,23 +17,18 @@ from .._hypervisor.power import Power
 from .common import errors_to_result, patience_s, warn_once
 from .cycle import Cycle, LateError, RestartPolicy
 from .decide import ACTIONS, Restart, decide
+from .migration_notes import MigrationNotes
 from .select import select_guests
-from .state_dir import StateDir, default_state_dir
+from .state_dir import default_state_dir
 from .turn import is_untidy, tidy
 
 
 def foresee_restarts(
-    power: Power, restarts: Sequence[Restart], state_dir: StateDir
+    power: Power, restarts: Sequence[Restart], state_dir: MigrationNotes
 ) -> list[VnumaError]:
     """Say what a run would do with each guest, and write nothing.
 
-    Args:
-        power: where they are.
-        restarts: the candidates; what would happen is noted in them.
-        state_dir: where layouts and begun restarts are kept.
-
-    Returns:
-        The errors, each about one guest.
+    What would happen is noted in *restarts*; the errors are each about one guest.
     """
     errors: list[VnumaError] = []
     for restart in restarts:
@@ -50,21 +45,15 @@ def foresee_restarts(
 
 
 def restart_guests(
-    power: Power, restarts: Sequence[Restart], policy: RestartPolicy, state_dir: StateDir
+    power: Power, restarts: Sequence[Restart], policy: RestartPolicy, state_dir: MigrationNotes
 ) -> list[VnumaError]:
     """Power-cycle those guests whose running layout is not the one they are defined with.
 
     A guest that is too slow to shut down gives its place to the next one, and is watched for as
     long as the others take.
 
-    Args:
-        power: where they are.
-        restarts: the candidates; what happened is noted in them.
-        policy: how.
-        state_dir: where layouts and begun restarts are kept.
-
-    Returns:
-        The errors, one for each guest that could not be brought to its new layout.
+    What happened is noted in *restarts*; there is an error for each guest that could not be brought
+    to its new layout.
     """
     cycle = Cycle(power, policy, state_dir)
     over = threading.Event()
@@ -123,7 +112,9 @@ def restart(module: AnsibleModule) -> dict[str, Any]:
     power = Power(module.params["uri"], watch=write, patience_s=patience_s(module))
     untidy = False
     try:
-        state_dir = StateDir(module.params["state_dir"] or default_state_dir(), power.host_uuid())
+        state_dir = MigrationNotes(
+            module.params["state_dir"] or default_state_dir(), power.host_uuid()
+        )
         named = module.params["guests"]
         entries = [{"name": "*"}] if named is None else [{"name": name} for name in named]
         with state_dir.locked() if write else nullcontext():
@@ -147,7 +138,7 @@ def restart(module: AnsibleModule) -> dict[str, Any]:
     return _result(restarts, errors, untidy)
 
 
-def _tidied(power: Power, state_dir: StateDir) -> list[VnumaError]:
+def _tidied(power: Power, state_dir: MigrationNotes) -> list[VnumaError]:
     try:
         tidy(power, state_dir)
     except VnumaError as error:

@@ -20,8 +20,6 @@ class Match:
     """A guest, and the entry that means it.
 
     Attributes:
-        domain: as libvirt lists it.
-        entry: what the user wrote.
         by_name: whether the entry has its name or UUID, and not a pattern.
     """
 
@@ -46,12 +44,7 @@ class Selection:
 
 
 def select_guests(domains: Sequence[Domain], entries: Sequence[Mapping[str, Any]]) -> Selection:
-    """Match entries to guests: names and UUIDs win over patterns, the first pattern wins.
-
-    Args:
-        domains: every guest of the host.
-        entries: dictionaries with a ``name``.
-    """
+    """Match entries to guests: names and UUIDs win over patterns, the first pattern wins."""
     selection = Selection()
     by_name = {domain.name: domain for domain in domains}
     by_uuid = {domain.uuid: domain for domain in domains}

@@ -26,7 +26,9 @@ from .._errors import VnumaError
 #: Where root keeps them. Others keep them in XDG_STATE_HOME (XDG Base Directory Specification).
 SYSTEM_FOLDER = "/var/lib/kvm-vnuma"
 _LOCK_PATIENCE_S = 10.0
-_LAYOUT, _RESTART, _MIGRATION = ".layout", ".restart", ".migration"
+_LAYOUT, _RESTART = ".layout", ".restart"
+#: What the notes of migrations end with, see migration_notes.
+MIGRATION = ".migration"
 _LOCK = "lock"
 #: A layout with 512 vCPUs and 128 cells takes less than one; more is none of ours.
 _MOST_BYTES = 4 << 20
@@ -42,7 +44,6 @@ class RestartNote:
     """A power cycle that has begun, so that the next run knows whose turn it is.
 
     Attributes:
-        name: of the guest when it began.
         since: when it was asked to shut down, in seconds since the epoch.
         until: when the run that asked gave up waiting, or would have; likewise.
         phase: ``shutdown``: asked to shut down; ``late``: it was asked, and did not in time;
@@ -55,31 +56,6 @@ class RestartNote:
     phase: str = "shutdown"
 
 
-@dataclass(frozen=True)
-class MigrationNote:
-    """A migration that has begun, so that the next run knows which of two copies is the guest.
-
-    Attributes:
-        name: of the guest.
-        since: when it began, in seconds since the epoch.
-        target: name of the target in the inventory.
-        target_uuid: UUID of the target's libvirt host.
-        paused: whether the guest was paused by its owner, and has to be so afterwards.
-        phase: ``moving``: the copy on the target has not run; ``there``: it may have.
-        known_there: whether the target had a definition of it before.
-        definition: digest of its persistent definition on the source when it began, '' for none.
-    """
-
-    name: str = ""
-    since: float = 0.0
-    target: str = ""
-    target_uuid: str = ""
-    paused: bool = False
-    phase: str = "moving"
-    known_there: bool = True
-    definition: str = ""
-
-
 def default_state_dir() -> str:
     """Return the folder for the user that the module runs as."""
     if os.geteuid() == 0:
@@ -89,7 +65,7 @@ def default_state_dir() -> str:
 
 
 class StateDir:
-    """The kept layouts and the notes of one libvirt host.
+    """The kept layouts and the notes of restarts of one libvirt host.
 
     Args:
         folder: where to keep them; made when something is first written.
@@ -154,24 +130,6 @@ class StateDir:
         """Forget the note, since nothing is left to do."""
         self._drop(guest_uuid + _RESTART)
 
-    def begin_migration(self, guest_uuid: str, note: MigrationNote) -> None:
-        """Note how far a migration is."""
-        failing = "the start of its migration cannot be recorded"
-        self._write(guest_uuid + _MIGRATION, json.dumps(asdict(note)), failing)
-
-    def begun_migration(self, guest_uuid: str) -> MigrationNote | None:
-        """Return the note of a migration that has not ended, None where there is none."""
-        values = self._read_note(guest_uuid + _MIGRATION, MigrationNote)
-        return None if values is None else MigrationNote(**values)
-
-    def end_migration(self, guest_uuid: str) -> None:
-        """Forget the note, since one copy of the guest is left."""
-        self._drop(guest_uuid + _MIGRATION)
-
-    def begun_migrations(self) -> tuple[str, ...]:
-        """Return the UUIDs of guests whose migration has not ended."""
-        return self._guests(_MIGRATION)
-
     def kept(self) -> tuple[str, ...]:
         """Return the UUIDs of guests of which a layout or the note of a power cycle is kept."""
         return tuple(sorted({*self._guests(_LAYOUT), *self._guests(_RESTART)}))
@@ -183,7 +141,7 @@ class StateDir:
         kept here, which have passwords in them. While another run holds the lock, a draft may be
         in use.
         """
-        used = (_LAYOUT, _RESTART, _MIGRATION)
+        used = (_LAYOUT, _RESTART, MIGRATION)
         return tuple(
             name
             for name in self._names()

@@ -49,13 +49,7 @@ class Turn:
 
 
 def whose_turn(note: RestartNote, condition: Condition, log: GuestLog) -> Turn:
-    """Say whether a guest that is off is off because of the restart that was noted.
-
-    Args:
-        note: of the restart that was begun.
-        condition: of the guest now.
-        log: when it last started and ended, as far as that is known.
-    """
+    """Say whether a guest that is off is off because of the restart that was noted."""
     # A daemon that has started since then does not know the reason; the log still has it.
     reason = log.reason if condition.reason == "unknown" else condition.reason
     # One whose power a run has pulled is in the phase that follows while it is being started.
@@ -109,11 +103,6 @@ def not_due(hypervisor: Hypervisor, domains: list[Domain], state_dir: StateDir) 
     """Return the UUIDs of guests of which something is kept that is no longer needed.
 
     What cannot be found out stays.
-
-    Args:
-        hypervisor: where they are.
-        domains: every guest of the host.
-        state_dir: where it is kept.
     """
     by_uuid = {domain.uuid: domain for domain in domains}
     found = []

@@ -15,7 +15,7 @@ from .._hypervisor.ends import Source
 from .._model.domain import Domain
 from .destination import Destination
 from .ending import Ending, Outcome
-from .state_dir import MigrationNote, StateDir
+from .migration_notes import MigrationNote, MigrationNotes
 
 
 @dataclass
@@ -26,9 +26,6 @@ class Unfinished:
         names: what is left of the names that were asked for; None for every guest.
         apart: UUIDs of guests with which nothing more is done in this run.
         arrived: guests that are on their target now, and where that is.
-        changed: whether something was done.
-        errors: each about one guest.
-        warnings: sentences about the call.
     """
 
     names: list[str] | None
@@ -43,7 +40,7 @@ def finish_begun(
     source: Source,
     destinations: Sequence[Destination],
     names: Sequence[str] | None,
-    state_dir: StateDir,
+    state_dir: MigrationNotes,
     undefine_source: bool,
     timeout_s: float,
     write: bool,
@@ -121,7 +118,7 @@ def _name(source: Source, uuid: str, note: MigrationNote | None) -> str:
     return uuid
 
 
-def waiting_for(source: Source, state_dir: StateDir, name: str) -> str:
+def waiting_for(source: Source, state_dir: MigrationNotes, name: str) -> str:
     """Say which guests wait for a target that cannot be reached; '' for none."""
     waiting = []
     for uuid in state_dir.begun_migrations():
@@ -152,7 +149,7 @@ def _leave(found: Unfinished, domain: Domain) -> None:
 
 
 def _target_of(
-    note: MigrationNote, destinations: Sequence[Destination], state_dir: StateDir, uuid: str
+    note: MigrationNote, destinations: Sequence[Destination], state_dir: MigrationNotes, uuid: str
 ) -> Destination:
     """Return the target of a migration that was begun.
 

@@ -13,13 +13,12 @@ from itertools import combinations, islice
 from .._cpuset import format_cpuset
 from .._errors import LayoutError, RoomError
 from .._model.guest import Guest
-from .._model.host import Host
+from .._model.host import DISTANCE_LOCAL, DISTANCE_REMOTE, Host
 from .._model.layout import Ids
 from .._model.placement import Load, Need
 from .._policy import Policy
 from .books import Books
 from .demand import Demand
-from .distances import DISTANCE_LOCAL, DISTANCE_REMOTE
 from .loads import exclusive_cpus
 from .room import Room, mebibytes
 

@@ -7,16 +7,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._errors import LayoutError
-from .._model.host import Node
+from .._model.host import (
+    DISTANCE_HIGHEST,
+    DISTANCE_LOCAL,
+    DISTANCE_REMOTE,
+    DISTANCE_SAME_NODE,
+    Node,
+)
 from .._model.layout import Ids
 from .._policy import Matrix
-
-# SLIT values (ACPI 6.4, 5.2.17): 10 means local, 0-9 are reserved, 255 means unreachable.
-# libvirt takes 10 to 255, and 10 only on the diagonal (docs/formatdomain, "sibling").
-DISTANCE_LOCAL = 10
-DISTANCE_SAME_NODE = 11
-DISTANCE_REMOTE = 20
-DISTANCE_HIGHEST = 254
 
 
 def distance_matrix(

@@ -8,23 +8,13 @@ from collections.abc import Sequence
 
 from .._errors import LayoutError, RoomError
 from .._model.guest import Guest, HugepageUse
-from .._model.host import Host, Node
+from .._model.host import DISTANCE_REMOTE, Host, Node
 from .._policy import Policy
+from .._size import granule_kib
 from .apportion import apportion, divides, node_weights
-from .distances import DISTANCE_REMOTE
-
-#: What libvirt aligns a cell's memory to when the guest starts (qemuDomainGetMemorySizeAlignment
-#: and qemuDomainAlignMemorySizes, src/qemu/qemu_domain.c): 256 MiB on ppc64, else 1 MiB.
-GRANULE_KIB = 1024
-GRANULE_PPC64_KIB = 256 * 1024
 
 #: The largest ordinary page of an architecture, that of aarch64 and ppc64.
 LARGEST_ORDINARY_KIB = 64
-
-
-def granule_kib(arch: str) -> int:
-    """Return what libvirt aligns a cell's memory to when it starts a guest."""
-    return GRANULE_PPC64_KIB if arch.startswith("ppc64") else GRANULE_KIB
 
 
 def memory_node(host: Host, node: Node) -> Node:

@@ -18,11 +18,12 @@ from .._model.guest import Guest
 from .._model.host import Host, Node
 from .._model.layout import Ids
 from .._policy import AUTO, MAX_CELLS, Matrix, Policy
+from .._size import granule_kib
 from .candidates import Site, need_text
 from .demand import Demand
 from .distances import distance_matrix
 from .machines import emulates_one_thread
-from .memory import granule_kib, hugepage_uses
+from .memory import hugepage_uses
 from .nodes import cell_count, named_nodes
 
 

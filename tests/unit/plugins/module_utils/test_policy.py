@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +13,10 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import PolicyErr
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     CHOICES,
     DEFAULTS,
+    OPTIONS,
     Policy,
+    argument_spec,
+    override_spec,
     policy_from_options,
     policy_to_record,
 )
@@ -306,3 +310,23 @@ def test_a_group_in_every_spelling() -> None:
     nothing: tuple[object, ...] = ([], "", {})
     for value in nothing:
         assert policy_from_options({"migration_group": value}).migration_group == ()
+
+
+_SPEC = argument_spec()
+
+
+def test_the_table_is_the_policy() -> None:
+    """Each option has a field, each field an option, and its default is that of the field."""
+    of_options = {option.field or name for name, option in OPTIONS.items()}
+    assert of_options | {"reserves_isolated"} == {field.name for field in fields(Policy)}
+    given = {name: one.get("default") for name, one in _SPEC.items()}
+    assert policy_from_options(given) == Policy()
+
+
+def test_the_entry_of_a_guest_takes_every_option() -> None:
+    """As text, so that an error names the guest; only what YAML writes as a list is taken raw."""
+    entry = override_spec()
+    assert entry.keys() == _SPEC.keys() == OPTIONS.keys()
+    for name, one in _SPEC.items():
+        assert entry[name] == {"type": "raw" if one["type"] == "raw" else "str"}
+        assert ("choices" in one) is (name in CHOICES)

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain import (
+    definition as definition_module,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
     pci_devices,
     read_definition,
@@ -602,3 +605,16 @@ def test_secrets_of_qemus_own_command_line() -> None:
     for secret in sorted(found, key=len, reverse=True):
         said = said.replace(secret, "********")
     assert said == "qemu: -object ********: no"
+
+
+def test_the_record_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run asks for it many times a guest, and a definition may have much before it."""
+    looked: list[object] = []
+
+    def look(root: object) -> None:
+        looked.append(root)
+
+    monkeypatch.setattr(definition_module, "find_record", look)
+    definition = read_definition(_domain())
+    assert [definition.record, definition.record] == [None, None]
+    assert looked == [definition.root]

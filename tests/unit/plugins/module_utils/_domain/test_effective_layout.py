@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.compare import (
-    cell_placements,
-    effective_layout,
-)
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import (
     Definition,
     read_definition,
     read_guest,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.effect import (
+    cell_placements,
+    effective_layout,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import (

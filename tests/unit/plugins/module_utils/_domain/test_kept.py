@@ -12,8 +12,8 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
     read_definition,
     read_guest,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import keep_layout
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.kept import (
-    keep_layout,
     put_back,
     runs_with,
 )

@@ -4,10 +4,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import numbered
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.state import differences
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.wording import Difference, numbered
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.managed import MANAGED
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.words import (
+    WORDS,
+    Difference,
+    differences,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import ManagedState
 
 _TWO_CELLS = (
@@ -152,3 +159,24 @@ def test_numbers() -> None:
     """One or many."""
     assert numbered("host node", "host nodes", (3,)) == "host node 3"
     assert numbered("host node", "host nodes", (3, 4, 8)) == "host nodes 3-4,8"
+
+
+def test_every_managed_element_has_its_words() -> None:
+    """The table of words and that of managed elements are about the same fields, each once."""
+    assert sorted(WORDS) == sorted(element.field for element in MANAGED)
+    assert set(WORDS) == {field.name for field in fields(ManagedState)}
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        *(_PINS, _TWO_CELLS, "<memory>1</memory>", "<vcpu>2</vcpu>"),
+        *("<vcpu placement='auto'>2</vcpu>", _TWO_CELLS + _BOUND, "<cpu mode='maximum'/>"),
+    ],
+)
+def test_no_field_differs_without_a_word(inner: str) -> None:
+    """Whatever field two definitions differ in, something is told of it."""
+    first, second = _state("<vcpu>1</vcpu>" + _TWO_CELLS), _state(inner)
+    for field in fields(ManagedState):
+        changed = replace(first, **{field.name: getattr(second, field.name)})
+        assert bool(differences(first, changed)) is (changed != first), field.name

@@ -7,7 +7,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import cpu_drivers
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import daemon_limits
 
 NO_SUPPORT, DENIED = 3, 29
 
@@ -54,9 +54,9 @@ class Daemon:
 def test_asked_once(monkeypatch: pytest.MonkeyPatch, known: set[str], code: int, has: bool) -> None:
     """By the error's number, in whatever language it is worded."""
     bindings = SimpleNamespace(libvirtError=LibvirtError, VIR_ERR_NO_SUPPORT=NO_SUPPORT)
-    monkeypatch.setattr(cpu_drivers, "libvirt", bindings)
+    monkeypatch.setattr(daemon_limits, "libvirt", bindings)
     daemon = Daemon(known, code)
-    drivers = cpu_drivers.CpuDrivers(daemon)  # type: ignore[arg-type]
+    drivers = daemon_limits.CpuDrivers(daemon)  # type: ignore[arg-type]
     assert drivers.has("riscv64") is has
     asked = list(daemon.asked)
     assert drivers.has("riscv64") is has

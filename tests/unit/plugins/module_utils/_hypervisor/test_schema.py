@@ -19,8 +19,9 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import (
     connection,
-    schema,
+    daemon_limits,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.daemon_limits import Schema
 
 DENIED, NO_DOMAIN, INVALID_SCHEMA, INVALID_NAME = 29, 42, 92, 27
 SECRET = "s3cr3tvn"
@@ -85,7 +86,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         VIR_ERR_NO_DOMAIN=NO_DOMAIN,
         VIR_ERR_XML_INVALID_SCHEMA=INVALID_SCHEMA,
     )
-    for module in (connection, schema):
+    for module in (connection, daemon_limits):
         monkeypatch.setattr(module, "libvirt", bindings)
     return bindings
 
@@ -93,17 +94,17 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture
 def make(
     fake: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., schema.Schema]:
+) -> Callable[..., Schema]:
     """Return the schema of a daemon."""
 
-    def of(daemon: Daemon, *, local: bool = True, copy: str = RNG) -> schema.Schema:
+    def of(daemon: Daemon, *, local: bool = True, copy: str = RNG) -> Schema:
         path = tmp_path / "domain.rng"
         if copy:
             path.write_text(copy)
-        monkeypatch.setattr(schema, "LOCAL_SCHEMA", path)
+        monkeypatch.setattr(daemon_limits, "LOCAL_SCHEMA", path)
         link = connection.Connection.__new__(connection.Connection)
         link.uri, link.raw = "qemu:///system", daemon
-        return schema.Schema(link, daemon.define, lambda: local)
+        return Schema(link, daemon.define, lambda: local)
 
     return of
 
@@ -136,7 +137,7 @@ AS_IT_STANDS = (
     ],
 )
 def test_foretold(
-    make: Callable[..., schema.Schema], before: Definition, after: Definition, sentence: str
+    make: Callable[..., Schema], before: Definition, after: Definition, sentence: str
 ) -> None:
     """By the daemon itself, which stores nothing; and it is asked where there is a doubt alone."""
     daemon = Daemon()
@@ -161,9 +162,7 @@ def test_foretold(
         ("<bad/>", {"copy": "<element/>"}),
     ],
 )
-def test_not_foretold(
-    make: Callable[..., schema.Schema], refuses: str, keys: dict[str, object]
-) -> None:
+def test_not_foretold(make: Callable[..., Schema], refuses: str, keys: dict[str, object]) -> None:
     """No refusal without the daemon's word, and none of its words without a doubt."""
     daemon = Daemon(refuses)
     make(daemon, **keys).check(BAD, BAD)
@@ -172,7 +171,7 @@ def test_not_foretold(
 
 
 @pytest.mark.parametrize(("before", "sentence"), [(BAD, AS_IT_STANDS), (SOUND, "guest db: no")])
-def test_explained(make: Callable[..., schema.Schema], before: Definition, sentence: str) -> None:
+def test_explained(make: Callable[..., Schema], before: Definition, sentence: str) -> None:
     """A define that failed says so where it would have failed without a layout too."""
     daemon = Daemon()
     one = make(daemon, local=False)
@@ -186,7 +185,7 @@ def test_explained(make: Callable[..., schema.Schema], before: Definition, sente
     assert len(daemon.asked) == 1
 
 
-def test_a_daemon_that_is_gone_is_not_asked(make: Callable[..., schema.Schema]) -> None:
+def test_a_daemon_that_is_gone_is_not_asked(make: Callable[..., Schema]) -> None:
     """What came of the define is unknown, and that is what is said."""
     daemon = Daemon()
     with pytest.raises(DaemonLostError), make(daemon).explaining(BAD):

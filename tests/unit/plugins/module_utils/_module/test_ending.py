@@ -17,9 +17,9 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.ends import 
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Condition
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.copies import is_alive, runs
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.ending import Ending, Outcome
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.migration_notes import (
     MigrationNote,
-    StateDir,
+    MigrationNotes,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.update import digest
 from twoends import DESTROYED, GONE, GUEST, MIGRATION, OFF, RUNNING, USER, XML, CopyEnd
@@ -85,7 +85,7 @@ class Bench:
     def ending(self) -> Ending:
         """What ends it."""
         ends = (cast(Source, self.east), cast(Target, self.west))
-        notes = cast(StateDir, self.state_dir)
+        notes = cast(MigrationNotes, self.state_dir)
         return Ending(*ends, "west", GUEST, notes, self.undefine_source, self.said.append)
 
     def end(self, wait_s: float = 0.0) -> Outcome:

@@ -28,8 +28,10 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._module.migrate import (
     MigrationResult,
     migrate_guests,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.migration_notes import (
+    MigrationNotes,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.move import Move
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import StateDir
 
 
 def _xml(name: str) -> str:
@@ -105,7 +107,7 @@ class Bench:
 
     source: FakeHost
     targets: dict[str, FakeHost]
-    state_dir: StateDir
+    state_dir: MigrationNotes
     gone: list[tuple[str, str]] = field(default_factory=list)
     newcomers: list[str] = field(default_factory=list)
 
@@ -127,7 +129,7 @@ def bench(host: Callable[[str], Host], tmp_path: Path, monkeypatch: pytest.Monke
     bench = Bench(
         FakeHost(topology, ["a", "b", "c"]),
         {"full": FakeHost(topology, ["other"]), "empty": FakeHost(topology)},
-        StateDir(str(tmp_path), "host"),
+        MigrationNotes(str(tmp_path), "host"),
     )
 
     def carry_out(_source: Source, move: Move, destination: Destination, *_more: object) -> None:

@@ -33,8 +33,10 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._module.destination impo
     Destination,
     MovingGuest,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.migration_notes import (
+    MigrationNotes,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.move import Move, carry_out
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import StateDir
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from planning import partitioned_text
@@ -93,7 +95,7 @@ class Bench:
     moving: MovingGuest
     arrival: Arrival
     move: Move
-    state_dir: StateDir
+    state_dir: MigrationNotes
     happens: Callable[[], None] = field(init=False)
     asked: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
@@ -148,7 +150,7 @@ def bench(host: Callable[[str], Host], tmp_path: Path, monkeypatch: pytest.Monke
         moving,
         Arrival(read_definition(running), read_definition(persistent), None),
         Move(moving),
-        StateDir(str(tmp_path), "host"),
+        MigrationNotes(str(tmp_path), "host"),
     )
     bench.happens = bench.arrive
 

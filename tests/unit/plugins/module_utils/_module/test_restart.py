@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
-from ansible_collections.kvm.vnuma.plugins.module_utils._domain.kept import keep_layout
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import keep_layout
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
     HypervisorError,
     UnsettledError,
@@ -23,14 +23,16 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.power import
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Condition, Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.cycle import RestartPolicy
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.decide import Restart
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.migration_notes import (
+    MigrationNote,
+    MigrationNotes,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.restart import (
     foresee_restarts,
     restart_guests,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
-    MigrationNote,
     RestartNote,
-    StateDir,
     StateDirError,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.turn import is_untidy, tidy
@@ -203,12 +205,12 @@ class FakePower:
 
 
 @pytest.fixture
-def state_dir(tmp_path: Path) -> StateDir:
+def state_dir(tmp_path: Path) -> MigrationNotes:
     """An empty state folder."""
-    return StateDir(str(tmp_path), "host")
+    return MigrationNotes(str(tmp_path), "host")
 
 
-def _files(state_dir: StateDir) -> list[str]:
+def _files(state_dir: MigrationNotes) -> list[str]:
     return sorted(path.name for path in state_dir.folder.glob("*"))
 
 
@@ -230,7 +232,7 @@ class Answer:
 
 def _restart(
     guests: FakeGuest | dict[str, FakeGuest],
-    state_dir: StateDir,
+    state_dir: MigrationNotes,
     by_name: bool = True,
     write: bool = True,
     **keys: Any,
@@ -240,7 +242,11 @@ def _restart(
 
 
 def _again(
-    fake: FakePower, state_dir: StateDir, by_name: bool = True, write: bool = True, **keys: Any
+    fake: FakePower,
+    state_dir: MigrationNotes,
+    by_name: bool = True,
+    write: bool = True,
+    **keys: Any,
 ) -> Answer:
     power = cast(Power, fake)
     restarts = [Restart(domain, by_name) for domain in fake.domains()]
@@ -254,7 +260,7 @@ def _again(
     return Answer({one.domain.name: one for one in restarts}, [str(error) for error in errors])
 
 
-def test_power_cycle(state_dir: StateDir) -> None:
+def test_power_cycle(state_dir: MigrationNotes) -> None:
     """Down and up with the new layout; nothing is left in the state folder."""
     answer, fake = _restart(FakeGuest(), state_dir)
     assert (answer.action(), answer.errors) == ("restarted", [])
@@ -277,7 +283,7 @@ def test_power_cycle(state_dir: StateDir) -> None:
     ],
 )
 def test_which_guests_are_restarted(
-    state_dir: StateDir, guest: FakeGuest, by_name: bool, action: str
+    state_dir: MigrationNotes, guest: FakeGuest, by_name: bool, action: str
 ) -> None:
     """In check mode the same is said, and nothing is done."""
     said, fake = _restart(guest, state_dir, by_name, write=False)
@@ -287,7 +293,7 @@ def test_which_guests_are_restarted(
     assert bool(fake.calls) is (action == "restarted")
 
 
-def test_check_mode_leaves_the_state_folder_alone(state_dir: StateDir) -> None:
+def test_check_mode_leaves_the_state_folder_alone(state_dir: MigrationNotes) -> None:
     """What a run that was cut short left behind is for a run that writes."""
     state_dir.keep_layout("uuid-anuma", keep_layout(read_definition(OLD)))
     state_dir.begin_restart("uuid-anuma", RestartNote("anuma"))
@@ -357,7 +363,7 @@ def _pause(guest: FakeGuest) -> None:
     ],
 )
 def test_each_guest_is_decided_in_its_turn(
-    state_dir: StateDir, act: Callable[[FakeGuest], None], action: str, said: str
+    state_dir: MigrationNotes, act: Callable[[FakeGuest], None], action: str, said: str
 ) -> None:
     """What its owner did while another guest was waited for is left as it is, and no error."""
     last = FakeGuest()
@@ -381,7 +387,7 @@ def test_each_guest_is_decided_in_its_turn(
     ],
 )
 def test_a_guest_that_its_owner_takes_down(
-    state_dir: StateDir, act: Callable[[FakeGuest], None], said: str
+    state_dir: MigrationNotes, act: Callable[[FakeGuest], None], said: str
 ) -> None:
     """It is not started: by its owner's will, or since it runs elsewhere."""
     answer, fake = _restart(FakeGuest(meanwhile=act), state_dir)
@@ -392,7 +398,7 @@ def test_a_guest_that_its_owner_takes_down(
     assert (again.action(), again.errors, fake.guests["anuma"].active) == ("none", [], False)
 
 
-def test_a_guest_that_loses_its_definition_on_the_way(state_dir: StateDir) -> None:
+def test_a_guest_that_loses_its_definition_on_the_way(state_dir: MigrationNotes) -> None:
     """It ran, and runs again as the transient guest that its owner made of it."""
     looks = iter(range(3))
 
@@ -415,7 +421,7 @@ def test_a_guest_that_loses_its_definition_on_the_way(state_dir: StateDir) -> No
     assert (fake.guests["anuma"].live, _files(state_dir)) == (OLD, [])
 
 
-def test_a_slow_guest_is_watched_while_the_others_take(state_dir: StateDir) -> None:
+def test_a_slow_guest_is_watched_while_the_others_take(state_dir: MigrationNotes) -> None:
     """It is started when it goes down after its time, and is no error then."""
     slow = FakeGuest(stubborn=True)
     guests = {"a": slow, "b": FakeGuest(meanwhile=lambda _guest: _shut_off(slow))}
@@ -426,7 +432,7 @@ def test_a_slow_guest_is_watched_while_the_others_take(state_dir: StateDir) -> N
 
 
 @pytest.mark.parametrize("mode", ["graceful", "force"])
-def test_a_guest_that_does_not_shut_down(state_dir: StateDir, mode: str) -> None:
+def test_a_guest_that_does_not_shut_down(state_dir: MigrationNotes, mode: str) -> None:
     """Only force ends it; otherwise it keeps running, and the sentence says what comes next."""
     answer, fake = _restart(FakeGuest(stubborn=True), state_dir, mode=mode)
     if mode == "force":
@@ -453,7 +459,7 @@ def test_a_guest_that_does_not_shut_down(state_dir: StateDir, mode: str) -> None
 
 
 @pytest.mark.parametrize("reason", ["shutdown", "crashed", "failed", "daemon", "unknown"])
-def test_a_restart_that_was_cut_short_is_ended(state_dir: StateDir, reason: str) -> None:
+def test_a_restart_that_was_cut_short_is_ended(state_dir: MigrationNotes, reason: str) -> None:
     """A guest that is off since then is started."""
     state_dir.begin_restart("uuid-anuma", RestartNote("anuma", time.time(), time.time() + 9))
     answer, fake = _restart(FakeGuest(active=False, reason=reason), state_dir)
@@ -463,7 +469,7 @@ def test_a_restart_that_was_cut_short_is_ended(state_dir: StateDir, reason: str)
 
 @pytest.mark.parametrize("act", [_destroy, _migrate_away, _save, _revert])
 def test_a_restart_that_its_owner_decided_otherwise_about(
-    state_dir: StateDir, act: Callable[[FakeGuest], None]
+    state_dir: MigrationNotes, act: Callable[[FakeGuest], None]
 ) -> None:
     """A guest that its owner took down since a run was cut short stays as it is."""
     state_dir.begin_restart("uuid-anuma", RestartNote("anuma", time.time(), time.time() + 9))
@@ -475,7 +481,7 @@ def test_a_restart_that_its_owner_decided_otherwise_about(
     assert _files(state_dir) == []
 
 
-def test_a_start_that_was_cut_short_is_made_again(state_dir: StateDir) -> None:
+def test_a_start_that_was_cut_short_is_made_again(state_dir: MigrationNotes) -> None:
     """A guest that libvirt lists as active, and that has not begun to run, does not run."""
     state_dir.begin_restart("uuid-anuma", RestartNote("anuma", phase="start"))
     guest = FakeGuest(live=NEW, state="paused starting_up")
@@ -483,14 +489,14 @@ def test_a_start_that_was_cut_short_is_made_again(state_dir: StateDir) -> None:
     assert (answer.action(), fake.calls) == ("started", ["start anuma"])
 
 
-def test_a_guest_that_is_listed_as_active_and_has_no_process(state_dir: StateDir) -> None:
+def test_a_guest_that_is_listed_as_active_and_has_no_process(state_dir: MigrationNotes) -> None:
     """A daemon that has just come back finds out that it is off: it is started."""
     state_dir.begin_restart("uuid-anuma", RestartNote("anuma", phase="start"))
     answer, fake = _restart(FakeGuest(live=NEW, vanishes=True), state_dir)
     assert (answer.action(), fake.calls) == ("started", ["start anuma"])
 
 
-def test_power_is_not_pulled_under_a_job(state_dir: StateDir) -> None:
+def test_power_is_not_pulled_under_a_job(state_dir: MigrationNotes) -> None:
     """What its owner has begun since it was asked to shut down is waited for."""
     guest = FakeGuest(stubborn=True, meanwhile=_copy_a_disk)
     answer, fake = _restart(guest, state_dir, mode="force")
@@ -500,7 +506,7 @@ def test_power_is_not_pulled_under_a_job(state_dir: StateDir) -> None:
     assert guest.active
 
 
-def test_an_unknown_outcome_is_no_rollback(state_dir: StateDir) -> None:
+def test_an_unknown_outcome_is_no_rollback(state_dir: MigrationNotes) -> None:
     """The note stays until it is known, and so does the layout that it may have to go back to."""
     answer, fake = _restart(FakeGuest(unsettled=True), state_dir)
     assert answer.action() == "failed"
@@ -509,7 +515,7 @@ def test_an_unknown_outcome_is_no_rollback(state_dir: StateDir) -> None:
     assert _files(state_dir) == ["uuid-anuma.layout", "uuid-anuma.restart"]
 
 
-def test_a_migration_that_has_not_ended(state_dir: StateDir) -> None:
+def test_a_migration_that_has_not_ended(state_dir: MigrationNotes) -> None:
     """The guest may run on the other host."""
     state_dir.begin_migration("uuid-anuma", MigrationNote("anuma", target="kvm2"))
     answer, fake = _restart(FakeGuest(), state_dir)
@@ -517,7 +523,7 @@ def test_a_migration_that_has_not_ended(state_dir: StateDir) -> None:
     assert "a migration of it to kvm2 was begun and has not ended" in answer.warnings()
 
 
-def test_rolled_back(state_dir: StateDir) -> None:
+def test_rolled_back(state_dir: MigrationNotes) -> None:
     """What does not start gets its old layout back, and keeps what its owner did meanwhile."""
 
     def retitle(guest: FakeGuest) -> None:
@@ -541,7 +547,7 @@ def test_rolled_back(state_dir: StateDir) -> None:
     [({}, "restarted"), ({"does_not_start": (4,)}, "rolled_back"), ({"stubborn": True}, "failed")],
 )
 def test_a_state_folder_that_becomes_unwritable(
-    state_dir: StateDir, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], action: str
+    state_dir: MigrationNotes, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], action: str
 ) -> None:
     """A guest that is down runs again all the same; what cannot be removed is said once."""
 
@@ -572,7 +578,7 @@ def _refuse(*_args: Any, **_keys: Any) -> None:
     raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-def test_the_old_layout_no_longer_fits(state_dir: StateDir) -> None:
+def test_the_old_layout_no_longer_fits(state_dir: MigrationNotes) -> None:
     """Its owner gave it fewer vCPUs: what is defined, what failed and what to do are said."""
 
     def shrink(guest: FakeGuest) -> None:
@@ -589,7 +595,7 @@ def test_the_old_layout_no_longer_fits(state_dir: StateDir) -> None:
     assert _files(state_dir) == ["uuid-anuma.layout", "uuid-anuma.restart"]
 
 
-def test_neither_starts(state_dir: StateDir) -> None:
+def test_neither_starts(state_dir: MigrationNotes) -> None:
     """What is defined then is said, and the next run tries again."""
     guest = FakeGuest(does_not_start=(4, 1))
     answer, fake = _restart(guest, state_dir)
@@ -602,7 +608,7 @@ def test_neither_starts(state_dir: StateDir) -> None:
     assert (guest.cells, _files(state_dir)) == (1, [])
 
 
-def test_no_layout_is_known(state_dir: StateDir) -> None:
+def test_no_layout_is_known(state_dir: MigrationNotes) -> None:
     """A guest that is off, and whose earlier layout nothing tells, is left as it is."""
     state_dir.begin_restart("uuid-anuma", RestartNote("anuma"))
     guest = FakeGuest(active=False, reason="shutdown", does_not_start=(4,))
@@ -611,7 +617,7 @@ def test_no_layout_is_known(state_dir: StateDir) -> None:
 
 
 @pytest.mark.parametrize("kept", [keep_layout(read_definition(_xml(2))), "<layout>", "damaged"])
-def test_the_kept_layout_is_the_one_that_ran(state_dir: StateDir, kept: str) -> None:
+def test_the_kept_layout_is_the_one_that_ran(state_dir: MigrationNotes, kept: str) -> None:
     """One that was kept before an earlier start, or is damaged, is replaced."""
     state_dir.keep_layout("uuid-anuma", kept)
     guest = FakeGuest(does_not_start=(4,))
@@ -619,7 +625,7 @@ def test_the_kept_layout_is_the_one_that_ran(state_dir: StateDir, kept: str) -> 
     assert guest.cells == 1
 
 
-def test_no_password_is_kept(state_dir: StateDir) -> None:
+def test_no_password_is_kept(state_dir: MigrationNotes) -> None:
     """At no moment of a restart, whatever comes of it."""
     seen: list[str] = []
 

@@ -9,7 +9,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
     Definition,
     read_definition,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.spoilt import spoilt
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.define import spoilt
 
 
 def _definition(devices: str) -> Definition:

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._module import state_dir as _store
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.migration_notes import (
     MigrationNote,
+    MigrationNotes,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
     RestartNote,
     StateDir,
     StateDirError,
@@ -25,12 +28,12 @@ MOVING = MigrationNote("anuma", 1000.0, "kvm2", "uuid-kvm2", paused=True, phase=
 
 def test_keeps_and_forgets(tmp_path: Path) -> None:
     """Layouts and notes, each by the guest's UUID."""
-    store = StateDir(str(tmp_path / "deep" / "state"), "host")
+    store = MigrationNotes(str(tmp_path / "deep" / "state"), "host")
     assert (store.layout("a"), store.begun_restart("a"), store.kept()) == (None, None, ())
     store.keep_layout("a", "<layout/>")
     store.begin_restart("b", NOTE)
     store.begin_migration("c", MOVING)
-    other = StateDir(str(tmp_path / "deep" / "state"), "host")
+    other = MigrationNotes(str(tmp_path / "deep" / "state"), "host")
     assert (other.layout("a"), other.begun_restart("b")) == ("<layout/>", NOTE)
     assert (other.begun_migration("c"), other.begun_migrations()) == (MOVING, ("c",))
     assert (other.kept(), other.leftovers()) == (("a", "b"), ())

@@ -13,9 +13,9 @@ import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.ends import Source, Target
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.destination import Destination
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.migration_notes import (
     MigrationNote,
-    StateDir,
+    MigrationNotes,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.unfinished import (
     Unfinished,
@@ -29,7 +29,7 @@ from twoends import DESTROYED, GONE, GUEST, MIGRATION, OFF, RUNNING, USER, CopyE
 class Bench:
     """A guest whose migration from the east to the west was cut off."""
 
-    state_dir: StateDir
+    state_dir: MigrationNotes
     topology: Host
     east: CopyEnd = field(default_factory=lambda: CopyEnd("east", OFF))
     west: CopyEnd = field(default_factory=lambda: CopyEnd("west", USER))
@@ -56,7 +56,7 @@ class Bench:
 @pytest.fixture
 def bench(host: Callable[[str], Host], tmp_path: Path) -> Bench:
     """The guest stands still on the west, and is off on the east."""
-    bench = Bench(StateDir(str(tmp_path), "host"), host("two-socket-2n32c"))
+    bench = Bench(MigrationNotes(str(tmp_path), "host"), host("two-socket-2n32c"))
     bench.west.done = bench.east.done
     note = MigrationNote("db1", 1.0, "west", "uuid-west")
     bench.state_dir.begin_migration(GUEST.uuid, note)
