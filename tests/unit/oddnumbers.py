@@ -171,7 +171,7 @@ class FakeHypervisor:
 def calls(text: str, host: Host, folder: str) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield what is done with a definition, by filters and by modules."""
     nothing_kept = StateDir(folder, "none")
-    policy = policy_from_options({"memory_mode": "preferred"})
+    policy = policy_from_options({"memory_mode": "none"})
 
     def edit() -> None:
         definition = read_definition(text)
@@ -238,7 +238,7 @@ def hosts() -> Iterator[tuple[str, Callable[[], Host]]]:
 def main(folder: str) -> dict[str, Any]:
     """Try all of it, with an empty folder for what is kept between runs."""
     ordinary = read_host((HOSTS / "dies-2n16c.xml").read_text(encoding="utf-8"))
-    policy = policy_from_options({"memory_mode": "preferred"})
+    policy = policy_from_options({"memory_mode": "none"})
     definition = read_definition(PLAIN)
     layout = plan(read_guest(definition, 2048), ordinary, policy)
     ours = partitioned(definition, layout, policy).definition.text

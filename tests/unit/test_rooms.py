@@ -39,11 +39,11 @@ SHARED = ("_errors", "_cpuset", "_model")
 #: Most files, lines and lines of code that Ansible packs with a module, counted as in closures.py.
 #: A feature shows its price here; what falls well below is set to what it is.
 BUDGET = {
-    "vnuma_facts": Size(files=11, lines=1930, code=980),
-    "vnuma_info": Size(files=61, lines=12050, code=6920),
-    "vnuma_migrate": Size(files=76, lines=14790, code=8560),
-    "vnuma_partition": Size(files=63, lines=12660, code=7080),
-    "vnuma_restart": Size(files=37, lines=6670, code=3720),
+    "vnuma_facts": Size(files=11, lines=1950, code=995),
+    "vnuma_info": Size(files=65, lines=13240, code=7620),
+    "vnuma_migrate": Size(files=78, lines=15760, code=9140),
+    "vnuma_partition": Size(files=65, lines=13680, code=7700),
+    "vnuma_restart": Size(files=37, lines=6780, code=3790),
 }
 #: How far below its budget a figure may be.
 _SLACK = 0.04
