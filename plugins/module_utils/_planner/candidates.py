@@ -248,8 +248,12 @@ class Case:
             return
         # In proportion to the nodes, what one has to hold is known once all of them are.
         is_even = self.demand.policy.split == "even"
-        least = min(need.cores for need in needs.of_nodes) if is_even else 0
-        able = [node for node in among if room.cores_left(node, self.demand, 1) >= least]
+        least = min(need.cores for need in needs.of_nodes) if is_even else 1
+        left = {node: room.cores_left(node, self.demand, 1) for node in among}
+        able = [node for node in among if left[node] >= least]
+        most = sorted((left[node] for node in able), reverse=True)[:size]
+        if sum(most) < sum(need.cores for need in needs.of_nodes):
+            return
         for nodes in self.site.sets(able, size):
             if self.required.issubset(nodes):
                 yield nodes

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -14,7 +15,7 @@ from .._model.host import Host, Node
 from .._model.layout import Ids
 from .._model.placement import Need
 from .._policy import Policy
-from .cores import EXCLUSIVE, on_host
+from .cores import EXCLUSIVE, on_host, open_threads
 from .distribution import assign_vcpus
 from .limits import check_definition, check_guest, check_kind, check_own_cells
 from .loads import CellSize, needs, own_sizes
@@ -68,7 +69,8 @@ class Demand:
                 "has memory."
             )
         self.nodes: dict[int, Node] = {node.id: node for node in chosen}
-        self._by_size: dict[tuple[int, int], Needs | LayoutError] = {}
+        self._by_kinds: dict[Hashable, Needs | LayoutError] = {}
+        self._kinds = {node.id: self._kind(node) for node in chosen}
         self._by_nodes: dict[Ids, Needs | LayoutError] = {}
 
     @property
@@ -97,17 +99,23 @@ class Demand:
         answer = self._by_nodes.get(ids)
         if answer is None:
             nodes = tuple(self.nodes[node] for node in ids)
+            # Nodes of one kind get alike parts; in proportion, their sizes decide.
+            kinds: Hashable = (len(nodes), min(node.threads for node in nodes))
             if self.policy.split == "proportional":
-                answer = self._try(nodes)
-            else:
-                size = (len(nodes), min(node.threads for node in nodes))
-                if size not in self._by_size:
-                    self._by_size[size] = self._try(nodes)
-                answer = self._by_size[size]
-            self._by_nodes[ids] = answer
+                kinds = tuple(self._kinds[node] for node in ids)
+            if kinds not in self._by_kinds:
+                self._by_kinds[kinds] = self._try(nodes)
+            answer = self._by_nodes[ids] = self._by_kinds[kinds]
         if isinstance(answer, LayoutError):
             raise answer
         return answer
+
+    def _kind(self, node: Node) -> Hashable:
+        """Return what parts in proportion go by."""
+        barred = frozenset(self.policy.reserved_cpus)
+        cores = tuple(sorted(len(open_threads(core, barred)) for core in node.cores))
+        pools = tuple((pool.size_kib, pool.total) for pool in node.hugepages)
+        return node.memory_kib, cores, pools
 
     def as_it_is(self) -> Needs:
         """Return what it needs of one node by its figures alone, whatever speaks against that."""
