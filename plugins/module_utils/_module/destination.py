@@ -28,7 +28,7 @@ from .._model.domain import Domain
 from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._model.placement import Load
-from .._planner.books import ordinary_kib
+from .._planner.books import Books, ordinary_kib
 from .._planner.overcommit import bound_kib, cannot_start
 from .._policy import Policy
 from .._size import show_size
@@ -118,21 +118,20 @@ class Destination:
         self.live[moving.domain.uuid] = arrival.live
 
     def load(self) -> float:
-        """Return the larger of the shares of its memory and its pCPUs that its guests have.
+        """Return the larger of the shares of its memory and its cores that its guests take.
 
         Infinity where the figures of one cannot be read: such a host is chosen last.
         """
-        memory_kib = sum(node.memory_kib for node in self.host.nodes)
-        cpus = sum(len(node.cpus) for node in self.host.nodes)
         try:
-            guests = [
-                read_guest(one, self.host.hugepage_default_kib) for one in self.definitions.values()
-            ]
+            loads = [load_of(definition, self.host) for definition in self.definitions.values()]
         except VnumaError:
             return math.inf
+        accounts = Books(self.host, loads).ledger().accounts
+        memory_kib = sum(one.memory_kib for one in accounts)
+        cores = sum(one.cores for one in accounts)
         return max(
-            sum(guest.memory_kib + guest.devices_kib for guest in guests) / max(memory_kib, 1),
-            sum(guest.vcpus for guest in guests) / max(cpus, 1),
+            sum(one.bound_kib for one in accounts) / max(memory_kib, 1),
+            sum(one.owned_cores + one.shared_cores for one in accounts) / max(cores, 1),
         )
 
     def receive(self, moving: MovingGuest) -> tuple[Arrival | None, list[str]]:

@@ -5,12 +5,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .._domain.definition import Definition, read_definition, read_guest
 from .._domain.record import recorded_policy
-from .._errors import GuestGoneError, LayoutError, RoomError, VnumaError
+from .._errors import (
+    DaemonLostError,
+    GuestGoneError,
+    LayoutError,
+    RoomError,
+    VnumaError,
+)
 from .._hypervisor.hypervisor import Hypervisor
 from .._model.domain import Domain
 from .._model.guest import Guest
@@ -104,10 +109,12 @@ class Others:
     Attributes:
         definitions: as they are, or as they will be once they are restored; by UUID.
         live: of those that run, by UUID.
+        unread: why others could not be read, by UUID.
     """
 
     definitions: Mapping[str, Definition]
     live: Mapping[str, Definition]
+    unread: Mapping[str, VnumaError] = field(default_factory=dict)
 
     def loads(self, host: Host) -> list[Load]:
         """Return what they take by their definitions.
@@ -254,7 +261,8 @@ def read_others(
 ) -> Others:
     """Read the guests of the host that are not planned.
 
-    One that is gone by its turn takes nothing of the host any more, and is left out.
+    One that is gone by its turn takes nothing of the host any more, and is left out. One that
+    cannot be read is noted: guests that do not depend on it are planned all the same.
 
     Args:
         hypervisor: where they are.
@@ -263,15 +271,16 @@ def read_others(
         restored: the definitions to be of guests that are restored in the same call, by UUID.
 
     Raises:
-        VnumaError: when one of them cannot be read.
+        DaemonLostError: when libvirt is lost on the way.
     """
     excluded = {ask.domain.uuid for ask in planned}
     definitions: dict[str, Definition] = {}
     live: dict[str, Definition] = {}
+    unread: dict[str, VnumaError] = {}
     for domain in domains:
         if domain.uuid in excluded:
             continue
-        with suppress(GuestGoneError):
+        try:
             definition = restored.get(domain.uuid) or read_definition(
                 hypervisor.xml_without_secrets(domain, live=False)
             )
@@ -280,7 +289,13 @@ def read_others(
                     hypervisor.xml_without_secrets(domain, live=True)
                 )
             definitions[domain.uuid] = definition
-    return Others(definitions, live)
+        except GuestGoneError:
+            continue
+        except DaemonLostError:
+            raise
+        except VnumaError as error:
+            unread[domain.uuid] = error.for_guest(domain.name)
+    return Others(definitions, live, unread)
 
 
 def readable(others: Others, host: Host) -> tuple[Others, dict[str, VnumaError]]:
@@ -288,7 +303,7 @@ def readable(others: Others, host: Host) -> tuple[Others, dict[str, VnumaError]]
 
     What the rest takes of the host cannot be known; who only reports goes on without them.
     """
-    errors: dict[str, VnumaError] = {}
+    errors: dict[str, VnumaError] = dict(others.unread)
     for definitions in (others.definitions, others.live):
         for uuid, definition in definitions.items():
             try:

@@ -20,13 +20,14 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Condition, Domain
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, host_from_facts
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import ledger_to_result
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.info import (
     Findings,
     inspect_guests,
     report_to_result,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.plan_host import plan_host
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
     RestartNote,
     StateDir,
@@ -64,6 +65,7 @@ class FakeHypervisor:
     ended: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
+    devices: dict[tuple[str, ...], tuple[int, ...]] = field(default_factory=dict)
     uri: str = "qemu+ssh://kvm7/system"
 
     def host(self) -> Host:
@@ -109,6 +111,10 @@ class FakeHypervisor:
         """No thread at all."""
         assert domain.active
         return {}
+
+    def device_nodes(self, devices: tuple[str, ...]) -> tuple[int, ...]:
+        """Host nodes of PCI devices."""
+        return self.devices[devices]
 
     def saved_xml(self, domain: Domain) -> str | None:
         """A managed-save image."""
@@ -528,3 +534,26 @@ def test_dies_that_the_pins_do_not_deliver(
     bench.fake.topology = host("rome-nps4")
     bench.fake.persistent["anuma"] = without
     assert bench.only()["drift"] == []
+
+
+def test_devices_count_in_a_fresh_plan(bench: Bench) -> None:
+    """A guest that is where its device is would not be moved, and that is what is said."""
+    nodes = [
+        {"id": 0, "cpus": list(range(8)), "memory_kib": 64 << 20},
+        {"id": 1, "cpus": list(range(8, 12)), "memory_kib": 64 << 20},
+    ]
+    bench.fake.topology = host_from_facts({"nodes": nodes, "arch": "x86_64"})
+    device = (
+        "<devices><hostdev mode='subsystem' type='pci'><source><address domain='0x0000' "
+        "bus='0x3b' slot='0x00' function='0x0'/></source></hostdev></devices>\n</domain>"
+    )
+    bench.fake.devices = {("pci_0000_3b_00_0",): (1,)}
+    texts = [_xml("a", 5), _edited(_xml("gpu", 3), ("</domain>", device))]
+    options = {"nodes": "auto", "reserved_memory_mib": 0}
+    entries = [{"name": "a"}, {"name": "gpu", "auto_nodes": "1"}]
+    found = plan_host(texts, bench.fake.topology, entries, options)
+    for one in found["guests"]:
+        text = one["definition"].replace("auto_nodes='1'", "")
+        bench.fake.persistent[one["name"]] = text
+    assert [one["placement"]["nodes"] for one in found["guests"]] == ["0", "1"]
+    assert bench.inspect_guests().moves == ()

@@ -340,6 +340,55 @@ def test_isolated_cores_and_overcommit_together() -> None:
     assert found["errors"] == []
 
 
+def test_a_guest_that_gets_a_place_in_a_later_turn() -> None:
+    """It keeps no error of an earlier one: a stays where it is, and b is placed with it."""
+    host = make_host(2, 15, 2, memory_gib=192)
+    bound = "<numatune><memory mode='strict' nodeset='0-1'/></numatune>"
+    texts = [domain("a", 2, 88, bound), domain("b", 2, 83)]
+    texts += [domain(f"s{one}", 2, 46) for one in range(4)]
+    options = {"nodes": "auto", "reserved_memory_mib": 0}
+    found = planned(host, texts, {"name": "*", **options})
+    there = written(found)
+    again = planned(host, [*there.values()], {"name": "*", **options})
+    assert [one["changed"] for one in again["guests"]] == [False] * len(again["guests"])
+    placed = {one["name"] for one in found["guests"]}
+    later = planned(
+        host,
+        [
+            there.get(name, text)
+            for name, text in zip(["a", "b", *(f"s{n}" for n in range(4))], texts)
+        ],
+        {"name": "*", **options},
+    )
+    assert {one["name"] for one in later["guests"]} == placed
+
+
+def test_unlike_pools() -> None:
+    """What one node by name takes, auto finds; pages of 2 MiB are hugepages on every node."""
+    small, large = (
+        [{"size_kib": size, "total": total}] for size, total in ((2048, 4096), (GIB, 8))
+    )
+    nodes = [
+        {
+            "id": one,
+            "cpus": list(range(one * 4, one * 4 + 4)),
+            "memory_kib": 64 * GIB,
+            "hugepages": pool,
+        }
+        for one, pool in enumerate((small, large))
+    ]
+    host = host_from_facts({"nodes": nodes, "arch": "x86_64"})
+    backing = "<memoryBacking><hugepages><page size='1' unit='G'/></hugepages></memoryBacking>"
+    for memory_gib in (2, 4):
+        text = domain("x", 2, memory_gib, backing)
+        for options in ({"nodes": "1"}, {"nodes": "auto"}, {"nodes": "auto", "cells": 1}):
+            found = planned(host, [text], {"name": "x", **options})
+            assert found["errors"] == [], options
+    two = "<memoryBacking><hugepages><page size='2' unit='M'/></hugepages></memoryBacking>"
+    found = planned(host, [domain("x", 2, 2, two)], {"name": "x", "nodes": "1"})
+    assert "host node 1 has 0 hugepages of 2048 KiB" in found["errors"][0]["msg"]
+
+
 #: A host, guests, an entry, and the option that the error names.
 WAYS = [
     (make_host(1, 8, 2), [domain("x", 18)], {"nodes": "0", "pinning": "core"}, "pinning"),
