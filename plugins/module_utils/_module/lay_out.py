@@ -137,7 +137,11 @@ def make_asks(
 
 
 def write_layouts(
-    updates: Sequence[GuestUpdate], planned: Planned, others: Others, result: PartitionResult
+    updates: Sequence[GuestUpdate],
+    planned: Planned,
+    others: Others,
+    host: Host,
+    result: PartitionResult,
 ) -> None:
     """Give every guest that was planned the definition to be; one without has no `after`."""
     result.ledger, result.moves, result.gain = planned.ledger, planned.moves, planned.gain
@@ -152,7 +156,7 @@ def write_layouts(
         with result.collecting(update.domain):
             layout = ask.answered()
             update.warnings.extend(_missed_devices(ask, layout))
-            update.warnings.extend(_ended_confinement(update, ask))
+            update.warnings.extend(_ended_confinement(update, ask, host))
             update.warnings.extend(layout.warnings)
             _partition(update, layout)
 
@@ -176,14 +180,15 @@ def _missed_devices(ask: Ask, layout: Layout) -> list[str]:
     return [f"{sentence}; change nodes, or set device_locality to 'ignore' for no such hint."]
 
 
-def _ended_confinement(update: GuestUpdate, ask: Ask) -> list[str]:
-    """Say where somebody has held all vCPUs of a guest to a few pCPUs, and its pins end that."""
+def _ended_confinement(update: GuestUpdate, ask: Ask, host: Host) -> list[str]:
+    """Say where somebody has held all vCPUs of a guest to some pCPUs of a node, and that ends."""
     if update.before.record is not None or ask.policy.pinning == "keep":
         return []
     pins = dict(ask.now.vcpu_pins)
     sets = {pins.get(vcpu, ask.now.cpuset) for vcpu in range(ask.now.vcpus)}
     confined = sets.pop()
-    if sets or not confined or (ask.layout and set(ask.layout.vcpu_pins) == {confined}):
+    partly = any(0 < len(set(node.cpus) & set(confined)) < len(node.cpus) for node in host.nodes)
+    if sets or not partly or (ask.layout and set(ask.layout.vcpu_pins) == {confined}):
         return []
     return [
         f"its vCPUs are confined to pCPUs {format_cpuset(confined)} by its definition, and pinning "

@@ -150,7 +150,7 @@ def _plan(
     asks = make_asks(updates, devices, result)
     others = read_others(hypervisor, domains, asks, restored) if asks else Others({}, {})
     planned = plan_asks(asks, others, topology, rebalance=group.anew, with_ways_out=True)
-    write_layouts(updates, planned, others, result)
+    write_layouts(updates, planned, others, topology, result)
     if any(update.redefines and update.ask for update in updates):
         check_bound_memory(updates, others, topology, result)
     for update in sorted(updates, key=lambda update: (update.domain.name, update.domain.uuid)):

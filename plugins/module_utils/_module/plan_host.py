@@ -66,7 +66,7 @@ def plan_host(
         {},
     )
     planning = plan_asks(asks, others, host, rebalance, with_ways_out=True)
-    write_layouts(updates, planning, others, result)
+    write_layouts(updates, planning, others, host, result)
     check_bound_memory(updates, others, host, result)
     return {
         "guests": [

@@ -178,6 +178,9 @@ def test_the_end_of_a_confinement_is_said() -> None:
         assert guest["warnings"] == []
         assert pins(guest["definition"]) == pins(held)
         assert "<numa>" in guest["definition"]
+    # A set that holds all pCPUs of its node confines it to nothing that its pins do not.
+    (guest,) = planned(host, [domain("x", 2, cpuset="0-7")], {"name": "x"})["guests"]
+    assert guest["warnings"] == []
 
 
 def test_guest_cores_are_counted_by_the_host() -> None:
