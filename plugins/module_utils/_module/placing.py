@@ -44,7 +44,11 @@ def choose_nodes(
     waiting = [ask for ask in asks if ask.domain.uuid in applicants]
     staying: set[str] = set()
     while True:
-        taken = [ask.load(host) for ask in asks if ask not in waiting or ask.domain.uuid in staying]
+        taken = [
+            ask.load(host)
+            for ask in asks
+            if ask.domain.uuid not in applicants or ask.domain.uuid in staying
+        ]
         searched = [ask for ask in waiting if ask.domain.uuid not in staying]
         chosen = place_guests(
             [applicants[ask.domain.uuid] for ask in searched], host, [*beside, *taken], rebalance
