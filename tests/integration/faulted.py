@@ -55,9 +55,18 @@ class Faulted:
     def boot(self, *names: str, delay_s: int = 0, **keys: Any) -> None:
         """Define guests without NUMA, start them, and wait until they count."""
         for name in names:
-            guest = self.guests[name] = TinyGuest(name, self.folder, **keys)
-            guest.make(delay_s)
-            self.libvirt.define(guest.xml())
+            self.make(name, delay_s, **keys)
+        self.start(*names)
+
+    def make(self, name: str, delay_s: int = 0, **keys: Any) -> None:
+        """Define a guest without NUMA."""
+        guest = self.guests[name] = TinyGuest(name, self.folder, **keys)
+        guest.make(delay_s)
+        self.libvirt.define(guest.xml())
+
+    def start(self, *names: str) -> None:
+        """Start guests, and wait until they count."""
+        for name in names:
             self.virsh("start", name)
         self.wait_for_counts(*names)
 
