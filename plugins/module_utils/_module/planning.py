@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from .._domain.compare import looks_the_same
 from .._domain.definition import Definition, read_definition, read_guest
 from .._domain.record import recorded_policy
 from .._errors import (
@@ -110,11 +111,13 @@ class Others:
         definitions: as they are, or as they will be once they are restored; by UUID.
         live: of those that run, by UUID.
         unread: why others could not be read, by UUID.
+        repinned: UUIDs of running guests whose pins this very call changes.
     """
 
     definitions: Mapping[str, Definition]
     live: Mapping[str, Definition]
     unread: Mapping[str, VnumaError] = field(default_factory=dict)
+    repinned: frozenset[str] = frozenset()
 
     def loads(self, host: Host) -> list[Load]:
         """Return what they take by their definitions.
@@ -133,7 +136,9 @@ class Others:
         found = []
         for uuid, live in self.live.items():
             defined = self.definitions.get(uuid)
-            if defined is not None and not _are_pinned_alike(live, defined):
+            if uuid in self.repinned or defined is None:
+                continue
+            if not _are_pinned_alike(live, defined):
                 load = load_of(live, host)
                 threads = tuple(replace(one, cores=one.cores * 0) for one in load.threads)
                 share = Share(Need(0, 0), owned=load.owned)
@@ -295,7 +300,11 @@ def read_others(
             raise
         except VnumaError as error:
             unread[domain.uuid] = error.for_guest(domain.name)
-    return Others(definitions, live, unread)
+    # Pins of a guest that is restored change while it runs, where its kernel sees no difference.
+    repinned = frozenset(
+        uuid for uuid in restored if uuid in live and looks_the_same(live[uuid], restored[uuid])
+    )
+    return Others(definitions, live, unread, repinned)
 
 
 def readable(others: Others, host: Host) -> tuple[Others, dict[str, VnumaError]]:
@@ -314,4 +323,4 @@ def readable(others: Others, host: Host) -> tuple[Others, dict[str, VnumaError]]
         {uuid: one for uuid, one in found.items() if uuid not in errors}
         for found in (others.definitions, others.live)
     )
-    return Others(definitions, live), errors
+    return replace(others, definitions=definitions, live=live, unread={}), errors

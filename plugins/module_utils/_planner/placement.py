@@ -248,7 +248,7 @@ def _why(case: Case, nodes: Ids, kept: bool, room: Room) -> str:
         each = " each" if len(nodes) > 1 else ""
         reason = (
             f"it needs {len(nodes)} host node{'s' if len(nodes) > 1 else ''}, and gets {where}"
-            f"{moved}; {max(0, left)} cores and {mebibytes(max(0, memory_kib))} MiB are left{each}"
+            f"{moved}; {_room_text(left, memory_kib)} are left{each}"
         )
     missed = set(case.device_nodes).difference(nodes)
     if missed:
@@ -282,7 +282,7 @@ def _no_place(case: Case, room: Room) -> RoomError:
         key=lambda one: (-one[0], -one[1], one[2]),
     )
     listed = ", ".join(
-        f"node {node} {max(0, cores)} cores and {mebibytes(max(0, memory_kib))} MiB"
+        f"node {node} {_room_text(cores, memory_kib)}"
         for cores, memory_kib, node in left[:_MOST_SHOWN]
     )
     more = f", and {len(left) - _MOST_SHOWN} more less" if len(left) > _MOST_SHOWN else ""
@@ -296,6 +296,12 @@ def _no_place(case: Case, room: Room) -> RoomError:
         f"left are {listed}{more}{pages}{_largest(case, need.memory_kib)}",
         "reduce its vCPUs or memory, or move guests away",
     )
+
+
+def _room_text(cores: int, memory_kib: int) -> str:
+    """Return ``3 cores and 4096 MiB``; what is below 0 is none."""
+    plural = "" if cores == 1 else "s"
+    return f"{max(0, cores)} core{plural} and {mebibytes(max(0, memory_kib))} MiB"
 
 
 def _largest(case: Case, memory_kib: int) -> str:

@@ -84,7 +84,8 @@ def check_own_size(guest: Guest, policy: Policy) -> None:
     memory_kib = sum(cell.memory_kib for cell in guest.own_cells)
     if (vcpus, memory_kib) != (guest.vcpus, guest.memory_kib):
         raise LayoutError(
-            f"on one host node it has the {len(guest.own_cells)} cells of its own, for {vcpus} "
+            f"on one host node it has the {len(guest.own_cells)} "
+            f"cell{'s' if len(guest.own_cells) > 1 else ''} of its own, for {vcpus} "
             f"vCPUs and {show_size(memory_kib)}; set cells for new ones, or leave vcpus and memory "
             "out."
         )
