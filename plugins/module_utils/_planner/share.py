@@ -192,7 +192,7 @@ def _pin_exclusively(guests: Sequence[Sharing], host: Host, others: Sequence[Loa
         if lost is not None:
             stuck.add(lost)
             continue
-        more = _spare(claims, kept, allocator, host)
+        more = _spare(claims, kept, spared, allocator, host)
         if not more:
             return
         spared.update(more)
@@ -315,13 +315,18 @@ def _for_iothreads(draft: Draft) -> frozenset[int]:
 
 
 def _spare(
-    claims: Sequence[_Claim], kept: frozenset[int], allocator: CpuAllocator, host: Host
+    claims: Sequence[_Claim],
+    kept: frozenset[int],
+    spared: Mapping[int, Spared],
+    allocator: CpuAllocator,
+    host: Host,
 ) -> dict[int, Spared]:
     """Return pCPUs to be spared so that all threads have one that no guest owns.
 
     Args:
         claims: of the threads.
         kept: pCPUs that guests owned already, which nobody is asked to give up.
+        spared: pCPUs that were spared before; who has one needs no other, whoever took it.
         allocator: with what guests were given.
         host: the host.
     """
@@ -329,7 +334,8 @@ def _spare(
     for claim in sorted(claims, key=lambda one: (one.spared.guest, sorted(one.cpus))):
         own = allocator.owned_by(claim.spared.owner) if claim.spared.is_for_own else frozenset()
         left, free = claim.cpus - allocator.in_use, claim.cpus - kept
-        if left or free <= own or not free.isdisjoint(found):
+        has_one = not free.isdisjoint(found) or any(cpu in spared for cpu in free)
+        if left or free <= own or has_one:
             continue
         balanced = frozenset(balanced_cpus(host, tuple(sorted(free)))) or free
         broken = [cpu for cpu in balanced if not kept.isdisjoint(host.core(cpu))]

@@ -138,6 +138,17 @@ def test_somebody_who_shares_keeps_a_pcpu() -> None:
     assert "ded" in error["msg"]
 
 
+def test_threads_whose_own_guest_takes_what_was_spared() -> None:
+    """Another guest took the rest of it: planning comes to an end all the same."""
+    found = planned(
+        make_host(1, 4, 1),
+        [domain("a", 3), domain("b", 1, inside=tune(emulator="0-1"))],
+        {"name": "*", "pinning": "cpu"},
+    )
+    assert found["errors"] == []
+    assert any("its emulator may run there too" in one for one in found["guests"][1]["warnings"])
+
+
 @pytest.mark.parametrize(
     "beside",
     [
