@@ -287,6 +287,43 @@ def test_exclusive_pins_avoid_what_others_are_held_to(
     assert (plain.dump("own"), plain.dump("db")) == (defined, before)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["emulatorpin db 0-1", "iothreadpin db 1 0-1"])
+def test_exclusive_pins_avoid_what_a_guest_has_while_it_runs(
+    plain: Libvirt, call: Call, state_dir: Path, tmp_path: Path, what: str
+) -> None:
+    """Pins by hand that its definition does not have."""
+    faulted = Faulted(plain, call, state_dir, tmp_path)
+    faulted.boot("db", vcpus=2)
+    plain.virsh(*what.split(), "--live")
+    _define(plain, "own")
+    before = faulted.definitions()
+    run = call("vnuma_partition", _asked(plain, "own", nodes="0", pinning="cpu"))
+    assert _warnings(run, "own") == []
+    assert _owned(plain.dump("own")).isdisjoint(_cpus(what.split()[-1]))
+    after = faulted.definitions()
+    assert {key for key in before if after[key] != before[key]} == {("own", False)}
+    faulted.end()
+
+
+def test_a_neighbour_that_is_not_in_the_call(plain: Libvirt, call: Call) -> None:
+    """It is named, and its pins are as if both had been planned together once it is in a call."""
+    _define(plain, "sh")
+    _define(plain, "own")
+    assert not call("vnuma_partition", _asked(plain, "sh", nodes="0")).failed
+    alone = _asked(plain, "own", nodes="0", pinning="cpu")
+    run = call("vnuma_partition", alone)
+    owned = _owned(plain.dump("own"))
+    sentence = "guest sh (its vCPUs) may run there too; include that guest in the call, which takes"
+    assert [one for one in _warnings(run, "own") if sentence in one]
+    assert _pins(plain.dump("sh")) == [_cpus("0-3")] * 2
+    run = call("vnuma_partition", _asked(plain, "sh", nodes="0"))
+    assert _pins(plain.dump("sh")) == [_cpus("0-3") - owned] * 2
+    run = call("vnuma_partition", alone)
+    assert not run.result["changed"]
+    assert _warnings(run, "own") == []
+
+
 def test_kept_pins(plain: Libvirt, call: Call) -> None:
     """Pins by hand stay, in the books too, and a cell comes with its memory; absent is exact."""
     by_hand = _pinned("<vcpupin vcpu='0' cpuset='3'/>", "<vcpupin vcpu='1' cpuset='1'/>")
