@@ -61,6 +61,10 @@ check: bootstrap ## Lint, types and unit tests (under two minutes)
 fuzz: bootstrap ## Give the filters 10,000 definitions that no one would write (FUZZ="--seed N --count N")
 	@PYTHONPATH=build/installed "$$($(RUN) --install)/bin/python" tests/lab/fuzz.py $(FUZZ)
 
+.PHONY: test-books
+test-books: bootstrap ## Judge the plans of 400 random hosts (BOOKS="--count N --refused --small")
+	@PYTHONPATH=build/installed:tests/lab "$$($(RUN) --install)/bin/python" tests/lab/books.py $(BOOKS)
+
 .PHONY: bench
 bench: ## Measure against loops and the floor, all or PARTS="plan ..."; results in build/bench.md
 	@tests/tools/bootstrap.sh virtinst
