@@ -194,6 +194,15 @@ def test_pcpus_that_are_not_there(bench: Bench, where: str) -> None:
     )
 
 
+def test_pins_that_are_kept_are_of_another_host(bench: Bench) -> None:
+    """The same pCPUs there would be somebody else's choice; without pins nothing is in the way."""
+    pins = "<cputune><vcpupin vcpu='0' cpuset='3'/></cputune></domain>"
+    pinned = bench.moving(_xml("db1").replace("</domain>", pins), pinning="keep")
+    (said,) = bench.reasons(pinned)
+    assert "pinning 'keep'" in said
+    assert bench.reasons(bench.moving(_xml("db1"), pinning="keep")) == []
+
+
 def test_all_reasons_at_once(bench: Bench) -> None:
     """Who is told of one after the other comes back as often."""
     bench.target.needs = ["the target has no active network storage; define it there and start it."]
