@@ -194,8 +194,8 @@ class Destination:
             return self._unplanned(moving)
         if policy.pinning == "keep" and moving.live.state.vcpu_pins:
             raise LayoutError(
-                "its pins are kept as somebody has set them (pinning 'keep'), and name pCPUs of its "
-                "own host; set another pinning for the target, or remove the pins."
+                "its pins are kept as somebody has set them (pinning 'keep'), and name pCPUs of "
+                "its own host; set another pinning for the target, or remove the pins."
             )
         layout, ask = self._lay_out(moving, policy)
         sentence = self._no_room(moving, ask.load(self.host))
