@@ -218,7 +218,7 @@ def _absent_while_it_runs(shared: Shared, owner: dict[str, Any]) -> None:
         shared.holds(NODE_0 - before)
         assert not shared.run().result["changed"]
         shared.libvirt.virsh("destroy", "ded")
-    assert shared.run().result["changed"]
+        assert shared.run().result["changed"]
 
 
 GONE = {
