@@ -75,8 +75,8 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._module.shapes import (
     group_from_facts,
     in_group,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.nodes import resized
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.sizing import resized
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 
 

@@ -28,8 +28,7 @@ from .._model.domain import Domain
 from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._model.placement import Load
-from .._planner.books import Books, ordinary_kib
-from .._planner.overcommit import bound_kib, cannot_start
+from .._planner.books import Books, bound_kib, cannot_start, ordinary_kib
 from .._policy import Policy
 from .._size import show_size
 from .planning import Ask, Others, load_of, plan_asks

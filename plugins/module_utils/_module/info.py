@@ -38,7 +38,7 @@ from .._model.host import Host
 from .._model.layout import Ids, Layout, layout_to_result
 from .._model.placement import Ledger, ledger_to_result
 from .._planner.books import Books
-from .._planner.sizing import resized
+from .._planner.nodes import resized
 from .._policy import Policy, policy_from_options
 from .common import errors_to_result, patience_s, warn_once
 from .location import Location, locate_guest, location_to_result

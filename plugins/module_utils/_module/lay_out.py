@@ -18,8 +18,8 @@ from .._errors import LayoutError
 from .._model.domain import Domain
 from .._model.host import Host
 from .._model.layout import Ids, Layout
-from .._planner.overcommit import bound_kib, cannot_start, overbooked
-from .._planner.sizing import resized
+from .._planner.books import bound_kib, cannot_start, overbooked
+from .._planner.nodes import resized
 from .._policy import AUTO, Policy, policy_from_options
 from .planning import Ask, Others, Planned, load_of, readable
 from .select import select_guests

@@ -14,8 +14,8 @@ from .._domain.definition import Definition, read_guest
 from .._domain.record import recorded_policy
 from .._errors import PolicyError, VnumaError
 from .._model.host import Host
+from .._planner.nodes import resized
 from .._planner.shape import Member, Shape, ShapeError, check_shape, common_shape
-from .._planner.sizing import resized
 from .._policy import AUTO, Policy, policy_from_options
 from .lay_out import Group
 

@@ -1,22 +1,28 @@
 # Copyright (c) 2026, The kvm.vnuma authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The books of a host: what it has, and what guests take of it.
+"""The books of a host: what it has, what guests take of it, and where that is more than it has.
 
 A pure function of the host and of every definition on it, whether the guest runs or is off.
 Memory that is free at the moment is no input: the page cache would change the plan by the minute.
 Sums are exact, so that the order of guests is of no matter.
+
+A strict binding is a promise that libvirt does not check: each guest of three may fit a node, and
+the three of them may not. Ordinary memory is taken as it is used, so that the host's kernel ends a
+process one day; hugepages are taken at the start, which then fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
 
+from .._errors import LayoutError, RoomError
 from .._model.host import Host, Node
 from .._model.layout import Ids
 from .._model.placement import Ledger, Load, NodeAccount, Share, Threads
+from .._size import show_size
 
 
 def ordinary_kib(node: Node) -> int:
@@ -146,3 +152,158 @@ def holders(loads: Sequence[Load], node: Node, nodes: Sequence[Node]) -> list[tu
             found[load.name] = found.get(load.name, Fraction(0)) + share.need.memory_kib * part
     ranked = sorted(found.items(), key=lambda one: (-one[1], one[0]))
     return [(name, ceil(size_kib)) for name, size_kib in ranked if size_kib]
+
+
+#: Guests that a sentence names.
+_MOST_SHOWN = 8
+
+
+def check_alone(load: Load, host: Host, is_bound: bool) -> None:
+    """Refuse a guest whose hugepages are not there, even for it alone.
+
+    Args:
+        load: what it takes.
+        host: whose pools they are; where none are known, nothing is checked.
+        is_bound: whether its memory is bound to its nodes at all.
+
+    Raises:
+        LayoutError: with the figures.
+    """
+    sizes = sorted({size_kib for share in load.shares for size_kib, _pages in share.need.pages})
+    check_page_sizes(sizes, host)
+    for size_kib in sizes if any(node.hugepages for node in host.nodes) else ():
+        total = sum(pool_pages(node, size_kib) for node in host.nodes)
+        needed = sum(dict(share.need.pages).get(size_kib, 0) for share in load.shares)
+        if is_bound and needed > total:
+            raise RoomError(
+                f"the host has {total} hugepages of {size_kib} KiB in all, and the guest needs "
+                f"{needed}",
+                "enlarge the pools, or reduce the guest's memory",
+            )
+        for node in host.nodes:
+            pages = _pages([load], node, size_kib)
+            if pages > pool_pages(node, size_kib):
+                raise RoomError(
+                    f"host node {node.id} has {pool_pages(node, size_kib)} hugepages of {size_kib} "
+                    f"KiB, and the guest's memory there needs {pages}",
+                    "enlarge the node's pool, reduce the guest's memory, or exclude the node with "
+                    "nodes",
+                )
+
+
+def check_page_sizes(sizes_kib: Sequence[int], host: Host) -> None:
+    """Refuse hugepages of sizes that a host does not have.
+
+    Raises:
+        LayoutError: with those that it has.
+    """
+    there = sorted({pool.size_kib for node in host.nodes for pool in node.hugepages})
+    for size_kib in sizes_kib if there else ():
+        if size_kib not in there:
+            raise LayoutError(
+                f"its hugepages of {size_kib} KiB do not exist on the host, which has pages of "
+                f"{', '.join(map(str, there))} KiB; change <hugepages>, or start the host with "
+                "pages of that size."
+            )
+
+
+def too_large_alone(load: Load, host: Host) -> Iterator[str]:
+    """Yield the nodes to which a guest alone binds more than they have."""
+    for node in host.nodes:
+        bound_kib = sum(_ordinary([load], node).values())
+        if bound_kib > ordinary_kib(node):
+            pooled_kib = node.memory_kib - ordinary_kib(node)
+            beside = f" besides its hugepage pools of {pooled_kib} KiB" if pooled_kib else ""
+            yield (
+                f"{bound_kib} KiB of its memory would be bound to host node {node.id}, which has "
+                f"{ordinary_kib(node)} KiB in total{beside}; reduce its memory, use more nodes, or "
+                "set memory_mode to 'preferred'."
+            )
+
+
+def overbooked(host: Host, loads: Sequence[Load], planned: Collection[str]) -> Iterator[str]:
+    """Yield the nodes to which more is bound than they have, with who binds what.
+
+    Args:
+        host: whose nodes they are.
+        loads: of all guests of the host.
+        planned: names of the guests that are planned; of nodes without any nothing is said.
+    """
+    for node in host.nodes:
+        held_kib = _ordinary(loads, node)
+        # Of one that is alone there its own warning tells.
+        if _is_over(held_kib, ordinary_kib(node), planned):
+            bound = show_size(sum(held_kib.values()))
+            yield (
+                f"host node {node.id} has {show_size(ordinary_kib(node))} of memory, and guests "
+                f"bind {bound} to it ({_holders(held_kib, show_size)}); "
+                "move one with nodes, choose nodes 'auto', or set memory_mode to 'preferred'."
+            )
+        for pool in node.hugepages:
+            held = {one.name: _pages([one], node, pool.size_kib) for one in loads}
+            held = {name: pages for name, pages in held.items() if pages}
+            if _is_over(held, pool.total, planned):
+                yield (
+                    f"host node {node.id} has {pool.total} hugepages of {pool.size_kib} KiB, and "
+                    f"guests need {sum(held.values())} there ({_holders(held, str)}), so that not "
+                    "all of them can run; enlarge the pool, or move one with nodes."
+                )
+
+
+def cannot_start(host: Host, wanted: Load, running: Sequence[Load]) -> str | None:
+    """Say why a guest could not start beside guests that run, None where it could.
+
+    Args:
+        host: whose pools they are.
+        wanted: what the guest takes.
+        running: what guests take that run, and are not planned with it.
+    """
+    for node in host.nodes:
+        for pool in node.hugepages:
+            needs = _pages([wanted], node, pool.size_kib)
+            held = {one.name: _pages([one], node, pool.size_kib) for one in running}
+            held = {name: pages for name, pages in held.items() if pages}
+            if needs and needs + sum(held.values()) > pool.total >= needs:
+                return (
+                    f"it needs {needs} hugepages of {pool.size_kib} KiB on host node {node.id}, "
+                    f"whose pool has {pool.total}, and guests that run there hold "
+                    f"{sum(held.values())} ({_holders(held, str)}), so that it would not start; "
+                    "enlarge the pool, or use another node."
+                )
+    return None
+
+
+def bound_kib(loads: Sequence[Load], node: Node) -> int:
+    """Return the ordinary memory that guests bind to a node alone, in KiB."""
+    return sum(_ordinary(loads, node).values())
+
+
+def _ordinary(loads: Sequence[Load], node: Node) -> dict[str, int]:
+    """Return the ordinary memory that each guest binds to a node alone, in KiB."""
+    found: dict[str, int] = {}
+    for load in loads:
+        for share in load.shares:
+            if share.is_strict and share.memory_nodes == (node.id,) and share.need.memory_kib:
+                found[load.name] = found.get(load.name, 0) + share.need.memory_kib
+    return found
+
+
+def _pages(loads: Sequence[Load], node: Node, size_kib: int) -> int:
+    """Return the hugepages that guests bind to a node alone."""
+    return sum(
+        dict(share.need.pages).get(size_kib, 0)
+        for load in loads
+        for share in load.shares
+        if share.is_strict and share.memory_nodes == (node.id,)
+    )
+
+
+def _is_over(held: dict[str, int], has: int, planned: Collection[str]) -> bool:
+    return sum(held.values()) > has and len(held) > 1 and not held.keys().isdisjoint(planned)
+
+
+def _holders(held: dict[str, int], show: Callable[[int], str]) -> str:
+    ranked = sorted(held.items(), key=lambda one: (-one[1], one[0]))
+    shown = [f"{guest} {show(part)}" for guest, part in ranked[:_MOST_SHOWN]]
+    more = len(ranked) - len(shown)
+    return ", ".join([*shown, *([f"{more} more"] if more else [])])

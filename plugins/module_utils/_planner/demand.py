@@ -15,14 +15,13 @@ from .._model.host import Host, Node
 from .._model.layout import Ids
 from .._model.placement import Need
 from .._policy import Policy
+from .books import check_page_sizes
 from .cores import EXCLUSIVE, on_host, open_threads
 from .distribution import assign_vcpus
 from .limits import check_definition, check_guest, check_kind, check_own_cells
 from .loads import CellSize, needs, own_sizes
 from .memory import hugepage_uses, split_memory
-from .nodes import leaves_cells, named_nodes
-from .overcommit import check_page_sizes
-from .sizing import check_own_size, resized_topology
+from .nodes import check_own_size, leaves_cells, named_nodes, resized_topology
 
 
 @dataclass(frozen=True)

@@ -4,43 +4,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import reduce
 from math import gcd
 
 from .._errors import LayoutError, RoomError
 from .._model.guest import Guest
-from .._model.host import Node
+from .._model.host import Host, Node
 from .._model.layout import Ids, Topology
-from .._policy import Policy
-from .apportion import apportion, divides, node_weights
-from .cores import usable_cores
-from .machines import emulates_one_thread
-from .sockets import nests
-
-#: Highest id of an xAPIC; 255 is everyone. QEMU refuses what goes beyond ("current -smp
-#: configuration requires kernel irqchip and X2APIC API support", hw/i386/x86.c), unless KVM has
-#: x2APIC; libvirt wants an IOMMU with interrupt remapping too, but only over 255 vCPUs.
-HIGHEST_XAPIC_ID = 254
-MOST_XAPIC_VCPUS = 255
-
-
-def is_x86(arch: str) -> bool:
-    """Tell whether an architecture, as libvirt names it, is that of a PC."""
-    return arch in ("x86_64", "i686")
+from .._policy import AUTO, Policy
+from .cores import EXCLUSIVE, usable_cores
+from .limits import HIGHEST_XAPIC_ID, MOST_XAPIC_VCPUS, emulates_one_thread, highest_apic_id, is_x86
+from .topology import (
+    check_dies,
+    check_support,
+    die_cores,
+    die_warnings,
+    licence_warnings,
+    nests,
+    no_dies_warning,
+    socket_cores,
+)
 
 
-def highest_apic_id(topology: Topology) -> int:
-    """Return the APIC id of the last vCPU of a PC.
+def apportion(total: int, weights: Sequence[int]) -> list[int]:
+    """Split a number over cells in proportion to their weights; each cell gets at least one.
 
-    Threads, cores and dies each take as many bits as their highest number needs
-    (include/hw/i386/topology.h in QEMU), so that 33 cores take the room of 64.
+    By largest remainder: a cell gets its exact part rounded down or up, and of equal remainders the
+    first cell gets more. So equal weights differ by at most one, the larger first; and no part is
+    above its weight where the weights together are as much as the total, but for a cell that gets
+    one because it cannot get none.
+
+    Args:
+        total: to split, at least one for each cell.
+        weights: of the cells; they count as equal where all are 0.
     """
-    last = 0
-    for count in (topology.sockets, topology.dies, topology.cores, topology.threads):
-        last = (last << (count - 1).bit_length()) + count - 1
-    return last
+    if not any(weights):
+        weights = [1] * len(weights)
+    whole = sum(weights)
+    exact = [Fraction(total * weight, whole) for weight in weights]
+    parts = [max(1, int(part)) for part in exact]
+    cells = range(len(parts))
+    for _missing in range(total - sum(parts)):
+        parts[max(cells, key=lambda cell: (exact[cell] - parts[cell], -cell))] += 1
+    # Those that got their one come from whoever has most above its part.
+    for _extra in range(sum(parts) - total):
+        large = [cell for cell in cells if parts[cell] > 1]
+        parts[max(large, key=lambda cell: (parts[cell] - exact[cell], cell))] -= 1
+    return parts
+
+
+def divides(total: int, weights: Sequence[int]) -> bool:
+    """Tell whether every cell gets exactly its part."""
+    if not any(weights):
+        weights = [1] * len(weights)
+    return all(total * weight % sum(weights) == 0 for weight in weights)
+
+
+def node_weights(backing: Sequence[Node | None], size: Callable[[Node], int]) -> list[int]:
+    """Return what each cell's node has, shared by the cells that are on it.
+
+    Args:
+        backing: the host node of each cell; without one a cell weighs 1.
+        size: what a node has, in whole units.
+    """
+    cells: dict[int, int] = {}
+    for node in backing:
+        if node is not None:
+            cells[node.id] = cells.get(node.id, 0) + 1
+    return [1 if node is None else size(node) // cells[node.id] for node in backing]
 
 
 def assign_vcpus(
@@ -192,3 +226,124 @@ def _round_robin_topology(vcpus: int, count: int, policy: Policy, host_threads: 
     if vcpus % count:
         return Topology(sockets=vcpus, dies=1, cores=1, threads=1)
     return Topology(sockets=count, dies=1, cores=vcpus // (count * threads), threads=threads)
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A CPU topology, and whether its dies stand for cache domains.
+
+    Attributes:
+        topology: the CPU topology.
+        die_vcpus: vCPUs of each die that is to be pinned within one cache domain, 0 where dies
+            stand for none.
+    """
+
+    topology: Topology
+    die_vcpus: int = 0
+
+
+def cpu_topology(
+    guest: Guest,
+    arch: str,
+    host: Host,
+    policy: Policy,
+    backing: Sequence[Node | None],
+    cells: Sequence[Ids],
+    plain: Topology,
+    warnings: list[str],
+) -> Mirrored:
+    """Return the CPU topology of a guest, with the sockets and dies that its policy asks for.
+
+    Args:
+        guest: the guest.
+        arch: its architecture.
+        host: its host.
+        policy: how.
+        backing: the host node of each cell.
+        cells: the vCPUs of each cell.
+        plain: its CPU topology by its cells alone, with one die a socket.
+        warnings: where to say what the guest would not see, or not use.
+
+    Raises:
+        LayoutError: when the guest cannot have what the policy asks for.
+    """
+    if policy.dies == "host":
+        check_dies(policy)
+    if policy.distribution != "contiguous":
+        _check_no_count(policy)
+        mirrored = Mirrored(plain)
+    elif not is_x86(arch or "x86_64") and policy.sockets == AUTO and policy.dies == "none":
+        mirrored = Mirrored(plain)
+    else:
+        mirrored = _mirrored(guest, arch, host, policy, backing, cells, plain, warnings)
+    warnings.extend(die_warnings(guest, host, policy, mirrored.topology))
+    warnings.extend(licence_warnings(guest, policy, mirrored.topology, cells))
+    return mirrored
+
+
+def _check_no_count(policy: Policy) -> None:
+    if isinstance(policy.sockets, int):
+        raise LayoutError(
+            f"sockets {policy.sockets} conflicts with distribution '{policy.distribution}', which "
+            "has sockets of its own; set sockets to 'auto', or distribution to 'contiguous'."
+        )
+
+
+def _mirrored(
+    guest: Guest,
+    arch: str,
+    host: Host,
+    policy: Policy,
+    backing: Sequence[Node | None],
+    cells: Sequence[Ids],
+    plain: Topology,
+    warnings: list[str],
+) -> Mirrored:
+    threads = plain.threads
+    sizes = [len(vcpus) // threads for vcpus in cells]
+    per_socket = socket_cores(guest, host, policy, backing, cells, plain)
+    if policy.dies == "none":
+        return Mirrored(_with_low_ids(plain, guest, arch, policy, per_socket, per_socket))
+    pinnable = policy
+    if policy.pinning not in EXCLUSIVE:
+        # Nothing is shared on an isolated pCPU.
+        closed = {*policy.reserved_cpus, *(host.isolated_cpus or ())}
+        pinnable = replace(policy, reserved_cpus=tuple(sorted(closed)))
+    per_die = die_cores(sizes, gcd(per_socket, *sizes), backing, pinnable, threads)
+    if not per_die:
+        warnings.append(no_dies_warning(sizes, backing, pinnable, threads))
+        lists_caches = all(node is not None and node.cache_domains for node in backing)
+        if lists_caches and not isinstance(policy.sockets, int):
+            # One die for several cells would tell the guest of a cache that spans nodes.
+            return Mirrored(plain)
+        return Mirrored(_with_low_ids(plain, guest, arch, policy, per_socket, per_socket))
+    topology = _with_low_ids(plain, guest, arch, policy, per_socket, per_die)
+    if topology.dies > 1:
+        check_support(guest, arch, host)
+    return Mirrored(topology, per_die * threads)
+
+
+def _with_low_ids(
+    plain: Topology, guest: Guest, arch: str, policy: Policy, per_socket: int, per_die: int
+) -> Topology:
+    """Return a topology of such sockets and dies, of smaller sockets where an xAPIC asks for it."""
+    first = _of(plain, per_socket, per_die)
+    fits = not is_x86(arch) or guest.vcpus > MOST_XAPIC_VCPUS
+    if fits or isinstance(policy.sockets, int) or highest_apic_id(first) <= HIGHEST_XAPIC_ID:
+        return first
+    if per_die == per_socket:
+        return plain
+    for size in range(per_socket, 0, -per_die):
+        smaller = _of(plain, size, per_die)
+        if plain.cores % size == 0 and highest_apic_id(smaller) <= HIGHEST_XAPIC_ID:
+            return smaller
+    return first
+
+
+def _of(plain: Topology, per_socket: int, per_die: int) -> Topology:
+    return Topology(
+        sockets=plain.sockets * plain.cores // per_socket,
+        dies=per_socket // per_die,
+        cores=per_die,
+        threads=plain.threads,
+    )

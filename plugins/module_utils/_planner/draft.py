@@ -14,30 +14,37 @@ from .._model.host import Host, Node
 from .._model.layout import Cell, Ids, Layout
 from .._policy import Policy, reserved_text
 from .._size import show_size
-from .cache_pins import CacheCell, cache_cells, without_caches
+from .books import check_alone, too_large_alone
+from .caches import CacheCell, cache_cells, without_caches
 from .cores import EXCLUSIVE, balanced_cpus, open_cpus
-from .distances import distance_matrix, given_distances
-from .distribution import assign_vcpus
+from .distribution import assign_vcpus, cpu_topology
 from .limits import (
     boot_warnings,
     check_asymmetry,
+    check_cpu_mode,
     check_definition,
+    check_emulated_threads,
     check_guest,
     check_kind,
     check_online,
     check_own_cells,
+    check_pins,
     check_split_cores,
     crowded_cells,
     topology_warnings,
 )
 from .loads import load_by_layout
-from .machines import check_cpu_mode, check_emulated_threads, check_pins
-from .memory import memory_node, split_memory
-from .nodes import cell_count, chosen_nodes, leaves_cells
-from .overcommit import check_alone, too_large_alone
+from .memory import distance_matrix, given_distances, memory_node, split_memory
+from .nodes import (
+    cell_count,
+    check_own_size,
+    chosen_nodes,
+    leaves_cells,
+    memory_size,
+    resized_topology,
+    vcpu_count,
+)
 from .pinning import CoreDemand
-from .sizing import check_own_size, memory_size, resized_topology, vcpu_count
-from .topology import cpu_topology
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from .._errors import LayoutError, RoomError
 from .._model.host import Host, Node
 from .._model.layout import Ids
 from .._policy import Policy
-from .caches import Chooser, Seat
-from .cores import balanced_cpus, open_threads
+from .cores import Chooser, Seat, balanced_cpus, open_threads
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from .._model.host import Host, Node
 from .._model.layout import Ids
 from .._model.placement import Ledger, Need, NodeAccount
 from .books import host_cores
+from .caches import DomainRoom
 from .cores import follows_domains
 from .demand import Demand, Needs
-from .domains import DomainRoom
 
 
 class Taken(NamedTuple):

@@ -21,9 +21,8 @@ from .._policy import AUTO, MAX_CELLS, Matrix, Policy
 from .._size import granule_kib
 from .candidates import Site, need_text
 from .demand import Demand
-from .distances import distance_matrix
-from .machines import emulates_one_thread
-from .memory import hugepage_uses
+from .limits import emulates_one_thread
+from .memory import distance_matrix, hugepage_uses
 from .nodes import cell_count, named_nodes
 
 

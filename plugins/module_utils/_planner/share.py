@@ -19,7 +19,7 @@ from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._model.placement import Load, Threads
 from .._policy import MAX_VCPUS, Policy
-from .cache_pins import CacheLoad, pin_by_cache
+from .caches import CacheLoad, pin_by_cache
 from .cores import EXCLUSIVE, balanced_cpus, open_threads
 from .draft import Draft
 from .loads import exclusive_cpus, shared_threads

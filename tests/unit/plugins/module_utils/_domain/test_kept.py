@@ -19,8 +19,8 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.kept import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import DomainError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.nodes import resized
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.sizing import resized
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from planning import partitioned_text, restored_text
 

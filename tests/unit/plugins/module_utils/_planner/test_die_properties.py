@@ -17,7 +17,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import (
     layout_to_result,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.sockets import possible_sockets
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.topology import possible_sockets
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     Policy,
     policy_from_options,

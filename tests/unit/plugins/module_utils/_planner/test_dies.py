@@ -14,12 +14,12 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaErro
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, Node
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout, Topology
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.dies import die_cores
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.distribution import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.limits import (
     HIGHEST_XAPIC_ID,
     highest_apic_id,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.topology import die_cores
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     Policy,
     policy_from_options,

@@ -10,7 +10,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import 
     Need,
     Share,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.overcommit import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.books import (
     cannot_start,
     overbooked,
 )

@@ -42,9 +42,9 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import (
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import Placement
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.candidates import Applicant
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.nodes import resized
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.placement import place_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.sizing import resized
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     CHOICES,
     Policy,

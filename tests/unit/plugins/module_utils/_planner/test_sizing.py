@@ -17,11 +17,11 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutErr
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Topology
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.sizing import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.nodes import (
     resized,
     resized_topology,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from planning import HostOf, partitioned_text, restored_text
 

@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, Node
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.apportion import (
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.distribution import (
     apportion,
     divides,
 )
