@@ -14,7 +14,6 @@ class HugepageUse:
     """One ``<page>`` of a guest's ``<hugepages>``.
 
     Attributes:
-        size_kib: page size in KiB.
         cells: guest cells it is for, None for every cell that no other entry names.
     """
 
@@ -27,8 +26,6 @@ class MemoryDevice:
     """A memory device that takes memory of the host: a DIMM, or one of virtio-mem.
 
     Attributes:
-        cell: the guest cell that it is in.
-        size_kib: its size in KiB.
         page_kib: the page size that it asks for itself, None for the pages of its cell.
         nodes: host nodes of its own ``<nodemask>``; empty where it goes with its cell.
     """
@@ -60,7 +57,6 @@ class VcpuReference:
 
     Attributes:
         subject: what it is, such as ``<vcpusched>``.
-        vcpus: those that it names.
     """
 
     subject: str
@@ -73,7 +69,6 @@ class Partition:
 
     Attributes:
         cells: the vCPUs of each cell.
-        topology: its CPU topology.
     """
 
     cells: tuple[Ids, ...]
@@ -85,12 +80,10 @@ class Guest:
     """What a guest has been given.
 
     Attributes:
-        name: its name.
         uuid: its UUID in libvirt's spelling, '' where the definition has none.
         arch: its architecture, such as ``x86_64``.
         vcpus: vCPUs at most, hotpluggable ones included: every one belongs to a cell.
         memory_kib: memory that its cells share, in KiB: ``<memory>`` without memory devices.
-        devices_kib: memory of its memory devices, in KiB.
         current_kib: what it has of both at boot, in KiB, None for all of it: ``<currentMemory>``.
         most_kib: what both together may grow to while it runs, in KiB, None where the definition
             does not say: ``<maxMemory>``.
@@ -105,8 +98,6 @@ class Guest:
         cpuset: pCPUs of ``<vcpu cpuset>``, where its threads without pins run; empty for any.
         realtime_vcpus: vCPUs of ``<vcpusched>`` with a real-time scheduler.
         kind: its type, such as ``kvm``, '' where unknown.
-        cpu_mode: its CPU mode, '' where the definition does not say.
-        cpu_model: its CPU model, '' where the definition does not say.
         has_topoext: whether its CPU asks for AMD's ``topoext`` feature.
         cache_mode: mode of its CPU's ``<cache>``, '' where the definition does not say.
         machine: its machine type, such as ``pc-q35-7.2``, '' where the definition does not say.
@@ -120,7 +111,6 @@ class Guest:
         discard: whether its cells' memory is discarded, see `Cell` in layout.
         partition: what its last partition gave it, None for a guest without such cells of ours.
         own_topology: the CPU topology that it has without a partition, None for none.
-        own_cells: cells that it has without a partition.
         cell_references: what in its definition names cells by their ids.
         vcpu_references: what in its definition names vCPUs by their ids.
         conflicts: sentences about what in its definition no new cells can live with.

@@ -125,7 +125,6 @@ class Layout:
         leaves_cells: whether the guest keeps the CPU topology and the cells, or none, that it has
             without a partition; then `cells` is empty, and `topology` is None unless it has to
             change with the number of vCPUs.
-        warnings: sentences for the user.
     """
 
     cells: tuple[Cell, ...]
@@ -156,10 +155,8 @@ class Layout:
 def layout_to_result(layout: Layout, complete: bool = True) -> dict[str, Any]:
     """Return the layout as modules return it: JSON types only, sets as libvirt writes them.
 
-    Args:
-        layout: of one guest.
-        complete: with the distances of every cell and the pins of every vCPU, which are most of a
-            result: for a large fleet Ansible takes longer to hand them on than to plan them.
+    When *complete* it has the distances of every cell and the pins of every vCPU, which are most of
+    a result: for a large fleet Ansible takes longer to hand them on than to plan them.
     """
     topology = layout.topology
     result: dict[str, Any] = {

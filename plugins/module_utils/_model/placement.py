@@ -85,8 +85,6 @@ class Load:
     """What one guest takes of its host.
 
     Attributes:
-        name: of the guest.
-        uuid: of the guest.
         shares: one for each cell, or one for the guest; and those of memory devices.
         threads: those that are pinned, and own nothing.
     """
@@ -120,9 +118,7 @@ class NodeAccount:
     """What one host node has, and what guests take of it.
 
     Attributes:
-        node: id of the node.
         cores: its cores with online pCPUs.
-        owned: pCPUs that guests own.
         owned_cores: its cores with such pCPUs.
         shared_cores: cores that guests share the others for, rounded up.
         memory_kib: its ordinary memory in KiB, without hugepage pools.

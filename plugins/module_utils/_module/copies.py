@@ -56,8 +56,7 @@ class Copies:
     def verdict(self, phase: str) -> Verdict:
         """Say which of them is the guest.
 
-        Args:
-            phase: of the note: ``moving`` as long as the target's has not been told to run.
+        *phase* is that of the note: ``moving`` as long as the target's has not been told to run.
         """
         here, there = self.here, self.there
         if _splits_memory(here) or _splits_memory(there):

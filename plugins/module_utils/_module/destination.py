@@ -40,8 +40,6 @@ class MovingGuest:
     """A guest that is to migrate.
 
     Attributes:
-        domain: as its source lists it.
-        persistent: its persistent definition.
         live: what it runs with, as libvirt would hand it to another host.
     """
 
@@ -56,7 +54,6 @@ class Arrival:
 
     Attributes:
         live: the definition to run with there.
-        persistent: the persistent one.
         layout: what the planner answered, None for a guest that was never partitioned.
     """
 
@@ -73,7 +70,6 @@ class Destination:
         name: as the user calls it.
         hypervisor: the host, by its daemon.
         migrate_uri: where its QEMU listens, None for what it says itself.
-        host: its topology.
         options: policy options that are its own.
         definitions: persistent definitions of its guests by UUID, and of those that are to come.
         live: of those that run, or will.
@@ -135,9 +131,6 @@ class Destination:
 
     def receive(self, moving: MovingGuest) -> tuple[Arrival | None, list[str]]:
         """Say what a guest would be here, or all that stands against it.
-
-        Args:
-            moving: the guest.
 
         Returns:
             What it would be, None where it cannot come; and the reasons, none where it can.
@@ -278,8 +271,7 @@ class Destination:
     def changed(self, ours: set[str]) -> bool:
         """Tell whether somebody else has defined, changed or removed a guest here meanwhile.
 
-        Args:
-            ours: UUIDs of guests that this run brings here.
+        *ours* are UUIDs of guests that this run brings here.
 
         Raises:
             VnumaError: when a guest cannot be read.

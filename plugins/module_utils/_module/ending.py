@@ -51,10 +51,7 @@ class Ending:
     """Ends the migration of one guest.
 
     Args:
-        source: where it was.
-        target: where it was to go.
         name: of the target, for sentences.
-        domain: the guest.
         state_dir: of the source.
         undefine_source: whether the source forgets it once it runs at the target.
         say: takes a line that must not wait for the result.
@@ -79,9 +76,7 @@ class Ending:
     def end(self, note: MigrationNote, over_by: float) -> Outcome:
         """See which copy is the guest, let it run, and end the other one.
 
-        Args:
-            note: of the migration that was begun.
-            over_by: until when libvirt may go on with it, of the monotonic clock.
+        libvirt may go on with the migration until *over_by*, of the monotonic clock.
 
         Returns:
             Where it is; the note is gone then.

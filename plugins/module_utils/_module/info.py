@@ -56,10 +56,8 @@ class Report:
     """All that is told of one guest.
 
     Attributes:
-        domain: as libvirt lists it.
         state: ``running``, ``off`` and so on.
         definition: the one to plan from: the persistent one, or a transient guest's only one.
-        persistent: its persistent definition, None for a transient guest.
         live: the definition it runs with, None while it is off.
         planned: its layout under the recorded policy, None where there is none.
         location: None while it is off.
@@ -86,7 +84,6 @@ class Findings:
         reports: by name.
         errors: what could not be read, each about one guest or one name.
         warnings: patterns that matched nothing.
-        host: the host's topology.
         ledger: what all guests of the host take of its nodes.
         moves: guests that a fresh plan would move.
         gain: what that would bring, '' where nothing.
@@ -237,10 +234,8 @@ def _others(
 def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) -> None:
     """Plan every partitioned guest by its own record, all of them together.
 
-    Args:
-        hypervisor: where they are.
-        unread: guests of the host that are not reported.
-        findings: takes plans, the ledger, and what stands against a plan.
+    *findings* takes plans, the ledger, and what conflicts with a plan; *unread* are guests of the
+    host that are not reported.
     """
     asks: dict[str, Ask] = {}
     for report in findings.reports:

@@ -74,13 +74,8 @@ def begin_update(
 ) -> GuestUpdate:
     """Return a guest at the beginning of its way through a call.
 
-    Args:
-        domain: the guest.
-        policy: what is asked for it.
-        before: its persistent definition.
-        live: the definition that it runs with, None while it is off.
-        host: topology to plan for.
-        group: the hosts that it is to be able to move to.
+    *live* is the definition that it runs with, None while it is off; *group* has the hosts that it
+    is to be able to move to.
 
     Raises:
         VnumaError: when what the planner needs cannot be read, or its group has no shape in common.
@@ -115,10 +110,8 @@ def make_asks(
 ) -> list[Ask]:
     """Return what is asked of the planner.
 
-    Args:
-        updates: guests; those to be restored are left out.
-        device_nodes: host nodes of their PCI devices, by UUID.
-        result: takes the errors of those that cannot have the size that is asked for.
+    Guests that are to be restored are left out. Device nodes are by UUID; *result* takes the errors
+    of guests that cannot have the size that is asked for.
     """
     asks = []
     for update in updates:
@@ -206,10 +199,6 @@ def short_of_memory(updates: Sequence[GuestUpdate], host: Host) -> list[str]:
 
     Free memory is no input of the plan, since it changes by the minute; but a guest with a strict
     binding does not start where there is too little.
-
-    Args:
-        updates: guests that are planned.
-        host: with what its nodes have free at the moment.
     """
     needed: dict[int, int] = {}
     for update in updates:
@@ -231,11 +220,7 @@ def check_bound_memory(
 ) -> None:
     """Warn of nodes to which more is bound than they have, and refuse who could not start there.
 
-    Args:
-        updates: the guests of the call.
-        others: all other guests of the host.
-        host: whose nodes they are.
-        result: takes the warnings and the errors.
+    *result* takes the warnings and the errors.
     """
     others, errors = readable(others, host)
     result.warnings.extend(

@@ -25,11 +25,7 @@ def choose_nodes(
 
     Guests that name their nodes are in the books first: they are what the others are placed with.
 
-    Args:
-        asks: the guests of the call.
-        beside: what all other guests of the host take.
-        host: topology to plan for.
-        rebalance: see `place_guests`.
+    *beside* is what all other guests of the host take.
     """
     named = [ask for ask in asks if ask.error is None and ask.policy.nodes != AUTO]
     plan_layouts(named, asks, beside, host)

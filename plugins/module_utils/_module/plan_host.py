@@ -37,12 +37,9 @@ def plan_host(
 ) -> dict[str, Any]:
     """Return the plan for a host, as the filter returns it: JSON types only.
 
-    Args:
-        texts: the definition of every guest of the host.
-        host: its topology.
-        entries: which of them to plan, as `vnuma_partition` takes them; the others are counted.
-        options: policy options for all of them.
-        rebalance: choose nodes as if all guests were new, where that is better.
+    *texts* are the definitions of every guest of the host. Entries say which of them to plan, as
+    `vnuma_partition` takes them; the others are counted. With *rebalance* nodes are chosen as if
+    all guests were new, where that is better.
 
     Raises:
         VnumaError: when a definition cannot be read, or two guests have one name or one UUID.

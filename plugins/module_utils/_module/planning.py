@@ -35,7 +35,6 @@ class Ask:
     """A guest that is to be planned, and what came of it.
 
     Attributes:
-        domain: as libvirt lists it.
         guest: its figures, with the size that it is to have.
         policy: how it is to be partitioned.
         definition: its definition of now.
@@ -194,12 +193,9 @@ def plan_asks(
     another guest cannot be read, each guest whose plan depends on it has that error, and the rest
     is planned.
 
-    Args:
-        asks: whom to plan.
-        others: all other guests: what they own is not given away.
-        host: topology to plan for.
-        rebalance: choose nodes as if all guests were new, where that is better.
-        with_ways_out: name options in errors under which guests would fit, which takes its time.
+    What the other guests of the host own is not given away. With *rebalance* nodes are chosen as if
+    all guests were new, where that is better; *with_ways_out* names options in errors under which
+    guests would fit, which takes its time.
     """
     known, errors = readable(others, host)
     if errors:
@@ -235,11 +231,8 @@ def plan_layouts(
 ) -> None:
     """Lay guests out together, so that nobody runs on pCPUs that another one owns.
 
-    Args:
-        planned: those that are laid out.
-        asks: all of the call; the rest of them stay as they are.
-        beside: what the guests outside of the call take.
-        host: the host.
+    Guests of the call that are not laid out stay as they are; *beside* is what guests outside of it
+    take.
     """
     staying = [ask.load_now(host) for ask in asks if ask.error is not None]
     placed = {
@@ -269,11 +262,7 @@ def read_others(
     One that is gone by its turn takes nothing of the host any more, and is left out. One that
     cannot be read is noted: guests that do not depend on it are planned all the same.
 
-    Args:
-        hypervisor: where they are.
-        domains: every guest of the host.
-        planned: those that are planned.
-        restored: the definitions to be of guests that are restored in the same call, by UUID.
+    *restored* has the definitions to be of guests that are restored in the same call, by UUID.
 
     Raises:
         DaemonLostError: when libvirt is lost on the way.

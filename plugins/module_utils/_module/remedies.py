@@ -29,12 +29,6 @@ def add_ways_out(asks: Sequence[Ask], others: Others, host: Host, rebalance: boo
 
     Each option is tried on that guest alone, with all others as they are planned. One under which
     it fits is tried on the whole call then, since the others may be planned otherwise.
-
-    Args:
-        asks: the guests of the call, planned.
-        others: all other guests of the host.
-        host: the host.
-        rebalance: see `plan_asks`.
     """
     loads = [ask.load(host) for ask in asks]
     beside = [*others.loads(host), *others.live_pins(host)]

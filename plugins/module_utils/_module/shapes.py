@@ -25,8 +25,7 @@ _OWN = "this host"
 def group_from_facts(given: object) -> dict[str, Host]:
     """Return the hosts of a migration group by name; none where only names are given.
 
-    Args:
-        given: by name of the host its facts, or the text of its capabilities.
+    Each host has its facts, or the text of its capabilities.
 
     Raises:
         HostError: when the topology of one cannot be read; the sentence names the host.
@@ -47,11 +46,7 @@ def in_group(policy: Policy, definition: Definition, host: Host, group: Group) -
     A guest that has a shape keeps it for as long as every host of the group can back it: another
     one would need a cold start.
 
-    Args:
-        policy: as asked for.
-        definition: of the guest, with its record.
-        host: its own host.
-        group: the hosts whose topology is given.
+    The definition has the guest's record; *group* are the hosts whose topology is given.
 
     Raises:
         VnumaError: when a host cannot back it; the sentence names the host.

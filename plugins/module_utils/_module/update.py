@@ -34,7 +34,6 @@ class GuestUpdate:
     """One guest on its way through a call.
 
     Attributes:
-        domain: as libvirt lists it.
         policy: what is asked for it.
         before: its persistent definition when it was read.
         live: the definition that it runs with, None while it is off.
@@ -49,7 +48,6 @@ class GuestUpdate:
         memory_nodes: host nodes to move the memory of the running guest to, () where it stays.
         changed: whether something is, or would be, changed.
         restart_required: whether the running guest differs from it, or a restart was cut short.
-        warnings: sentences about this guest.
     """
 
     domain: Domain
@@ -179,9 +177,7 @@ def ledger_fingerprint(definitions: Mapping[str, Definition]) -> str:
 def update_to_result(update: GuestUpdate, complete: bool) -> dict[str, Any]:
     """Return one guest's result as the module returns it.
 
-    Args:
-        update: of the guest.
-        complete: with the whole layout even where nothing is changed, see `layout_to_result`.
+    When *complete* it has the whole layout even where nothing is changed, see `layout_to_result`.
     """
     layout = update.layout
     complete = complete or update.changed

@@ -44,12 +44,7 @@ def host_cores(cores: int, threads: int, node: Node) -> int:
 
 
 class Books:
-    """What the guests of a host take.
-
-    Args:
-        host: whose nodes they are.
-        loads: of guests, whether they run or are off.
-    """
+    """What the guests of a host take."""
 
     def __init__(self, host: Host, loads: Iterable[Load] = ()) -> None:
         self.host = host
@@ -129,12 +124,7 @@ def _add(accounts: Mapping[int, _Account], guest: str, share: Share) -> None:
 
 
 def parts(nodes: Ids, weights: Mapping[int, int]) -> dict[int, Fraction]:
-    """Return which part of a share is on each node: by weight over its nodes, or over all.
-
-    Args:
-        nodes: of the share, empty where it may be on any.
-        weights: of all nodes, by id.
-    """
+    """Return which part of a share is on each node: by weight over its nodes, or over all."""
     among = [node for node in nodes if node in weights] if nodes else list(weights)
     total = sum(weights[node] for node in among)
     if not total:
@@ -161,10 +151,7 @@ _MOST_SHOWN = 8
 def check_alone(load: Load, host: Host, is_bound: bool) -> None:
     """Refuse a guest whose hugepages are not there, even for it alone.
 
-    Args:
-        load: what it takes.
-        host: whose pools they are; where none are known, nothing is checked.
-        is_bound: whether its memory is bound to its nodes at all.
+    Where no pools are known, nothing is checked.
 
     Raises:
         LayoutError: with the figures.
@@ -224,10 +211,7 @@ def too_large_alone(load: Load, host: Host) -> Iterator[str]:
 def overbooked(host: Host, loads: Sequence[Load], planned: Collection[str]) -> Iterator[str]:
     """Yield the nodes to which more is bound than they have, with who binds what.
 
-    Args:
-        host: whose nodes they are.
-        loads: of all guests of the host.
-        planned: names of the guests that are planned; of nodes without any nothing is said.
+    Of nodes without a guest that is planned nothing is said.
     """
     for node in host.nodes:
         held_kib = _ordinary(loads, node)
@@ -253,10 +237,7 @@ def overbooked(host: Host, loads: Sequence[Load], planned: Collection[str]) -> I
 def cannot_start(host: Host, wanted: Load, running: Sequence[Load]) -> str | None:
     """Say why a guest could not start beside guests that run, None where it could.
 
-    Args:
-        host: whose pools they are.
-        wanted: what the guest takes.
-        running: what guests take that run, and are not planned with it.
+    None of those that run is planned with it.
     """
     for node in host.nodes:
         for pool in node.hugepages:

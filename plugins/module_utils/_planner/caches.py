@@ -80,10 +80,6 @@ class CacheLoad:
 
     Those that are held to one domain leave less room there. Those that may run elsewhere too, such
     as on all of a node, give way: they only tell which of two domains with as much room is emptier.
-
-    Args:
-        host: the host.
-        threads: of the guests that are not planned.
     """
 
     def __init__(self, host: Host, threads: Iterable[Threads]) -> None:
@@ -135,13 +131,9 @@ def cache_cells(
 ) -> tuple[CacheCell, ...]:
     """Return the cells of a guest that are to be pinned by cache domains.
 
-    Args:
-        cells: of the guest, or one for all of a guest without.
-        backing: the host node of each.
-        shared: by host node, the pCPUs that vCPUs may share there.
-        topology: what its kernel sees.
-        policy: of the guest.
-        die_vcpus: vCPUs of each die that stands for a cache domain, 0 for those of its topology.
+    A guest without cells has one for all of it. *shared* has, by host node, the pCPUs that vCPUs
+    may share there; *die_vcpus* are those of each die that stands for a cache domain, 0 for those
+    of the topology.
     """
     # With round_robin the threads of a guest core, and the cores of a die, are in different cells.
     if topology is None or policy.distribution == "round_robin":
@@ -183,9 +175,8 @@ def pin_by_cache(
     The answer does not depend on the order of the guests: those that sit well stay, then the
     others are pinned by size and name.
 
-    Args:
-        guests: with their cells, by index.
-        load: what all other guests put on the domains; takes what these do.
+    *load* is what all other guests put on the domains, and takes what these do. Guests and their
+    cells are by index.
     """
     pins: dict[int, dict[int, Ids]] = {index: {} for index in guests}
     waiting: list[tuple[int, CacheCell]] = []
@@ -299,12 +290,7 @@ class _Part(NamedTuple):
 
 
 class DomainRoom:
-    """The cache domains of a host's nodes, and what is taken of them.
-
-    Args:
-        nodes: by id.
-        owned: pCPUs of each that guests own.
-    """
+    """The cache domains of a host's nodes, and what is taken of them."""
 
     def __init__(self, nodes: Mapping[int, Node], owned: Mapping[int, frozenset[int]]) -> None:
         self._nodes = {

@@ -35,7 +35,6 @@ class Applicant:
     """A guest that asks for nodes.
 
     Attributes:
-        guest: its figures.
         policy: with ``nodes`` as ``auto``.
         current: nodes that it is on by its definition, () where it is on none in particular.
         was_placed: whether ``auto`` placed it there, and not someone's choice.
@@ -105,10 +104,6 @@ class Site:
 
 class Case:
     """One guest that asks for nodes, with what is the same for it in every plan.
-
-    Args:
-        applicant: the guest.
-        site: the host.
 
     Raises:
         LayoutError: when it cannot be on this host, whatever else is on it.
@@ -190,11 +185,9 @@ class Case:
 
         Between two of them the room has to be as it was.
 
-        Args:
-            room: what is left.
-            in_shape: rank by shape before anything else that is for the sake of guests to come;
-                more of them fit then, and fewer nodes stay whole.
-            steps: takes one for each set that is looked at.
+        With *in_shape* they are ranked by shape before anything else that is for the sake of guests
+        to come: more of them fit then, and fewer nodes stay whole. Each set that is looked at takes
+        a step.
         """
         sizes = (
             range(self.fewest, self.demand.most_nodes + 1)

@@ -84,12 +84,7 @@ def kind_of(host: Host, core: Ids) -> Kind:
 
 
 class Chooser:
-    """Chooses seats on one node.
-
-    Args:
-        host: the host, which may know of kinds of cores.
-        node: the node.
-    """
+    """Chooses seats on one node."""
 
     def __init__(self, host: Host, node: Node) -> None:
         self._cores = {cpu: core for core in node.cores for cpu in core}
@@ -109,11 +104,7 @@ class Chooser:
     ) -> list[Kind]:
         """Return the kinds of cores that have so many seats, the fastest first.
 
-        Args:
-            cores: to choose from.
-            seats: of each.
-            count: how many are wanted.
-            kept: seats that the cell has already.
+        *kept* are seats that the cell has already.
         """
         found: dict[Kind, int] = {}
         for core in cores:
@@ -126,10 +117,8 @@ class Chooser:
     ) -> list[Seat]:
         """Return so many of the free seats.
 
-        Args:
-            layers: free seats, at least as many, the layer to take from first being first.
-            count: how many are wanted.
-            kept: seats that the cell has already.
+        There are at least as many, in layers, the one to take from first being first. *kept* are
+        seats that the cell has already.
         """
         wanted = self.kinds(kept)
         kinds = sorted(self.kinds([seat for layer in layers for seat in layer]))
@@ -156,11 +145,8 @@ class Chooser:
     ) -> list[Seat]:
         """Return free seats for dies, each within one cache domain; none where they do not fit.
 
-        Args:
-            layers: free seats, the layer to take from first being first.
-            size: guest cores of a die.
-            count: how many dies are wanted.
-            kept: seats that the cell has already.
+        *size* is in guest cores. The layer of free seats to take from first is first; *kept* are
+        seats that the cell has already.
         """
         inside = self.domains(kept)
         for depth in range(1, len(layers) + 1):

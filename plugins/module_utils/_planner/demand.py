@@ -40,11 +40,6 @@ class Needs:
 class Demand:
     """What one guest needs, and of which nodes it may be had.
 
-    Args:
-        guest: its figures.
-        policy: how it is to be partitioned.
-        host: where.
-
     Raises:
         LayoutError: when the policy names nodes that cannot be used.
     """

@@ -37,9 +37,7 @@ def apportion(total: int, weights: Sequence[int]) -> list[int]:
     above its weight where the weights together are as much as the total, but for a cell that gets
     one because it cannot get none.
 
-    Args:
-        total: to split, at least one for each cell.
-        weights: of the cells; they count as equal where all are 0.
+    There is at least one to split for each cell. Weights count as equal where all are 0.
     """
     if not any(weights):
         weights = [1] * len(weights)
@@ -66,9 +64,7 @@ def divides(total: int, weights: Sequence[int]) -> bool:
 def node_weights(backing: Sequence[Node | None], size: Callable[[Node], int]) -> list[int]:
     """Return what each cell's node has, shared by the cells that are on it.
 
-    Args:
-        backing: the host node of each cell; without one a cell weighs 1.
-        size: what a node has, in whole units.
+    Sizes are in whole units; a cell without a node weighs 1.
     """
     cells: dict[int, int] = {}
     for node in backing:
@@ -86,12 +82,7 @@ def assign_vcpus(
 ) -> tuple[list[Ids], Topology]:
     """Assign the vCPUs to the cells, and give the CPU topology that goes with it.
 
-    Args:
-        guest: whose vCPUs they are.
-        arch: its architecture.
-        backing: the host node of each cell.
-        policy: how.
-        warnings: where to say what the guest's kernel will complain about.
+    What the guest's kernel will complain about is added to *warnings*.
 
     Raises:
         LayoutError: when the vCPUs cannot form what the policy asks for.
@@ -233,7 +224,6 @@ class Mirrored:
     """A CPU topology, and whether its dies stand for cache domains.
 
     Attributes:
-        topology: the CPU topology.
         die_vcpus: vCPUs of each die that is to be pinned within one cache domain, 0 where dies
             stand for none.
     """
@@ -254,15 +244,8 @@ def cpu_topology(
 ) -> Mirrored:
     """Return the CPU topology of a guest, with the sockets and dies that its policy asks for.
 
-    Args:
-        guest: the guest.
-        arch: its architecture.
-        host: its host.
-        policy: how.
-        backing: the host node of each cell.
-        cells: the vCPUs of each cell.
-        plain: its CPU topology by its cells alone, with one die a socket.
-        warnings: where to say what the guest would not see, or not use.
+    *plain* is its CPU topology by its cells alone, with one die a socket. What the guest would not
+    see, or not use, is added to *warnings*.
 
     Raises:
         LayoutError: when the guest cannot have what the policy asks for.

@@ -52,7 +52,6 @@ class Draft:
     """A layout that lacks pins which depend on other guests, and what wants those.
 
     Attributes:
-        layout: without these pins.
         demands: the guest cores; none for a guest whose pins are shared, or that has none.
         nodes: the host nodes that its vCPUs are on, in the order of its cells.
         cache_cells: the cells that want cache domains, none for other pins.
@@ -69,7 +68,6 @@ class _Pinnable:
     """The pCPUs of a node that are not reserved.
 
     Attributes:
-        all: of them.
         shared: those that the kernel balances threads over; an isolated one is for one thread.
     """
 
@@ -110,11 +108,8 @@ class HostView:
 def draft_guest(guest: Guest, view: HostView, policy: Policy, placed: Ids | None) -> Draft:
     """Plan all but the pins that need to know of the other guests: exclusive ones and by cache.
 
-    Args:
-        guest: the guest.
-        view: its host.
-        policy: how, with what it says of the host resolved.
-        placed: the host nodes that were chosen for it, None where its policy names them.
+    The policy has what it says of the host resolved. *placed* are the host nodes that were chosen
+    for the guest, None where its policy names them.
 
     Raises:
         LayoutError: when the guest does not fit.

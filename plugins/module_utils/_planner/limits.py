@@ -89,10 +89,7 @@ def highest_apic_id(topology: Topology) -> int:
 def check_machine(guest: Guest, arch: str, policy: Policy) -> None:
     """Refuse a guest that would not start with cells, whatever their layout.
 
-    Args:
-        guest: the guest.
-        arch: its architecture, '' where that is not known.
-        policy: how it is to be partitioned; the way out depends on it.
+    Its architecture is '' where that is not known.
 
     Raises:
         LayoutError: with what has no cells, and what to do.
@@ -390,12 +387,8 @@ def crowded_cells(
 ) -> Iterator[str]:
     """Yield which host nodes have fewer pCPUs than the guest's vCPUs that are pinned to them.
 
-    Args:
-        guest: the guest.
-        cells: its cells.
-        backing: the host node of each cell.
-        pinnable: by host node, the pCPUs that its vCPUs share there.
-        policy: how it is split; who has nodes chosen for it has asked for that much.
+    *pinnable* has, by host node, the pCPUs that its vCPUs share there. A guest whose nodes are
+    chosen for it has asked for that much.
     """
     if policy.nodes == AUTO:
         return

@@ -32,7 +32,6 @@ class CellSize:
 
     Attributes:
         cell: id of the cell; 0 for a guest without.
-        vcpus: its vCPUs.
         memory_kib: its memory in KiB, without memory devices.
     """
 
@@ -56,12 +55,8 @@ def needs(
     vCPUs that are left for hotplug take nothing while they share pCPUs, since they do not run.
     Where vCPUs own pCPUs, they own theirs too: what is plugged in has to find them.
 
-    Args:
-        guest: with its hugepages and memory devices.
-        host: whose hugepage pools tell hugepages from ordinary ones.
-        cells: of the guest.
-        threads: of a guest core.
-        owns: whether its vCPUs own pCPUs.
+    The host's hugepage pools tell hugepages from ordinary ones; *threads* are those of a guest
+    core.
     """
     default_kib, sizes = hugepage_sizes(guest, host.nodes)
     ids, online = {one.cell for one in cells}, frozenset(guest.online)
@@ -95,11 +90,7 @@ def load_by_definition(
 ) -> Load:
     """Return what a guest takes by its definition, whoever wrote that.
 
-    Args:
-        guest: its figures.
-        state: what its definition says of the managed elements.
-        host: whose pCPUs its pins mean.
-        pinning: how it was pinned by its record, None for a guest that was never partitioned.
+    *pinning* is how it was pinned by its record, None for a guest that was never partitioned.
     """
     threads = 1 if state.topology is None else state.topology.threads
     vcpus = [cell.vcpus for cell in state.cells] or [tuple(range(guest.vcpus))]
@@ -138,11 +129,7 @@ def load_by_layout(
 ) -> Load:
     """Return what a guest takes once it has its layout.
 
-    Args:
-        guest: its figures.
-        layout: of the guest.
-        host: its host.
-        owned: the pCPUs that it owns, None where its pins are shared.
+    *owned* are the pCPUs that it owns, None where its pins are shared.
     """
     if layout.leaves_cells:
         cells = own_sizes(guest)
@@ -180,10 +167,6 @@ def exclusive_cpus(host: Host, pins: Iterable[Ids]) -> frozenset[int]:
 
     A vCPU that is held to one pCPU, or to the threads of one core, was put there on purpose: no
     other guest may have those. A pin to anything wider shares.
-
-    Args:
-        host: whose cores they are.
-        pins: the pCPUs of each pinned vCPU.
     """
     taken: set[int] = set()
     for cpus in pins:
@@ -213,12 +196,7 @@ def shared_threads(
 ) -> list[Threads]:
     """Return vCPUs that share pCPUs, by these; an empty set is for any.
 
-    Args:
-        pins: of each vCPU that runs.
-        threads: of a guest core.
-        host: whose pCPUs they are.
-        owned: pCPUs that the guest owns.
-        is_held: see `Threads`.
+    Pins are those of each vCPU that runs, *threads* those of a guest core.
     """
     found = []
     for cpus, vcpus in sorted(Counter(pins).items()):

@@ -68,11 +68,7 @@ def split_memory(
 ) -> list[int]:
     """Split the memory over the cells in granules, and return the KiB of each.
 
-    Args:
-        guest: whose memory it is.
-        arch: its architecture.
-        backing: the host node that the memory of each cell is bound to.
-        policy: whether it may be split unevenly, and whether in proportion to the nodes.
+    *backing* is the host node that the memory of each cell is bound to.
 
     Raises:
         LayoutError: when it does not make what the policy asks for.
@@ -138,10 +134,6 @@ def distance_matrix(
 
     From a cell's vCPUs to another cell's memory, which lies on another node than that cell's vCPUs
     where their node has none.
-
-    Args:
-        backing: the host node that the vCPUs of each cell are on.
-        memory_backing: the host node that the memory of each cell is on.
     """
     # Without topology there is one cell, whose only distance is to itself.
     return [

@@ -28,12 +28,8 @@ def chosen_nodes(
 ) -> tuple[Node, ...]:
     """Return the host nodes that a guest is to mirror, in the policy's order.
 
-    Args:
-        host: the host.
-        eligible: its nodes that have both online pCPUs and memory.
-        policy: what is asked for.
-        placed: ids of the nodes that it was given; None where nobody chose for it.
-        warnings: takes a sentence for each node that is left out.
+    *placed* are ids of the nodes that it was given, None where nobody chose for it. A sentence for
+    each node that is left out is added to *warnings*.
 
     Raises:
         LayoutError: when a node that was named cannot be had, or there is none at all.
@@ -85,12 +81,6 @@ def named_nodes(
     host: Host, usable_nodes: tuple[Node, ...], ids: tuple[int, ...], option: str
 ) -> tuple[Node, ...]:
     """Return the nodes that an option names.
-
-    Args:
-        host: the host.
-        usable_nodes: its nodes that may be named.
-        ids: of those that are.
-        option: for the sentence.
 
     Raises:
         LayoutError: when one of them cannot be had.
@@ -196,10 +186,6 @@ def resized_topology(guest: Guest) -> Topology | None:
 
 def check_own_size(guest: Guest, policy: Policy) -> None:
     """Refuse another size for a guest that keeps cells of its own.
-
-    Args:
-        guest: with the size that it is to have.
-        policy: which may ask for that.
 
     Raises:
         LayoutError: with the figures of its cells.

@@ -20,8 +20,6 @@ class CoreDemand:
     """One guest core that wants pCPUs of its own.
 
     Attributes:
-        cell: id of its cell.
-        node: the host node that backs the cell.
         vcpus: its threads, ascending.
         die: number of the guest's die that is to be within one cache domain, None for no such die.
     """
@@ -34,12 +32,7 @@ class CoreDemand:
 
 @dataclass(frozen=True)
 class Pins:
-    """The pCPUs that a guest was given.
-
-    Attributes:
-        vcpu_pins: of every vCPU.
-        warnings: sentences for the user.
-    """
+    """The pCPUs that a guest was given."""
 
     vcpu_pins: tuple[Ids, ...]
     warnings: tuple[str, ...] = ()
@@ -79,7 +72,6 @@ class CpuAllocator:
     """The pCPUs of one host while guests are given exclusive pins.
 
     Args:
-        host: the host.
         in_use: pCPUs that guests outside of this call own.
         held: pCPUs that threads of guests are held to; they are given away last.
         spared: pCPUs that have to stay for threads which have no other left, and for whom.
@@ -140,11 +132,7 @@ class CpuAllocator:
     ) -> Pins:
         """Give every guest core of one guest its pCPUs, or take none for it.
 
-        Args:
-            owner: the guest.
-            demands: its cores.
-            policy: of the guest.
-            remark: what is to be known of its cores where there are too few, in brackets.
+        *remark* is what is to be known of its cores where there are too few, in brackets.
 
         Raises:
             LayoutError: when a node has too few left.
@@ -228,10 +216,6 @@ class CpuAllocator:
     def hold(self, owner: int, owned: frozenset[int]) -> bool:
         """Let a guest that was given no pins stay where it is.
 
-        Args:
-            owner: the guest.
-            owned: the pCPUs that it has for itself now.
-
         Returns:
             False where others were given some of these already.
         """
@@ -285,13 +269,7 @@ class CpuAllocator:
         What is left over on its last core stays idle while other cores are whole: two guests on the
         threads of one core slow each other down. Once none is whole, they share.
 
-        Args:
-            node: whose cores they are.
-            width: threads of a guest core.
-            count: how many seats are wanted.
-            policy: of the guest.
-            kept: seats that the cell has already.
-            own: pCPUs that the guest has already.
+        *kept* are seats that the cell has already, *own* pCPUs that the guest has already.
         """
         chosen: list[Seat] = []
         chooser = self._chooser(node)
@@ -385,13 +363,8 @@ class CpuAllocator:
     ) -> RoomError | None:
         """Return what a node has too few of, None where it has enough.
 
-        Args:
-            owner: the guest.
-            cells: guest cores that wait for their pCPUs, by cell; all on one node.
-            demands: of the guest.
-            kept: pCPUs of the guest cores that stay.
-            policy: of the guest.
-            remark: see `allocate`.
+        *cells* are guest cores that wait for their pCPUs, by cell and all on one node; *kept* has
+        the pCPUs of those that stay.
         """
         waiting = [demand for one in cells.values() for demand in one]
         node, width = waiting[0].node, len(waiting[0].vcpus)

@@ -40,12 +40,7 @@ Nodes = dict[int, Ids]
 
 @dataclass(frozen=True)
 class Plan:
-    """Where guests are put.
-
-    Attributes:
-        nodes: of each guest that has a place.
-        room: what is left.
-    """
+    """Where guests are put."""
 
     nodes: Nodes
     room: Room
@@ -73,11 +68,7 @@ def place_guests(
 
     The answer does not depend on the order of the applicants.
 
-    Args:
-        applicants: guests with ``nodes: auto``.
-        host: their host.
-        loads: what all its other guests take.
-        rebalance: plan as if all of them were new, where that is better.
+    With *rebalance* it is planned as if all of them were new, where that is better.
     """
     if not host.nodes:
         nowhere = Placement((), kept=True, fewest=0, distance=0.0, why="the host has no NUMA nodes")

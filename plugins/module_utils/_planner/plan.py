@@ -21,12 +21,6 @@ from .share import Sharing, pin_together
 def plan(guest: Guest, host: Host, policy: Policy, others: Sequence[Load] = ()) -> Layout:
     """Plan one guest.
 
-    Args:
-        guest: what it has been given.
-        host: the topology to mirror.
-        policy: how.
-        others: what the other guests of the host take.
-
     Raises:
         LayoutError: when the guest does not fit; the sentence has the figures and the remedy.
     """
@@ -47,11 +41,8 @@ def plan_guests(
     The answer does not depend on the order of the guests: a guest whose pins are right already
     stays there, then the others get theirs by name.
 
-    Args:
-        guests: the guests, and how each is to be planned.
-        host: the topology to mirror.
-        others: what the other guests of the host take, and those of the call that stay as they are.
-        placed: host nodes of the guests whose policy has them chosen, by their index.
+    Guests of the call that stay as they are count among *others* too. *placed* has host nodes of
+    the guests whose policy has them chosen, by their index.
 
     Returns:
         For each guest, in the order given, its layout or the error that names it.

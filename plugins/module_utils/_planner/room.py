@@ -60,10 +60,6 @@ class Room:
 
     Who will own which pCPUs is foreseen as they are given (pinning.py): isolated cores first, then
     whole cores, and threads of cores that others own a part of last.
-
-    Args:
-        host: whose nodes they are.
-        ledger: what is taken already.
     """
 
     def __init__(self, host: Host, ledger: Ledger) -> None:
@@ -130,12 +126,8 @@ class Room:
     ) -> None:
         """Put a guest on these nodes, whether they have room for it or not.
 
-        Args:
-            who: tells it from all others.
-            nodes: ascending.
-            demand: of the guest.
-            needs: of it, on so many nodes.
-            seats: pCPUs that it owns there already.
+        *who* tells it from all others, nodes ascend, and *seats* are pCPUs that it owns there
+        already.
         """
         for node, need in zip(nodes, needs.of_nodes):
             given = 0

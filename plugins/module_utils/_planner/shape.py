@@ -31,8 +31,6 @@ class Member:
     """A host of a group, and the guest as it is there.
 
     Attributes:
-        name: of the host.
-        host: its topology.
         guest: with hugepages of the host's default size where it does not name one.
     """
 
@@ -65,7 +63,6 @@ class ShapeError(LayoutError):
     """No shape suits every host of a group.
 
     Args:
-        message: the sentence, with every host that stands against it.
         reasons: why, by name of the host.
     """
 
@@ -81,9 +78,7 @@ def common_shape(members: Sequence[Member], policy: Policy) -> Shape:
     holds them; no more than the widest host has nodes, since more would tell the guest nothing.
     With ``nodes: auto`` it has the fewest instead, as ``auto`` takes the fewest nodes.
 
-    Args:
-        members: the hosts; their order is of no matter.
-        policy: how the guest is to be partitioned; what it sets is kept.
+    The order of the hosts is of no matter, and what the policy sets is kept.
 
     Raises:
         ShapeError: when there is none; with each host that cannot, and why.
@@ -117,9 +112,7 @@ def common_shape(members: Sequence[Member], policy: Policy) -> Shape:
 def check_shape(members: Sequence[Member], policy: Policy) -> None:
     """Refuse hosts that cannot back a shape which a guest has already.
 
-    Args:
-        members: the hosts.
-        policy: with the shape in it.
+    The policy has that shape in it.
 
     Raises:
         ShapeError: with each host that cannot, and why.
@@ -135,10 +128,7 @@ def backing_nodes(guest: Guest, host: Host, policy: Policy) -> Ids:
 
     With ``nodes: auto`` it is the fewest. Of several sets the nearest is taken.
 
-    Args:
-        guest: the guest.
-        host: one of its group.
-        policy: with the shape in it.
+    The policy has the shape in it.
 
     Raises:
         LayoutError: when the host cannot; with the figures.

@@ -31,14 +31,9 @@ class Sharing:
     """One guest while pCPUs are shared out.
 
     Attributes:
-        guest: its figures.
         policy: how it is planned, with what it says of the host resolved.
         draft: its layout without what depends on others, or why there is none.
         error: why it cannot have its pCPUs, None where it can.
-        vcpu_pins: of every vCPU.
-        emulator_pins: see `Layout`.
-        iothread_pins: see `Layout`.
-        warnings: sentences about its pCPUs.
     """
 
     guest: Guest
@@ -89,7 +84,6 @@ class _Claim:
 
     Attributes:
         cpus: any of these.
-        spared: whose threads they are.
     """
 
     cpus: frozenset[int]
@@ -97,13 +91,7 @@ class _Claim:
 
 
 def pin_together(guests: Sequence[Sharing], host: Host, others: Sequence[Load]) -> None:
-    """Give every guest its pins, or its error.
-
-    Args:
-        guests: those of the call.
-        host: their host.
-        others: what the other guests of the host take.
-    """
+    """Give every guest its pins, or its error."""
     for one in guests:
         if one.planned is not None:
             layout = one.planned.layout
@@ -323,12 +311,8 @@ def _spare(
 ) -> dict[int, Spared]:
     """Return pCPUs to be spared so that all threads have one that no guest owns.
 
-    Args:
-        claims: of the threads.
-        kept: pCPUs that guests owned already, which nobody is asked to give up.
-        spared: pCPUs that were spared before; who has one needs no other, whoever took it.
-        allocator: with what guests were given.
-        host: the host.
+    *kept* are pCPUs that guests owned already, which nobody is asked to give up. *spared* were
+    spared before: threads that have one need no other, whoever took it.
     """
     found: dict[int, Spared] = {}
     for claim in sorted(claims, key=lambda one: (one.spared.guest, sorted(one.cpus))):

@@ -58,9 +58,7 @@ def possible_sockets(sizes: Sequence[int]) -> list[int]:
 def nests(sizes: Sequence[int], per_socket: int) -> bool:
     """Tell whether sockets of so many cores hold whole cells, or are whole parts of one.
 
-    Args:
-        sizes: cores of each cell.
-        per_socket: cores of each socket; they have to divide the cores of all cells.
+    All is in cores; *per_socket* has to divide the cores of all cells.
     """
     first = 0
     for size in sizes:
@@ -85,13 +83,7 @@ def socket_cores(
     With ``auto`` a guest that has been partitioned keeps its sockets for as long as its cells stay:
     the default must not ask for a cold start.
 
-    Args:
-        guest: the guest.
-        host: its host.
-        policy: how.
-        backing: the host node of each cell.
-        cells: the vCPUs of each cell.
-        plain: its CPU topology with a socket for each cell, or for each part that they share.
+    *plain* is its CPU topology with a socket for each cell, or for each part that they share.
 
     Raises:
         LayoutError: when the sockets that are asked for would straddle cells; with those that would
@@ -271,12 +263,7 @@ def die_cores(
 
     Dies are all of one size, as large as possible: the fewest that the domains allow.
 
-    Args:
-        sizes: cores of each cell.
-        divisor: what a die has to divide: the cores of each cell and of each socket.
-        backing: the host node of each cell.
-        policy: whose pins keep a die in its domain.
-        threads: of a guest core.
+    *divisor* is what a die has to divide: the cores of each cell and of each socket.
     """
     for per_die in range(divisor, 0, -1):
         # A die of one core says nothing of caches, unless there is nothing to share.
@@ -317,12 +304,9 @@ def domain_cores(
 
     Where pins are shared a host core counts for as many as ``cpu_overcommit`` allows.
 
-    Args:
-        node: the node.
-        policy: with the pCPUs that are reserved.
-        threads: of a guest core; it needs as many of a host core where it has that for itself.
-        all_threads: whether guest cores may share a host core, as ``pinning: cpu`` has them do
-            where a node has fewer cores than they are.
+    A guest core needs as many threads of a host core where it has that for itself. With
+    *all_threads* guest cores may share a host core, as ``pinning: cpu`` has them do where a node
+    has fewer cores than they are.
     """
     reserved = frozenset(policy.reserved_cpus)
     is_exclusive = policy.pinning in EXCLUSIVE
