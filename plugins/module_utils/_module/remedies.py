@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from .._cpuset import format_cpuset
+from .._cpuset import nodes_text
 from .._errors import RoomError
 from .._model.guest import Guest
 from .._model.host import Host
@@ -45,8 +45,7 @@ def add_ways_out(asks: Sequence[Ask], others: Others, host: Host, rebalance: boo
                 if _fits_alone(ask, policy, rest, host):
                     nodes = _nodes_in_call(asks, number, policy, others, host, rebalance)
                     if nodes:
-                        where = f"host node{'s' if len(nodes) > 1 else ''} {format_cpuset(nodes)}"
-                        found[size] = f"`{text}` would fit, on {where}"
+                        found[size] = f"`{text}` would fit, on {nodes_text(nodes)}"
                         break
         way = found.get(size, "")
         if way:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
 
-from .._cpuset import format_cpuset
+from .._cpuset import nodes_text
 from .._model.guest import Guest
 from .._model.host import Host, Node
 from .._model.layout import Cell, Ids, Topology
@@ -160,10 +160,9 @@ def without_caches(backing: Sequence[Node | None], shared: Mapping[int, Ids]) ->
     found = sorted(one for one, node in nodes.items() if not node_domains(node, shared[one]))
     if not found:
         return []
-    which = f"node{'s' if len(found) > 1 else ''} {format_cpuset(found)}"
     return [
-        f"libvirt's capabilities list no L3 cache of host {which}, so its vCPUs there are pinned "
-        "as with pinning 'node'; set that, or give cache_domains in host."
+        f"libvirt's capabilities list no L3 cache of {nodes_text(found)}, so its vCPUs there are "
+        "pinned as with pinning 'node'; set that, or give cache_domains in host."
     ]
 
 

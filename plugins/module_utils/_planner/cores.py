@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from .._errors import LayoutError
 from .._model.host import Host, Node
@@ -69,6 +70,8 @@ def usable_cores(node: Node, policy: Policy, threads: int) -> int:
 
 #: What a guest core can have: the pCPUs of its threads.
 Seat = Ids
+#: What is taken of cache domains: seats, or dies of them.
+_T = TypeVar("_T")
 #: Tells kinds of cores apart; the fastest is the smallest.
 Kind = tuple[int, int]
 
@@ -154,17 +157,14 @@ class Chooser:
             for kinds in (*({kind} for kind in sorted(self.kinds(seats))), self.kinds(seats)):
                 found = self._dies([seat for seat in seats if self._kind(seat) in kinds], size)
                 if self.kinds(kept) <= kinds and sum(map(len, found.values())) >= count:
-                    return _take_dies(found, count, inside)
+                    return [seat for die in _take(found, count, inside) for seat in die]
         return []
 
     def _dies(self, seats: Sequence[Seat], size: int) -> dict[int, list[list[Seat]]]:
         """Return the dies of so many seats that each cache domain has room for."""
-        groups: dict[int, list[Seat]] = {}
-        for seat in seats:
-            groups.setdefault(self._domain(seat), []).append(seat)
         return {
             domain: [group[first : first + size] for first in range(0, len(group) - size + 1, size)]
-            for domain, group in groups.items()
+            for domain, group in self._by_domain(seats).items()
             if domain >= 0 and len(group) >= size
         }
 
@@ -181,16 +181,13 @@ class Chooser:
         Those where the cell is already come first; then the tightest that holds the rest, so that
         whole domains are left for guests that fill them; where none does, the largest.
         """
+        return _take(self._by_domain(seats), count, {self._domain(seat) for seat in beside})
+
+    def _by_domain(self, seats: Sequence[Seat]) -> dict[int, list[Seat]]:
         groups: dict[int, list[Seat]] = {}
         for seat in seats:
             groups.setdefault(self._domain(seat), []).append(seat)
-        inside = {self._domain(seat) for seat in beside}
-        chosen: list[Seat] = []
-        while len(chosen) < count:
-            left = count - len(chosen)
-            domain = min(groups, key=_order(groups, inside, left))
-            chosen += groups.pop(domain)[:left]
-        return chosen
+        return groups
 
     def _core_count(self, layers: Sequence[Sequence[Seat]]) -> int:
         return len({self._cores[seat[0]] for layer in layers for seat in layer})
@@ -202,14 +199,14 @@ class Chooser:
         return self._node.domain_numbers.get(seat[0], -1)
 
 
-def _take_dies(found: dict[int, list[list[Seat]]], count: int, inside: set[int]) -> list[Seat]:
-    """Take so many dies: where the cell is already, then from the tightest domain for the rest."""
-    chosen: list[list[Seat]] = []
+def _take(groups: dict[int, list[_T]], count: int, inside: set[int]) -> list[_T]:
+    """Take so many: where the cell is already, then from the tightest domain for the rest."""
+    chosen: list[_T] = []
     while len(chosen) < count:
         left = count - len(chosen)
-        domain = min(found, key=_order(found, inside, left))
-        chosen += found.pop(domain)[:left]
-    return [seat for die in chosen for seat in die]
+        domain = min(groups, key=_order(groups, inside, left))
+        chosen += groups.pop(domain)[:left]
+    return chosen
 
 
 def _order(

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import reduce
@@ -106,7 +106,7 @@ def assign_vcpus(
     if policy.distribution == "contiguous":
         assigned, topology = _assign_contiguous(vcpus, backing, policy, host_threads)
         if is_x86(arch) and vcpus <= MOST_XAPIC_VCPUS:
-            topology = _with_low_apic_ids(topology)
+            topology = _low(topology, range(topology.cores, 0, -1)) or topology
         return assigned, topology
     if policy.distribution == "interleave":
         if policy.threads not in (None, 1):
@@ -192,19 +192,6 @@ def _does_not_divide(cores: int, threads: int, count: int, policy: Policy) -> st
     )
 
 
-def _with_low_apic_ids(topology: Topology) -> Topology:
-    """Return a topology of smaller sockets where large ones need ids that an xAPIC lacks.
-
-    A socket that is a part of another one does not straddle cells either.
-    """
-    cores = topology.sockets * topology.cores
-    for per_socket in range(topology.cores, 0, -1):
-        smaller = replace(topology, sockets=cores // per_socket, cores=per_socket)
-        if topology.cores % per_socket == 0 and highest_apic_id(smaller) <= HIGHEST_XAPIC_ID:
-            return smaller
-    return topology
-
-
 def _round_robin_topology(vcpus: int, count: int, policy: Policy, host_threads: int) -> Topology:
     threads = host_threads if policy.threads is None else policy.threads
     if vcpus % (count * threads):
@@ -285,22 +272,21 @@ def _mirrored(
     threads = plain.threads
     sizes = [len(vcpus) // threads for vcpus in cells]
     per_socket = socket_cores(guest, host, policy, backing, cells, plain)
-    if policy.dies == "none":
-        return Mirrored(_with_low_ids(plain, guest, arch, policy, per_socket, per_socket))
-    pinnable = policy
-    if policy.pinning not in EXCLUSIVE:
-        # Nothing is shared on an isolated pCPU.
-        closed = {*policy.reserved_cpus, *(host.isolated_cpus or ())}
-        pinnable = replace(policy, reserved_cpus=tuple(sorted(closed)))
-    per_die = die_cores(sizes, gcd(per_socket, *sizes), backing, pinnable, threads)
-    if not per_die:
-        warnings.append(no_dies_warning(sizes, backing, pinnable, threads))
-        lists_caches = all(node is not None and node.cache_domains for node in backing)
-        if lists_caches and not isinstance(policy.sockets, int):
-            # One die for several cells would tell the guest of a cache that spans nodes.
-            return Mirrored(plain)
-        return Mirrored(_with_low_ids(plain, guest, arch, policy, per_socket, per_socket))
-    topology = _with_low_ids(plain, guest, arch, policy, per_socket, per_die)
+    per_die = 0
+    if policy.dies != "none":
+        pinnable = policy
+        if policy.pinning not in EXCLUSIVE:
+            # Nothing is shared on an isolated pCPU.
+            closed = {*policy.reserved_cpus, *(host.isolated_cpus or ())}
+            pinnable = replace(policy, reserved_cpus=tuple(sorted(closed)))
+        per_die = die_cores(sizes, gcd(per_socket, *sizes), backing, pinnable, threads)
+        if not per_die:
+            warnings.append(no_dies_warning(sizes, backing, pinnable, threads))
+            lists_caches = all(node is not None and node.cache_domains for node in backing)
+            if lists_caches and not isinstance(policy.sockets, int):
+                # One die for several cells would tell the guest of a cache that spans nodes.
+                return Mirrored(plain)
+    topology = _with_low_ids(plain, guest, arch, policy, per_socket, per_die or per_socket)
     if topology.dies > 1:
         check_support(guest, arch, host)
     return Mirrored(topology, per_die * threads)
@@ -316,11 +302,16 @@ def _with_low_ids(
         return first
     if per_die == per_socket:
         return plain
-    for size in range(per_socket, 0, -per_die):
-        smaller = _of(plain, size, per_die)
-        if plain.cores % size == 0 and highest_apic_id(smaller) <= HIGHEST_XAPIC_ID:
-            return smaller
-    return first
+    return _low(plain, range(per_socket, 0, -per_die), per_die) or first
+
+
+def _low(plain: Topology, sizes: Iterable[int], per_die: int = 0) -> Topology | None:
+    """Return the first topology, of sockets of these cores, whose ids an xAPIC has.
+
+    A socket that is a part of another one does not straddle cells either.
+    """
+    smaller = (_of(plain, size, per_die or size) for size in sizes if plain.cores % size == 0)
+    return next((one for one in smaller if highest_apic_id(one) <= HIGHEST_XAPIC_ID), None)
 
 
 def _of(plain: Topology, per_socket: int, per_die: int) -> Topology:

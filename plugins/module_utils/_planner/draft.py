@@ -136,21 +136,22 @@ def _draft_without_cells(
     guest: Guest, view: HostView, nodes: tuple[Node, ...], policy: Policy, warnings: list[str]
 ) -> Draft:
     """Plan a guest on one node: pins and a memory binding, and nothing that its kernel sees."""
+    arch = guest.arch or view.host.arch
     check_kind(guest)
-    check_cpu_mode(guest, guest.arch or view.host.arch, policy)
-    check_pins(guest, guest.arch or view.host.arch, policy)
+    check_cpu_mode(guest, arch, policy)
+    check_pins(guest, arch, policy)
     check_own_cells(guest)
     check_own_size(guest, policy)
     pinnable = _pinnable(view, nodes, policy)
     used = tuple(node.id for node in nodes)
-    own = resized_topology(guest) or guest.own_topology
+    resized = resized_topology(guest)
+    own = resized or guest.own_topology
     if own is not None:
-        arch = guest.arch or view.host.arch
         warnings.extend(topology_warnings(guest, arch, view.host, policy, own, nodes))
     layout = Layout(
         cells=(),
         host_nodes=(),
-        topology=resized_topology(guest),
+        topology=resized,
         vcpu_pins=(pinnable[used[0]].shared,) * guest.vcpus
         if nodes and policy.pinning == "node"
         else (),
@@ -170,9 +171,7 @@ def _draft_without_cells(
         whole = Cell(0, tuple(range(guest.vcpus)), guest.memory_kib, ())
         backing = nodes[:1]
         shared = {node: cpus.shared for node, cpus in pinnable.items()}
-        wanted = cache_cells(
-            [whole], backing, shared, layout.topology or guest.own_topology, policy
-        )
+        wanted = cache_cells([whole], backing, shared, own, policy)
         layout = replace(layout, warnings=(*warnings, *without_caches(backing, shared)))
         return Draft(layout, (), nodes, wanted)
     if policy.pinning not in EXCLUSIVE or not nodes:

@@ -152,15 +152,19 @@ def emulates_one_thread(guest: Guest, arch: str) -> bool:
     return guest.kind == "qemu" and arch.startswith("ppc64")
 
 
+def release(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version, as far as it has them."""
+    return tuple(whole_number(part) or 0 for part in version.split(".")[:2])
+
+
 def check_emulated_threads(guest: Guest, arch: str, host: Host, threads: int) -> None:
     """Refuse threads that QEMU does not emulate, as far as its version is known.
 
     Raises:
         LayoutError: with the way out.
     """
-    parts = host.hypervisor_version.split(".")[:2]
-    release = tuple(whole_number(part) or 0 for part in parts)
-    if threads > 1 and emulates_one_thread(guest, arch) and release < _TCG_WITH_PPC64_THREADS:
+    has_threads = release(host.hypervisor_version) >= _TCG_WITH_PPC64_THREADS
+    if threads > 1 and emulates_one_thread(guest, arch) and not has_threads:
         raise LayoutError(
             f"threads {threads} needs KVM or QEMU 8.1 for {arch} guests, and it is of type 'qemu'; "
             "set threads to 'auto' or 1."

@@ -14,7 +14,7 @@ from .._cpuset import format_cpuset
 from .._errors import LayoutError, RoomError
 from .._model.guest import Guest
 from .._model.host import Host, Node
-from .._model.layout import Ids, MemorySize, Topology, VcpuCount
+from .._model.layout import MemorySize, Topology, VcpuCount
 from .._policy import AUTO, MAX_CELLS, Policy
 from .._size import show_size
 
@@ -154,7 +154,7 @@ def resized(guest: Guest, policy: Policy) -> Guest:
 
 def vcpu_count(guest: Guest) -> VcpuCount:
     """Return how many vCPUs a guest has."""
-    return VcpuCount(guest.vcpus, _online(guest))
+    return VcpuCount(guest.vcpus, guest.online)
 
 
 def memory_size(guest: Guest) -> MemorySize:
@@ -214,7 +214,7 @@ def _with_vcpus(guest: Guest, vcpus: int) -> Guest:
     Where all were online, all are; where some were not, those that are stay, and new ones are
     offline, since that is how someone wanted it.
     """
-    online = _online(guest)
+    online = guest.online
     named = [one for one in guest.vcpu_references if max(one.vcpus) >= vcpus]
     if named:
         raise LayoutError(
@@ -257,7 +257,3 @@ def _with_memory(guest: Guest, memory_kib: int) -> Guest:
             f"{show_size(before.current_kib - guest.devices_kib)}."
         )
     return replace(guest, memory_kib=memory_kib)
-
-
-def _online(guest: Guest) -> Ids:
-    return tuple(range(guest.vcpus)) if guest.online_vcpus is None else guest.online_vcpus

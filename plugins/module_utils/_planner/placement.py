@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Union
 
-from .._cpuset import format_cpuset
+from .._cpuset import format_cpuset, nodes_text
 from .._errors import LayoutError, RoomError
 from .._model.guest import Guest
 from .._model.host import Host
@@ -229,7 +229,7 @@ def _answer(index: int, case: Case, plan: Plan, kept: bool) -> Answer:
 
 def _why(case: Case, nodes: Ids, kept: bool, room: Room) -> str:
     applicant = case.applicant
-    where = f"host node{'s' if len(nodes) > 1 else ''} {format_cpuset(nodes)}"
+    where = nodes_text(nodes)
     if kept:
         reason = f"it stays on {where}, where it is placed"
     else:

@@ -12,14 +12,13 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from .._cpuset import whole_number
 from .._errors import LayoutError
 from .._model.guest import Guest
 from .._model.host import Host, Node
 from .._model.layout import Ids, Topology
 from .._policy import CELLS, Policy
 from .cores import EXCLUSIVE, open_threads
-from .limits import is_x86, lacks_topoext
+from .limits import is_x86, lacks_topoext, release
 
 #: CPU models of QEMU whose guests were seen to take several cells in one socket: booted by QEMU 7.2
 #: with Linux 6.1, with one die and with a die for each cell; the last two by their model number
@@ -236,20 +235,16 @@ def check_support(guest: Guest, arch: str, host: Host) -> None:
         ("libvirt", host.libvirt_version, _FIRST_LIBVIRT),
         ("QEMU", host.hypervisor_version, _FIRST_QEMU),
     ):
-        if version and _release(version) < first:
+        if version and release(version) < first:
             raise LayoutError(
                 f"its host has {name} {version}, and dies came with {name} {first[0]}.{first[1]}; "
                 f"upgrade {name}, or set dies to 'none'."
             )
-    if guest.kind == "qemu" and _release(host.hypervisor_version) >= _FIRST_THAT_CRASHES:
+    if guest.kind == "qemu" and release(host.hypervisor_version) >= _FIRST_THAT_CRASHES:
         raise LayoutError(
             f"its host has QEMU {host.hypervisor_version}, whose emulation crashes while a guest "
             "with several dies boots; use KVM (domain type 'kvm'), or set dies to 'none'."
         )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(whole_number(part) or 0 for part in version.split(".")[:2])
 
 
 def die_cores(
@@ -336,8 +331,8 @@ def die_warnings(guest: Guest, host: Host, policy: Policy, topology: Topology) -
             f"{told}, because its <cpu> has <cache mode='{guest.cache_mode}'/>; remove that, or "
             "set dies to 'none'."
         )
-    release = re.fullmatch(r"pc-(?:i440fx-|q35-)?([0-9]+)\.([0-9]+)", guest.machine, re.ASCII)
-    if release and (int(release[1]), int(release[2])) <= _LAST_WITHOUT_L3:
+    machine = re.fullmatch(r"pc-(?:i440fx-|q35-)?([0-9]+)\.([0-9]+)", guest.machine, re.ASCII)
+    if machine and (int(machine[1]), int(machine[2])) <= _LAST_WITHOUT_L3:
         yield (
             f"{told}, because its machine type {guest.machine} has no L3 cache; use one from 2.8 "
             "on, or set dies to 'none'."
