@@ -18,8 +18,7 @@ from .._model.layout import Ids
 from .._model.placement import Load, Need
 from .._policy import Policy
 from .books import Books
-from .demand import Demand
-from .loads import exclusive_cpus
+from .loads import Demand, exclusive_cpus
 from .room import Room, mebibytes
 
 #: Sets of nodes of one size that are all looked at; where there are more, they are grown from each

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from .._cpuset import format_cpuset, show_cpuset
 from .._errors import LayoutError
 from .._model.host import Host, Node
 from .._model.layout import Ids
@@ -59,6 +60,21 @@ def balanced_cpus(host: Host, cpus: Ids) -> Ids:
     all of these pile up on the first (``isolcpus=``, kernel-parameters in Linux).
     """
     return open_threads(cpus, frozenset(host.isolated_cpus or ()))
+
+
+def check_online(host: Host, option: str, cpus: Ids) -> None:
+    """Refuse pCPUs that cannot be pinned to.
+
+    Raises:
+        LayoutError: with those that the host does not have online.
+    """
+    online = {cpu for node in host.nodes for cpu in node.cpus}
+    absent = [cpu for cpu in cpus if cpu not in online]
+    if absent and host.nodes:
+        raise LayoutError(
+            f"{option} '{format_cpuset(cpus)}' names pCPU {show_cpuset(absent)}, which the host "
+            f"does not have online; its pCPUs are {show_cpuset(online)}."
+        )
 
 
 def usable_cores(node: Node, policy: Policy, threads: int) -> int:

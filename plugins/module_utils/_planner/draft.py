@@ -16,17 +16,15 @@ from .._policy import Policy, reserved_text
 from .._size import show_size
 from .books import check_alone, too_large_alone
 from .caches import CacheCell, cache_cells, without_caches
-from .cores import EXCLUSIVE, balanced_cpus, open_cpus
+from .cores import EXCLUSIVE, balanced_cpus, check_online, open_cpus
 from .distribution import assign_vcpus, cpu_topology
 from .limits import (
     boot_warnings,
-    check_asymmetry,
     check_cpu_mode,
     check_definition,
     check_emulated_threads,
     check_guest,
     check_kind,
-    check_online,
     check_own_cells,
     check_pins,
     check_split_cores,
@@ -34,7 +32,7 @@ from .limits import (
     topology_warnings,
 )
 from .loads import load_by_layout
-from .memory import distance_matrix, given_distances, memory_node, split_memory
+from .memory import check_asymmetry, distance_matrix, given_distances, memory_node, split_memory
 from .nodes import (
     cell_count,
     check_own_size,

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from .._cpuset import MAX_ID, format_cpuset, show_cpuset, whole_number
+from .._cpuset import MAX_ID, format_cpuset, whole_number
 from .._errors import LayoutError
 from .._model.guest import Guest
 from .._model.host import Host, Node
@@ -296,37 +296,6 @@ def check_split_cores(guest: Guest, threads: int) -> None:
                 f"{format_cpuset(core & online)} of them are online; change <vcpu current>, or "
                 "set threads to 1."
             )
-
-
-def check_asymmetry(arch: str, matrix: Sequence[Sequence[int]]) -> None:
-    """Refuse distances that differ by direction, where QEMU does.
-
-    A pseries machine ends with "Asymmetrical NUMA topologies aren't supported", at its start or as
-    soon as its guest asks for FORM1 affinity (hw/ppc/spapr_numa.c).
-
-    Raises:
-        LayoutError: with the remedy.
-    """
-    if arch.startswith("ppc64") and [*map(tuple, matrix)] != [*zip(*matrix)]:
-        raise LayoutError(
-            "the distances between its host nodes differ by direction, which QEMU does not "
-            f"support for {arch} guests; set distances to 'none'."
-        )
-
-
-def check_online(host: Host, option: str, cpus: Ids) -> None:
-    """Refuse pCPUs that cannot be pinned to.
-
-    Raises:
-        LayoutError: with those that the host does not have online.
-    """
-    online = {cpu for node in host.nodes for cpu in node.cpus}
-    absent = [cpu for cpu in cpus if cpu not in online]
-    if absent and host.nodes:
-        raise LayoutError(
-            f"{option} '{format_cpuset(cpus)}' names pCPU {show_cpuset(absent)}, which the host "
-            f"does not have online; its pCPUs are {show_cpuset(online)}."
-        )
 
 
 def topology_warnings(

@@ -164,6 +164,22 @@ def given_distances(distances: str | Matrix, count: int) -> Matrix | None:
     return distances
 
 
+def check_asymmetry(arch: str, matrix: Sequence[Sequence[int]]) -> None:
+    """Refuse distances that differ by direction, where QEMU does.
+
+    A pseries machine ends with "Asymmetrical NUMA topologies aren't supported", at its start or as
+    soon as its guest asks for FORM1 affinity (hw/ppc/spapr_numa.c).
+
+    Raises:
+        LayoutError: with the remedy.
+    """
+    if arch.startswith("ppc64") and [*map(tuple, matrix)] != [*zip(*matrix)]:
+        raise LayoutError(
+            "the distances between its host nodes differ by direction, which QEMU does not "
+            f"support for {arch} guests; set distances to 'none'."
+        )
+
+
 def _distance(origin: Node, target: Node) -> int:
     if origin.id == target.id:
         return DISTANCE_SAME_NODE

@@ -22,7 +22,7 @@ from .._model.layout import Ids
 from .._model.placement import Load, Placement
 from .._policy import Policy
 from .candidates import Applicant, Case, Site, Steps, need_text
-from .demand import Demand
+from .loads import Demand
 from .room import Room, Taken, mebibytes
 
 #: Sets of nodes that one search looks at before it gives up. In steps, and never in seconds: the

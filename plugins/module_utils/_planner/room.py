@@ -16,7 +16,7 @@ from .._model.placement import Ledger, Need, NodeAccount
 from .books import host_cores
 from .caches import DomainRoom
 from .cores import follows_domains
-from .demand import Demand, Needs
+from .loads import Demand, Needs
 
 
 class Taken(NamedTuple):

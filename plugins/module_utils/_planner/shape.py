@@ -20,8 +20,8 @@ from .._model.layout import Ids
 from .._policy import AUTO, MAX_CELLS, Matrix, Policy
 from .._size import granule_kib
 from .candidates import Site, need_text
-from .demand import Demand
 from .limits import emulates_one_thread
+from .loads import Demand
 from .memory import distance_matrix, hugepage_uses
 from .nodes import cell_count, named_nodes
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import host_from_facts
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.demand import Demand
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.loads import Demand
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from planning import GuestOf, HostOf, planned, refusal
 
