@@ -119,7 +119,7 @@ def _smaller_guests(guest: GuestSpec) -> Iterator[GuestSpec]:
                     if name != option or name == "pinning"
                 ),
             )
-    for vcpus in {1, 2, guest.vcpus // 2, guest.vcpus - 1}:
+    for vcpus in sorted({1, 2, guest.vcpus // 2, guest.vcpus - 1}):
         if 0 < vcpus < guest.vcpus and vcpus % max(1, guest.threads) == 0:
             pins = guest.pins[:vcpus]
             online = guest.online if guest.online < vcpus else 0

@@ -70,9 +70,8 @@ class Ask:
         Raises:
             VnumaError: when it cannot be planned.
         """
-        if self.error is not None:
-            raise self.error
-        assert self.layout is not None
+        if self.layout is None:
+            raise self.error or LayoutError("it was not planned.")
         return self.layout
 
     def load_now(self, host: Host) -> Load:

@@ -251,9 +251,9 @@ def _held(guests: Sequence[Sharing], others: Sequence[Load], host: Host) -> froz
 def _own_threads(one: Sharing) -> Iterator[Threads]:
     """Yield threads of a guest of the call that are held to pCPUs, by hand or by name."""
     policy, stays = one.policy, one.planned is None
-    kept = {"emulator": policy.emulator_pinning, "iothread": policy.iothread_pinning}
     for what, cpus in one.guest.thread_pins:
-        option = next(option for name, option in kept.items() if name in what)
+        is_emulator = what == "its emulator"
+        option = policy.emulator_pinning if is_emulator else policy.iothread_pinning
         if stays or option == "none":
             yield Threads(what, cpus, is_held=True)
     if stays:
