@@ -238,15 +238,19 @@ def _node_from_facts(raw: object) -> Node:
         raise HostError(f"host.nodes must hold dictionaries with an 'id', not {_shown(raw)}.")
     node_id = _id(raw["id"], "host.nodes[].id")
     where = f"host node {node_id}"
+    counts = [
+        len(many) if isinstance(many := raw.get(key), (Mapping, list, tuple)) else 0
+        for key in ("distances", "hugepages")
+    ]
+    if counts[0] > MAX_NODES or counts[1] > _MAX_POOLS:
+        raise HostError(
+            f"{where}: {counts[0]} distances and {counts[1]} sizes of hugepages are more than "
+            f"{MAX_NODES} and {_MAX_POOLS}; gather the facts again."
+        )
     given = {key: read(raw.get(key), f"{where}: {key}") for key, (read, _show) in _NODE.items()}
     given["cores"] = _whole_cores(given["cores"], given["cpus"], where)
     node = Node(node_id, **given)
     _check_caches(node, where)
-    if len(node.distances) > MAX_NODES or len(node.hugepages) > _MAX_POOLS:
-        raise HostError(
-            f"{where}: {len(node.distances)} distances and {len(node.hugepages)} sizes of "
-            f"hugepages are more than {MAX_NODES} and {_MAX_POOLS}; gather the facts again."
-        )
     return node
 
 
@@ -328,7 +332,19 @@ def _cpus(value: object, where: str) -> tuple[int, ...]:
 
 
 def _sets(value: object, where: str) -> tuple[Ids, ...]:
-    return tuple(_cpus(one, where) for one in _list(value, where))
+    """Read sets of pCPUs, which share none, as far as there can be any.
+
+    Beyond as many pCPUs as a host may have some are named twice, which those that are read show. A
+    host that lists a million sets takes no time then.
+    """
+    found: list[Ids] = []
+    named = 0
+    for one in _list(value, where):
+        if named > MAX_ID + 1 or len(found) > MAX_ID + 1:
+            break
+        found.append(_cpus(one, where))
+        named += len(found[-1])
+    return tuple(found)
 
 
 def _groups(value: object, where: str) -> tuple[Ids, ...]:
