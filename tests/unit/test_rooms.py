@@ -39,11 +39,11 @@ SHARED = ("_errors", "_cpuset", "_model")
 #: Most files, lines and lines of code that Ansible packs with a module, counted as in closures.py.
 #: A feature shows its price here; what falls well below is set to what it is.
 BUDGET = {
-    "vnuma_facts": Size(files=11, lines=1950, code=990),
-    "vnuma_info": Size(files=55, lines=12890, code=7620),
-    "vnuma_migrate": Size(files=68, lines=15400, code=9150),
-    "vnuma_partition": Size(files=55, lines=13310, code=7710),
-    "vnuma_restart": Size(files=37, lines=6770, code=3790),
+    "vnuma_facts": Size(files=11, lines=1970, code=1010),
+    "vnuma_info": Size(files=55, lines=12900, code=7630),
+    "vnuma_migrate": Size(files=68, lines=15410, code=9160),
+    "vnuma_partition": Size(files=55, lines=13330, code=7720),
+    "vnuma_restart": Size(files=37, lines=6780, code=3800),
 }
 #: How far below its budget a figure may be.
 _SLACK = 0.04
