@@ -181,7 +181,8 @@ def _expected_refusals(name: str, said: dict[str, str]) -> dict[str, str]:
     expected = {}
     for guest, (vcpus, _xml) in GUESTS.items():
         if vcpus < cells:
-            sentence = f"{vcpus} vCPUs cannot fill {cells} cells; "
+            plural = "s" if vcpus > 1 else ""
+            sentence = f"{vcpus} vCPU{plural} cannot fill {cells} cells; "
         elif guest == "hugepages" and _pool_too_small(spec, cells):
             sentence = "hugepages of 2048 KiB, and the guest's memory there needs "
         else:

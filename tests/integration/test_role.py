@@ -160,7 +160,7 @@ def test_bad_values_are_refused_before_anything_is_asked(hosts: Hosts) -> None:
     run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
     assert run.failed
     assert (
-        "value of vnuma_pinning must be one of: node, cache, core, cpu, none, got: thread"
+        "value of vnuma_pinning must be one of: node, cache, core, cpu, none, keep, got: thread"
         in run.output
     )
     hosts.guests("kvm1", {"name": "x", "pining": "core"})

@@ -159,14 +159,6 @@ def check_alone(load: Load, host: Host, is_bound: bool) -> None:
     sizes = sorted({size_kib for share in load.shares for size_kib, _pages in share.need.pages})
     check_page_sizes(sizes, host)
     for size_kib in sizes if any(node.hugepages for node in host.nodes) else ():
-        total = sum(pool_pages(node, size_kib) for node in host.nodes)
-        needed = sum(dict(share.need.pages).get(size_kib, 0) for share in load.shares)
-        if is_bound and needed > total:
-            raise RoomError(
-                f"the host has {total} hugepages of {size_kib} KiB in all, and the guest needs "
-                f"{needed}",
-                "enlarge the pools, or reduce the guest's memory",
-            )
         for node in host.nodes:
             pages = _pages([load], node, size_kib)
             if pages > pool_pages(node, size_kib):
@@ -176,6 +168,14 @@ def check_alone(load: Load, host: Host, is_bound: bool) -> None:
                     "enlarge the node's pool, reduce the guest's memory, or exclude the node with "
                     "nodes",
                 )
+        total = sum(pool_pages(node, size_kib) for node in host.nodes)
+        needed = sum(dict(share.need.pages).get(size_kib, 0) for share in load.shares)
+        if is_bound and needed > total:
+            raise RoomError(
+                f"the host has {total} hugepages of {size_kib} KiB in all, and the guest needs "
+                f"{needed}",
+                "enlarge the pools, or reduce the guest's memory",
+            )
 
 
 def check_page_sizes(sizes_kib: Sequence[int], host: Host) -> None:
