@@ -283,7 +283,10 @@ def test_iothreads_beside_dedicated_pcpus(make: Make, call: Call) -> None:
     assert layout["iothread_pins"] == {"1": "0,8", "2": "0,8"}
     full = _on(libvirt, "hana", vcpus=16, pinning="cpu", iothread_pinning="nodes")
     before = libvirt.dump("hana")
-    assert "finds no pCPU on host nodes 0-1 that no vCPU owns" in call("vnuma_partition", full).msg
+    assert (
+        "its vCPUs would take the last pCPUs of host node 1 that its iothreads"
+        in call("vnuma_partition", full).msg
+    )
     assert libvirt.dump("hana") == before
 
 
@@ -371,7 +374,7 @@ def test_sentences_about_threads(make: Make, call: Call) -> None:
     plain = make(nodes=[{"id": 0, "cpus": "0-7", "memory_kib": 32 * GIB}])
     plain.define(anuma("wide", 8, 4 * GIB))
     run = call("vnuma_partition", _on(plain, "wide", pinning="core", threads=2))
-    assert "8 of its cores have fewer threads, which threads 1 can use" in run.msg
+    assert "8 of its cores have fewer threads; `threads: 1` would fit" in run.msg
     hybrid = make(
         nodes=[{"id": 0, "cpus": "0-31", "memory_kib": 32 * GIB}],
         cpu={
@@ -388,7 +391,7 @@ def test_sentences_about_threads(make: Make, call: Call) -> None:
     hybrid.define(anuma("wide", 20, 4 * GIB))
     run = call("vnuma_partition", _on(hybrid, "wide", pinning="core"))
     assert "needs 10 cores with 2 free threads on host node 0, which has 8 left" in run.msg
-    assert "16 of its cores have fewer threads, which threads 1 can use" in run.msg
+    assert "16 of its cores have fewer threads" in run.msg
     run = call("vnuma_partition", _on(hybrid, "wide", pinning="core", threads=1))
     assert any("has cores of 2 kinds" in one for one in run.result["guests"][0]["warnings"])
     hybrid.define(anuma("slim", 12, 4 * GIB))
