@@ -57,7 +57,8 @@ def test_options(rfc: Libvirt, call: Call, options: dict[str, Any], sentence: st
         ({"cells": "0"}, "guest anuma: cells must be an integer from 1 to 128, not '0'."),
         (
             {"pinning": "thread"},
-            "guest anuma: pinning must be one of node, cache, core, cpu, none or keep, not 'thread'.",
+            "guest anuma: pinning must be one of node, cache, core, cpu, none or keep, not "
+            "'thread'.",
         ),
         (
             {"memory_mode": "tight"},
