@@ -162,7 +162,9 @@ def test_a_hundred_guests_three_of_them_bad(rfc: Libvirt, call: Call, tmp_path: 
         "nowhere": "it does not exist on this host; correct the name, or define it first.",
         "passing": "it is transient and has no persistent definition to change; define it, or "
         "exclude the guest.",
-        "small": "3 vCPUs cannot fill 8 cells; `nodes: auto` would fit, on host node 0.",
+        # No node has room for it: the others take all cores that there are.
+        "small": "3 vCPUs cannot fill 8 cells; give it at least 8 vCPUs, or reduce nodes or cells "
+        "to at most 3.",
     }
     for name in ("nowhere", "passing", "small"):
         assert f"guest {name}: " in run.msg
