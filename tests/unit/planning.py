@@ -36,6 +36,17 @@ def owner(*cpus: int) -> Load:
     return Load("other", "uuid-of-other", (Share(Need(len(cpus), 0), owned=frozenset(cpus)),))
 
 
+def owned_by(guest: Guest, host: Host) -> set[int]:
+    """What the vCPUs of a guest have for themselves: a pCPU, or threads of a core."""
+    cores = [set(core) for node in host.nodes for core in node.cores]
+    return {
+        cpu
+        for _vcpu, cpus in guest.vcpu_pins
+        if len(cpus) == 1 or any(set(cpus) <= core for core in cores)
+        for cpu in cpus
+    }
+
+
 def topology_of(layout: Layout) -> Topology:
     """Return the topology of a layout that has one."""
     assert layout.topology is not None

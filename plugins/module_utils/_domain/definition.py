@@ -73,6 +73,11 @@ class Definition:
         return find_record(self.root)
 
     @cached_property
+    def guests(self) -> dict[int, Guest]:
+        """Its figures, once they were read, by the host's hugepage size in KiB."""
+        return {}
+
+    @cached_property
     def state(self) -> ManagedState:
         """What it says of the managed elements, found out once.
 
@@ -126,7 +131,10 @@ def read_guest(definition: Definition, hugepage_default_kib: int) -> Guest:
     Raises:
         DomainError: when vCPUs or memory are missing or malformed; the error names the guest.
     """
-    return definition.named(lambda: _guest(definition, hugepage_default_kib))
+    if hugepage_default_kib not in definition.guests:
+        guest = definition.named(lambda: _guest(definition, hugepage_default_kib))
+        definition.guests[hugepage_default_kib] = guest
+    return definition.guests[hugepage_default_kib]
 
 
 def with_own_cells(guest: Guest, definition: Definition) -> Guest:
@@ -189,6 +197,8 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
             "KiB; none is left for its cells; increase <memory>."
         )
     first = state.cells[0] if state.cells else None
+    iothreads, everywhere = _iothread_ids(root), _attribute(root, "vcpu", "cpuset")
+    cpuset = parse_cpuset(everywhere) if everywhere.strip() else ()
     return Guest(
         name=definition.name,
         uuid=(root.findtext("uuid") or "").strip(),
@@ -201,10 +211,10 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
         stated_kib=None if memory.total_kib == shared + devices else memory.total_kib - devices,
         hugepages=_hugepages(root, hugepage_default_kib),
         memory_devices=_memory_devices(root),
-        iothread_ids=_iothread_ids(root),
+        iothread_ids=iothreads,
         vcpu_pins=tuple(sorted(state.vcpu_pins.items())),
-        thread_pins=_thread_pins(root, state),
-        cpuset=_cpuset_of(root),
+        thread_pins=_thread_pins(state, iothreads, cpuset),
+        cpuset=cpuset,
         realtime_vcpus=_realtime_vcpus(root),
         kind=root.get("type", ""),
         cpu_mode=state.cpu_mode or "",
@@ -284,20 +294,11 @@ def _memory_devices(root: Element) -> tuple[MemoryDevice, ...]:
     return tuple(found)
 
 
-def _thread_pins(root: Element, state: ManagedState) -> tuple[tuple[str, Ids], ...]:
+def _thread_pins(state: ManagedState, iothreads: Ids, cpuset: Ids) -> tuple[tuple[str, Ids], ...]:
     """Return what the emulator and the iothreads are held to: their pins, else the guest's."""
-    everywhere = _cpuset_of(root)
-    pins = [("its emulator", state.emulator_pins.get(0, everywhere))]
-    pins += [
-        (f"its iothread {one}", state.iothread_pins.get(one, everywhere))
-        for one in _iothread_ids(root)
-    ]
+    pins = [("its emulator", state.emulator_pins.get(0, cpuset))]
+    pins += [(f"its iothread {one}", state.iothread_pins.get(one, cpuset)) for one in iothreads]
     return tuple((what, cpus) for what, cpus in pins if cpus)
-
-
-def _cpuset_of(root: Element) -> Ids:
-    cpuset = _attribute(root, "vcpu", "cpuset")
-    return parse_cpuset(cpuset) if cpuset.strip() else ()
 
 
 def _realtime_vcpus(root: Element) -> Ids:

@@ -158,16 +158,6 @@ class Guest:
         return tuple(range(self.vcpus)) if self.online_vcpus is None else self.online_vcpus
 
     @property
-    def hotplug_text(self) -> str:
-        """How many of its vCPUs are left for hotplug, in brackets; '' where all run."""
-        count = self.vcpus - len(self.online)
-        if not count:
-            return ""
-        return (
-            f" ({count} of its {self.vcpus} vCPUs are left for hotplug, and are given theirs too)"
-        )
-
-    @property
     def own_threads(self) -> int:
         """Threads of a core by the CPU topology that it has without a partition."""
         return 1 if self.own_topology is None else self.own_topology.threads

@@ -28,7 +28,7 @@ from .._model.domain import Domain
 from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._model.placement import Load
-from .._planner.books import Books, bound_kib, cannot_start, ordinary_kib
+from .._planner.books import bound_kib, cannot_start, make_ledger, ordinary_kib
 from .._policy import Policy
 from .._size import show_size
 from .planning import Ask, Others, load_of, plan_asks
@@ -121,7 +121,7 @@ class Destination:
             loads = [load_of(definition, self.host) for definition in self.definitions.values()]
         except VnumaError:
             return math.inf
-        accounts = Books(self.host, loads).ledger().accounts
+        accounts = make_ledger(self.host, loads).accounts
         memory_kib = sum(one.memory_kib for one in accounts)
         cores = sum(one.cores for one in accounts)
         return max(

@@ -37,7 +37,7 @@ from .._model.domain import Domain, ManagedState
 from .._model.host import Host
 from .._model.layout import Ids, Layout, layout_to_result
 from .._model.placement import Ledger, ledger_to_result
-from .._planner.books import Books
+from .._planner.books import make_ledger
 from .._planner.nodes import resized
 from .._policy import Policy, policy_from_options
 from .common import errors_to_result, patience_s, warn_once
@@ -256,7 +256,7 @@ def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) 
     asked = list(asks.values())
     others = _others(hypervisor, unread, findings, asked)
     loads = [*others.loads(findings.host), *(ask.load_now(findings.host) for ask in asked)]
-    findings.ledger = Books(findings.host, loads).ledger()
+    findings.ledger = make_ledger(findings.host, loads)
     plan_asks(asked, others, findings.host)
     if any(ask.placement is not None for ask in asked):
         anew = [ask.under(ask.policy) for ask in asked]

@@ -148,20 +148,20 @@ def write_layouts(
             continue
         with result.collecting(update.domain):
             layout = ask.answered()
-            update.warnings.extend(_missed_devices(ask, layout))
+            update.warnings.extend(_missed_devices(ask))
             update.warnings.extend(_ended_confinement(update, ask, host))
             update.warnings.extend(layout.warnings)
             _partition(update, layout)
 
 
-def _missed_devices(ask: Ask, layout: Layout) -> list[str]:
+def _missed_devices(ask: Ask) -> list[str]:
     """Say which devices are on nodes that the guest is not on; where those were chosen it is said.
 
     Raises:
         LayoutError: when its policy requires to be there.
     """
     policy = ask.policy
-    nodes = {*layout.nodeset, *(node for node in layout.host_nodes if node is not None)}
+    nodes = ask.nodes
     missed = [node for node in ask.device_nodes if node not in nodes]
     if policy.nodes == AUTO or not missed or not nodes:
         return []
@@ -200,18 +200,14 @@ def short_of_memory(updates: Sequence[GuestUpdate], host: Host) -> list[str]:
     Free memory is no input of the plan, since it changes by the minute; but a guest with a strict
     binding does not start where there is too little.
     """
-    needed: dict[int, int] = {}
-    for update in updates:
-        if is_placed_anew(update) and update.ask is not None:
-            for node in host.nodes:
-                taken = bound_kib([update.ask.load(host)], node)
-                needed[node.id] = needed.get(node.id, 0) + taken
+    loads = [one.ask.load(host) for one in updates if is_placed_anew(one) and one.ask is not None]
+    needed = {node.id: bound_kib(loads, node) for node in host.nodes}
     return [
         f"host node {node.id} has {node.free_kib // 1024} MiB free at the moment, and guests that "
         f"are placed there need {needed[node.id] // 1024} MiB when they start; free memory there "
         "first."
         for node in host.nodes
-        if node.free_kib is not None and node.free_kib < needed.get(node.id, 0)
+        if node.free_kib is not None and node.free_kib < needed[node.id]
     ]
 
 
@@ -233,14 +229,14 @@ def check_bound_memory(
     for update in updates:
         if update.ask is None:
             continue
+        wanted = update.ask.load(host)
         if update.redefines:
             with result.collecting(update.domain):
-                sentence = cannot_start(host, update.ask.load(host), running)
+                sentence = cannot_start(host, wanted, running)
                 if sentence is not None:
                     update.after, update.redefines = None, False
                     raise LayoutError(sentence)
-        is_defined = update.after is not None
-        loads.append(update.ask.load(host) if is_defined else update.ask.load_now(host))
+        loads.append(wanted if update.after is not None else update.ask.load_now(host))
     changed = {update.domain.name for update in updates if update.redefines}
     result.warnings.extend(overbooked(host, loads, changed))
 

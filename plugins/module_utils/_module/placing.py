@@ -11,7 +11,7 @@ from .._domain.record import recorded_policy
 from .._errors import VnumaError
 from .._model.host import Host
 from .._model.layout import Ids
-from .._model.placement import Ledger, Load, Placement
+from .._model.placement import Load, Placement
 from .._planner.candidates import Applicant
 from .._planner.placement import Placements, place_guests
 from .._policy import AUTO
@@ -52,7 +52,7 @@ def choose_nodes(
         # A guest that has nodes now and gets none keeps them: the others are placed with it.
         more = _answered(searched, chosen, host)
         if not more:
-            return Planned(Ledger(()), chosen.moves, chosen.gain)
+            return Planned(moves=chosen.moves, gain=chosen.gain)
         staying |= more
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 from .._domain.compare import looks_the_same
 from .._domain.definition import Definition, read_definition, read_guest
@@ -23,9 +24,9 @@ from .._model.guest import Guest
 from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._model.placement import Ledger, Load, Need, Placement, Share
-from .._planner.books import Books
-from .._planner.cores import EXCLUSIVE, follows_domains
-from .._planner.loads import exclusive_cpus, load_by_definition, load_by_layout
+from .._planner.books import make_ledger
+from .._planner.cores import follows_domains
+from .._planner.loads import load_by_definition, load_by_layout, owned_cpus
 from .._planner.plan import plan_guests
 from .._policy import AUTO, DEFAULTS, Policy
 
@@ -74,6 +75,13 @@ class Ask:
             raise self.error or LayoutError("it was not planned.")
         return self.layout
 
+    @property
+    def nodes(self) -> set[int]:
+        """The host nodes of its cells and its memory; none where it has no layout."""
+        if self.layout is None:
+            return set()
+        return {*self.layout.nodeset, *(one for one in self.layout.host_nodes if one is not None)}
+
     def load_now(self, host: Host) -> Load:
         """Return what it takes by its definition of now; its figures have been read."""
         return _load(self.definition, self.now, host)
@@ -82,7 +90,8 @@ class Ask:
         """Return what it takes once it has what it was answered."""
         if self.layout is None:
             return self.load_now(host)
-        return _planned_load(self.guest, self.layout, self.policy, host)
+        owned = owned_cpus(host, self.policy.pinning, self.layout.vcpu_pins)
+        return load_by_layout(self.guest, self.layout, host, owned)
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ class Others:
                 continue
             if not _are_pinned_alike(live, defined):
                 load = load_of(live, host)
-                threads = tuple(replace(one, cores=one.cores * 0) for one in load.threads)
+                threads = tuple(replace(one, cores=Fraction(0)) for one in load.threads)
                 share = Share(Need(0, 0), owned=load.owned)
                 found.append(Load(load.name, load.uuid, (share,), threads))
         return found
@@ -159,15 +168,6 @@ def _load(definition: Definition, guest: Guest, host: Host) -> Load:
     if record is not None:
         pinning = str(recorded_policy(record).get("pinning", DEFAULTS["pinning"]))
     return load_by_definition(guest, definition.state, host, pinning)
-
-
-def _planned_load(guest: Guest, layout: Layout, policy: Policy, host: Host) -> Load:
-    owned = None
-    if policy.pinning in EXCLUSIVE:
-        owned = frozenset(cpu for cpus in layout.vcpu_pins for cpu in cpus)
-    elif policy.pinning == "keep":
-        owned = exclusive_cpus(host, layout.vcpu_pins)
-    return load_by_layout(guest, layout, host, owned)
 
 
 def _are_pinned_alike(first: Definition, second: Definition) -> bool:
@@ -207,22 +207,42 @@ def plan_asks(
                         f"one of these cannot be read ({unread}); correct that one first."
                     )
                 )
-    beside = known.loads(host)
-    pinned = known.live_pins(host)
+    chooses = _choose_nodes(asks)
+    beside, pinned = known.loads(host), known.live_pins(host)
+    planned = plan_beside(asks, beside, pinned, host, rebalance)
+    if with_ways_out and any(isinstance(ask.error, RoomError) for ask in asks):
+        from .remedies import add_ways_out
+
+        add_ways_out(asks, beside, pinned, host, rebalance)
+    if chooses:
+        loads = [*beside, *(ask.load(host) for ask in asks)]
+        planned = replace(planned, ledger=make_ledger(host, loads))
+    return planned
+
+
+def plan_beside(
+    asks: Sequence[Ask],
+    beside: Sequence[Load],
+    pinned: Sequence[Load],
+    host: Host,
+    rebalance: bool,
+) -> Planned:
+    """Choose nodes where that is asked for, then lay all guests out; without the ledger of it.
+
+    *beside* is what all other guests of the host take, *pinned* what they are pinned to besides
+    that while they run.
+    """
     planned = Planned()
-    if any(ask.error is None and ask.policy.nodes == AUTO for ask in asks):
+    if _choose_nodes(asks):
         from .placing import choose_nodes
 
         planned = choose_nodes(asks, beside, host, rebalance)
     plan_layouts([ask for ask in asks if ask.error is None], asks, [*beside, *pinned], host)
-    if with_ways_out and any(isinstance(ask.error, RoomError) for ask in asks):
-        from .remedies import add_ways_out
-
-        add_ways_out(asks, known, host, rebalance)
-    if planned.ledger is not None:
-        loads = [*beside, *(ask.load(host) for ask in asks)]
-        planned = replace(planned, ledger=Books(host, loads).ledger())
     return planned
+
+
+def _choose_nodes(asks: Sequence[Ask]) -> bool:
+    return any(ask.error is None and ask.policy.nodes == AUTO for ask in asks)
 
 
 def plan_layouts(

@@ -15,7 +15,7 @@ from .._model.host import Host
 from .._model.placement import Load
 from .._planner.cores import EXCLUSIVE
 from .._policy import AUTO, Policy
-from .planning import Ask, Others, plan_asks, plan_layouts
+from .planning import Ask, plan_beside, plan_layouts
 
 #: Guests of unlike sizes for which ways out are looked for; a fleet that is refused as a whole is
 #: refused for one reason.
@@ -24,14 +24,20 @@ _MOST_TRIED = 16
 _OVERCOMMIT = (Fraction(3, 2), Fraction(2), Fraction(4), Fraction(8))
 
 
-def add_ways_out(asks: Sequence[Ask], others: Others, host: Host, rebalance: bool) -> None:
+def add_ways_out(
+    asks: Sequence[Ask],
+    beside: Sequence[Load],
+    pinned: Sequence[Load],
+    host: Host,
+    rebalance: bool,
+) -> None:
     """Name what would work in the errors of guests that have no room.
 
     Each option is tried on that guest alone, with all others as they are planned. One under which
-    it fits is tried on the whole call then, since the others may be planned otherwise.
+    it fits is tried on the whole call then, since the others may be planned otherwise. *beside* and
+    *pinned* are as in `plan_beside`.
     """
     loads = [ask.load(host) for ask in asks]
-    beside = [*others.loads(host), *others.live_pins(host)]
     found: dict[tuple[Guest, Policy], str] = {}
     for number, ask in enumerate(asks):
         error = ask.error
@@ -40,11 +46,15 @@ def add_ways_out(asks: Sequence[Ask], others: Others, host: Host, rebalance: boo
         size = (replace(ask.guest, name="", uuid="", vcpu_pins=()), ask.policy)
         if size not in found and len(found) < _MOST_TRIED:
             found[size] = ""
-            rest = [*beside, *loads[:number], *loads[number + 1 :]]
+            rest = [*beside, *pinned, *loads[:number], *loads[number + 1 :]]
             for text, policy in _options(ask.policy):
                 if _fits_alone(ask, policy, rest, host):
-                    nodes = _nodes_in_call(asks, number, policy, others, host, rebalance)
-                    if nodes:
+                    again = [one.under(one.policy) for one in asks]
+                    again[number] = ask.under(policy)
+                    plan_beside(again, beside, pinned, host, rebalance)
+                    loses = any(new.error and not old.error for new, old in zip(again, asks))
+                    nodes = again[number].nodes
+                    if nodes and not loses:
                         found[size] = f"`{text}` would fit, on {nodes_text(nodes)}"
                         break
         way = found.get(size, "")
@@ -62,19 +72,6 @@ def _fits_alone(ask: Ask, policy: Policy, others: Sequence[Load], host: Host) ->
     if trial.error is None:
         plan_layouts([trial], [trial], others, host)
     return trial.layout is not None
-
-
-def _nodes_in_call(
-    asks: Sequence[Ask], number: int, policy: Policy, others: Others, host: Host, rebalance: bool
-) -> set[int]:
-    """Return a guest's nodes in a call under other options; none where somebody loses by it."""
-    again = [ask.under(policy if index == number else ask.policy) for index, ask in enumerate(asks)]
-    plan_asks(again, others, host, rebalance)
-    layout = again[number].layout
-    loses = any(new.error and not old.error for new, old in zip(again, asks))
-    if layout is None or loses:
-        return set()
-    return {*layout.nodeset, *(node for node in layout.host_nodes if node is not None)}
 
 
 def _options(policy: Policy) -> Iterator[tuple[str, Policy]]:

@@ -13,7 +13,7 @@ process one day; hugepages are taken at the start, which then fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
@@ -21,7 +21,7 @@ from math import ceil
 from .._errors import LayoutError, RoomError
 from .._model.host import Host, Node
 from .._model.layout import Ids
-from .._model.placement import Ledger, Load, NodeAccount, Share, Threads
+from .._model.placement import Ledger, Load, Need, NodeAccount, Share
 from .._size import show_size
 
 
@@ -43,35 +43,20 @@ def host_cores(cores: int, threads: int, node: Node) -> int:
     return cores * -(-threads // node.threads)
 
 
-class Books:
-    """What the guests of a host take."""
+def make_ledger(host: Host, loads: Sequence[Load]) -> Ledger:
+    """Add up what guests take of each eligible node.
 
-    def __init__(self, host: Host, loads: Iterable[Load] = ()) -> None:
-        self.host = host
-        self.loads: list[Load] = list(loads)
-
-    def owners(self) -> dict[int, str]:
-        """Return the names of the guests that own pCPUs, by pCPU."""
-        return {cpu: load.name for load in self.loads for cpu in load.owned}
-
-    def threads(self) -> list[tuple[str, Threads]]:
-        """Return the pinned threads that own no pCPU, each with the name of its guest."""
-        return [(load.name, threads) for load in self.loads for threads in load.threads]
-
-    def ledger(self) -> Ledger:
-        """Add up what guests take of each eligible node.
-
-        What floats is shared over the nodes by their size, since it may be anywhere; what is pinned
-        or bound to several nodes is shared over those.
-        """
-        accounts = {node.id: _Account(node) for node in self.host.eligible}
-        for load in self.loads:
-            for share in load.shares:
-                _add(accounts, load.name, share)
-        return Ledger(
-            tuple(account.closed() for _id, account in sorted(accounts.items())),
-            tuple(sorted(load.name for load in self.loads if load.floats)),
-        )
+    What floats is shared over the nodes by their size, since it may be anywhere; what is pinned or
+    bound to several nodes is shared over those.
+    """
+    accounts = {node.id: _Account(node) for node in host.eligible}
+    for load in loads:
+        for share in load.shares:
+            _add(accounts, load.name, share)
+    return Ledger(
+        tuple(account.closed() for _id, account in sorted(accounts.items())),
+        tuple(sorted(load.name for load in loads if load.floats)),
+    )
 
 
 @dataclass
@@ -107,41 +92,29 @@ class _Account:
 def _add(accounts: Mapping[int, _Account], guest: str, share: Share) -> None:
     nodes = {node_id: account.node for node_id, account in accounts.items()}
     cores = {node_id: len(node.cores) for node_id, node in nodes.items()}
-    for node_id, part in parts(share.cpu_nodes, cores).items():
+    for node_id, part in _parts(share.cpu_nodes, cores).items():
         account = accounts[node_id]
         account.owned.update(share.owned.intersection(account.node.cpus))
         account.shared += host_cores(share.shared_cores, share.threads, account.node) * part
     sizes = {node_id: ordinary_kib(node) for node_id, node in nodes.items()}
-    for node_id, part in parts(share.memory_nodes, sizes).items():
+    for node_id, part in _parts(share.memory_nodes, sizes).items():
         accounts[node_id].bound_kib += share.need.memory_kib * part
     for size_kib, number in share.need.pages:
         pools = {node_id: pool_pages(node, size_kib) for node_id, node in nodes.items()}
-        for node_id, part in parts(share.memory_nodes, pools).items():
+        for node_id, part in _parts(share.memory_nodes, pools).items():
             pages = accounts[node_id].pages
             pages[size_kib] = pages.get(size_kib, Fraction(0)) + number * part
     for node_id in {*share.cpu_nodes, *share.memory_nodes}.intersection(accounts):
         accounts[node_id].guests.add(guest)
 
 
-def parts(nodes: Ids, weights: Mapping[int, int]) -> dict[int, Fraction]:
+def _parts(nodes: Ids, weights: Mapping[int, int]) -> dict[int, Fraction]:
     """Return which part of a share is on each node: by weight over its nodes, or over all."""
     among = [node for node in nodes if node in weights] if nodes else list(weights)
     total = sum(weights[node] for node in among)
     if not total:
         return {node: Fraction(1, len(among)) for node in among}
     return {node: Fraction(weights[node], total) for node in among if weights[node]}
-
-
-def holders(loads: Sequence[Load], node: Node, nodes: Sequence[Node]) -> list[tuple[str, int]]:
-    """Return who takes ordinary memory of a node, the most first, in KiB each."""
-    weights = {one.id: ordinary_kib(one) for one in nodes}
-    found: dict[str, Fraction] = {}
-    for load in loads:
-        for share in load.shares:
-            part = parts(share.memory_nodes, weights).get(node.id, Fraction(0))
-            found[load.name] = found.get(load.name, Fraction(0)) + share.need.memory_kib * part
-    ranked = sorted(found.items(), key=lambda one: (-one[1], one[0]))
-    return [(name, ceil(size_kib)) for name, size_kib in ranked if size_kib]
 
 
 #: Guests that a sentence names.
@@ -160,7 +133,7 @@ def check_alone(load: Load, host: Host, is_bound: bool) -> None:
     check_page_sizes(sizes, host)
     for size_kib in sizes if any(node.hugepages for node in host.nodes) else ():
         for node in host.nodes:
-            pages = _pages([load], node, size_kib)
+            pages = sum(_pages([load], node, size_kib).values())
             if pages > pool_pages(node, size_kib):
                 raise RoomError(
                     f"host node {node.id} has {pool_pages(node, size_kib)} hugepages of {size_kib} "
@@ -197,12 +170,12 @@ def check_page_sizes(sizes_kib: Sequence[int], host: Host) -> None:
 def too_large_alone(load: Load, host: Host) -> Iterator[str]:
     """Yield the nodes to which a guest alone binds more than they have."""
     for node in host.nodes:
-        bound_kib = sum(_ordinary([load], node).values())
-        if bound_kib > ordinary_kib(node):
+        wanted_kib = bound_kib([load], node)
+        if wanted_kib > ordinary_kib(node):
             pooled_kib = node.memory_kib - ordinary_kib(node)
             beside = f" besides its hugepage pools of {pooled_kib} KiB" if pooled_kib else ""
             yield (
-                f"{bound_kib} KiB of its memory would be bound to host node {node.id}, which has "
+                f"{wanted_kib} KiB of its memory would be bound to host node {node.id}, which has "
                 f"{ordinary_kib(node)} KiB in total{beside}; reduce its memory, use more nodes, or "
                 "set memory_mode to 'preferred'."
             )
@@ -224,8 +197,7 @@ def overbooked(host: Host, loads: Sequence[Load], planned: Collection[str]) -> I
                 "move one with nodes, choose nodes 'auto', or set memory_mode to 'preferred'."
             )
         for pool in node.hugepages:
-            held = {one.name: _pages([one], node, pool.size_kib) for one in loads}
-            held = {name: pages for name, pages in held.items() if pages}
+            held = _pages(loads, node, pool.size_kib)
             if _is_over(held, pool.total, planned):
                 yield (
                     f"host node {node.id} has {pool.total} hugepages of {pool.size_kib} KiB, and "
@@ -241,9 +213,8 @@ def cannot_start(host: Host, wanted: Load, running: Sequence[Load]) -> str | Non
     """
     for node in host.nodes:
         for pool in node.hugepages:
-            needs = _pages([wanted], node, pool.size_kib)
-            held = {one.name: _pages([one], node, pool.size_kib) for one in running}
-            held = {name: pages for name, pages in held.items() if pages}
+            needs = sum(_pages([wanted], node, pool.size_kib).values())
+            held = _pages(running, node, pool.size_kib)
             if needs and needs + sum(held.values()) > pool.total >= needs:
                 return (
                     f"it needs {needs} hugepages of {pool.size_kib} KiB on host node {node.id}, "
@@ -261,22 +232,22 @@ def bound_kib(loads: Sequence[Load], node: Node) -> int:
 
 def _ordinary(loads: Sequence[Load], node: Node) -> dict[str, int]:
     """Return the ordinary memory that each guest binds to a node alone, in KiB."""
+    return _bound(loads, node, lambda need: need.memory_kib)
+
+
+def _pages(loads: Sequence[Load], node: Node, size_kib: int) -> dict[str, int]:
+    """Return the hugepages of a size that each guest binds to a node alone."""
+    return _bound(loads, node, lambda need: dict(need.pages).get(size_kib, 0))
+
+
+def _bound(loads: Sequence[Load], node: Node, amount: Callable[[Need], int]) -> dict[str, int]:
+    """Return how much of something each guest binds to a node alone, without those of none."""
     found: dict[str, int] = {}
     for load in loads:
         for share in load.shares:
-            if share.is_strict and share.memory_nodes == (node.id,) and share.need.memory_kib:
-                found[load.name] = found.get(load.name, 0) + share.need.memory_kib
+            if share.is_strict and share.memory_nodes == (node.id,) and amount(share.need):
+                found[load.name] = found.get(load.name, 0) + amount(share.need)
     return found
-
-
-def _pages(loads: Sequence[Load], node: Node, size_kib: int) -> int:
-    """Return the hugepages that guests bind to a node alone."""
-    return sum(
-        dict(share.need.pages).get(size_kib, 0)
-        for load in loads
-        for share in load.shares
-        if share.is_strict and share.memory_nodes == (node.id,)
-    )
 
 
 def _is_over(held: dict[str, int], has: int, planned: Collection[str]) -> bool:

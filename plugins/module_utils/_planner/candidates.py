@@ -17,7 +17,7 @@ from .._model.host import DISTANCE_LOCAL, DISTANCE_REMOTE, Host
 from .._model.layout import Ids
 from .._model.placement import Load, Need
 from .._policy import Policy
-from .books import Books
+from .books import make_ledger
 from .loads import Demand, exclusive_cpus
 from .room import Room, mebibytes
 
@@ -60,7 +60,7 @@ class Site:
     def __init__(self, host: Host, loads: Sequence[Load] = ()) -> None:
         self.host = host
         self.loads = loads
-        self.empty = Room(host, Books(host).ledger())
+        self.empty = Room(host, make_ledger(host, ()))
         self._distances: dict[Ids, float] = {}
         reported = {node.id: dict(node.distances) for node in host.nodes}
         self._pairs = {
@@ -71,7 +71,7 @@ class Site:
 
     def room(self) -> Room:
         """Return what the guests that are there leave of its nodes."""
-        return Room(self.host, Books(self.host, self.loads).ledger())
+        return Room(self.host, make_ledger(self.host, self.loads))
 
     def pair(self, one: int, other: int) -> int:
         """Return the distance between two nodes, both ways together."""
@@ -321,8 +321,7 @@ class Case:
             raise impossible[0]
         among = self.demand.widest(able)
         figures = self.shortage(empty, among) or "no set of them is large enough"
-        spare = self.applicant.guest.hotplug_text if self.demand.is_exclusive else ""
-        over = f"over {able} host node{'s' if able > 1 else ''}, {figures}{spare}"
+        over = f"over {able} host node{'s' if able > 1 else ''}, {figures}{self.demand.remark}"
         if beyond is not None:
             # The way out is that of the rule: no room makes a machine have NUMA.
             raise LayoutError(

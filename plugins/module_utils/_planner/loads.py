@@ -135,12 +135,9 @@ def load_by_definition(
 
 
 def load_by_layout(
-    guest: Guest, layout: Layout, host: Host, owned: frozenset[int] | None = None
+    guest: Guest, layout: Layout, host: Host, owned: frozenset[int] = frozenset()
 ) -> Load:
-    """Return what a guest takes once it has its layout.
-
-    *owned* are the pCPUs that it owns, None where its pins are shared.
-    """
+    """Return what a guest takes once it has its layout; *owned* are the pCPUs that it owns."""
     if layout.leaves_cells:
         cells = own_sizes(guest)
         cpu_nodes = memory_nodes = [layout.nodeset] * len(cells)
@@ -156,7 +153,7 @@ def load_by_layout(
         cells, needs(guest, host, cells, threads, bool(owned)), cpu_nodes, memory_nodes
     ):
         pins = {vcpu: layout.vcpu_pins[vcpu] for vcpu in one.vcpus} if layout.vcpu_pins else {}
-        mine = frozenset(cpu for cpus in pins.values() for cpu in cpus).intersection(owned or ())
+        mine = frozenset(cpu for cpus in pins.values() for cpu in cpus).intersection(owned)
         sharing = [vcpu for vcpu in one.vcpus if not mine.issuperset(pins.get(vcpu) or (-1,))]
         shares.append(
             Share(
@@ -183,6 +180,13 @@ def exclusive_cpus(host: Host, pins: Iterable[Ids]) -> frozenset[int]:
         if cpus and (len(cpus) == 1 or set(cpus).issubset(host.core(cpus[0]))):
             taken.update(cpus)
     return frozenset(taken)
+
+
+def owned_cpus(host: Host, pinning: str, pins: Iterable[Ids]) -> frozenset[int]:
+    """Return the pCPUs that a guest owns by what it is pinned to, as its policy has it."""
+    if pinning in EXCLUSIVE:
+        return frozenset(cpu for cpus in pins for cpu in cpus)
+    return exclusive_cpus(host, pins) if pinning == "keep" else frozenset()
 
 
 def _owned(host: Host, pins: Iterable[Ids], pinning: str | None) -> frozenset[int]:
@@ -253,6 +257,14 @@ def _nodes_of_pins(host: Host, pins: Sequence[Ids]) -> Ids:
     return tuple(sorted(found))
 
 
+def hotplug_text(guest: Guest) -> str:
+    """Return how many vCPUs of a guest are left for hotplug, in brackets; '' where all run."""
+    count = guest.vcpus - len(guest.online)
+    if not count:
+        return ""
+    return f" ({count} of its {guest.vcpus} vCPUs are left for hotplug, and are given theirs too)"
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a guest needs of each of its nodes.
@@ -303,6 +315,11 @@ class Demand:
         own = 1 if self.policy.migration_group else len(self.nodes)
         cells = self.policy.cells or own
         return max(1, min(len(self.nodes), cells, self.guest.vcpus))
+
+    @property
+    def remark(self) -> str:
+        """What is to be known of its cores where there are too few, in brackets; '' for nothing."""
+        return hotplug_text(self.guest) if self.is_exclusive else ""
 
     def unit(self, width: int) -> str:
         """Return what its cores are counted in, where they have so many threads."""

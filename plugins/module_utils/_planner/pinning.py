@@ -89,6 +89,7 @@ class CpuAllocator:
         self._held = held
         self._spared = dict(spared or {})
         self._barred: frozenset[int] = frozenset()
+        self._reserved: frozenset[int] = frozenset()
         self._cores: dict[int, dict[int, tuple[int, ...]]] = {}
         self._kept: dict[int, dict[tuple[int, ...], tuple[int, ...]]] = {}
         self._holders: dict[int, int] = {}
@@ -140,6 +141,7 @@ class CpuAllocator:
         kept = self._kept.get(owner, {})
         seats = dict(kept)
         given: list[int] = []
+        self._reserved = frozenset(policy.reserved_cpus)
         self._barred = frozenset(
             cpu
             for cpu, spared in self._spared.items()
@@ -159,18 +161,19 @@ class CpuAllocator:
                 beside = [
                     kept[one.vcpus] for one in demands if one.cell == cell and one.vcpus in kept
                 ]
-                free = self._free_seats(node, width, policy)
                 dies = _by_die(waiting)
-                own = {cpu for cpus in seats.values() for cpu in cpus}
                 if dies:
+                    free = self._free_seats(node, width, policy)
                     chosen = self._chooser(node).choose_dies(free, len(dies[0]), len(dies), beside)
+                    if len(chosen) < len(waiting):
+                        self._in_use.difference_update(given)
+                        raise LayoutError(self._no_die(dies, free, policy))
                 elif policy.pinning == "cpu":
+                    own = {cpu for cpus in seats.values() for cpu in cpus}
                     chosen = self._by_whole_cores(node, width, len(waiting), policy, beside, own)
                 else:
+                    free = self._free_seats(node, width, policy)
                     chosen = self._chooser(node).choose(free, len(waiting), beside)
-                if len(chosen) < len(waiting):
-                    self._in_use.difference_update(given)
-                    raise LayoutError(self._no_die(dies, free, policy))
                 for demand, cpus in zip(waiting, chosen):
                     seats[demand.vcpus] = cpus
                     self._in_use.update(cpus)
@@ -247,12 +250,11 @@ class CpuAllocator:
 
     def _seats(self, core: Ids, width: int, policy: Policy) -> list[Seat]:
         """Return what guest cores of so many threads could have of a core."""
-        barred = self._barred.union(policy.reserved_cpus)
+        cpus = open_threads(core, self._reserved)
         if policy.pinning == "core":
-            cpus = open_threads(core, frozenset(policy.reserved_cpus))
-            taken = not self._in_use.isdisjoint(cpus) or not barred.isdisjoint(cpus)
-            return [] if taken or len(cpus) < width else [cpus]
-        free = open_threads(core, barred | self._in_use)
+            whole = self._in_use.isdisjoint(cpus) and self._barred.isdisjoint(cpus)
+            return [cpus] if whole and len(cpus) >= width else []
+        free = tuple(cpu for cpu in cpus if cpu not in self._barred and cpu not in self._in_use)
         return [free[first : first + width] for first in range(0, len(free) - width + 1, width)]
 
     def _by_whole_cores(
@@ -262,7 +264,7 @@ class CpuAllocator:
         count: int,
         policy: Policy,
         kept: Collection[Seat],
-        own: Collection[int],
+        own: set[int],
     ) -> list[Seat]:
         """Return seats on cores that the guest has for itself, as far as there are any.
 
@@ -276,7 +278,7 @@ class CpuAllocator:
         others = self._in_use.difference(own)
         for cores in self._ranked_cores(node):
             seats = {core: self._seats(core, width, policy) for core in cores}
-            begun = [core for core in cores if not set(own).isdisjoint(core)]
+            begun = [core for core in cores if not own.isdisjoint(core)]
             whole = [core for core in cores if others.isdisjoint(core) and core not in begun]
             kinds = [*chooser.able_kinds(whole, seats, count - len(chosen), [*kept, *chosen])]
             whole = [core for core in whole if not kinds or chooser.kinds([core]) == {kinds[0]}]
@@ -387,8 +389,7 @@ class CpuAllocator:
             if policy.pinning == "core" or width > 1
             else "pCPUs of their own"
         )
-        barred = frozenset(policy.reserved_cpus)
-        narrow = sum(0 < len(open_threads(core, barred)) < width for core in node.cores)
+        narrow = sum(0 < len(open_threads(core, self._reserved)) < width for core in node.cores)
         has = "have" if narrow > 1 else "has"
         hint = f", and {narrow} of its cores {has} fewer threads" if narrow else ""
         held = self._in_use.difference(*own).union(policy.reserved_cpus).intersection(node.cpus)

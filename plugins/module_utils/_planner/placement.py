@@ -263,7 +263,6 @@ def _no_place(case: Case, room: Room) -> RoomError:
     """Say what a guest needs, what each node has left, and who has most of their memory."""
     nodes = case.smallest
     need = case.demand.needs(nodes).of_nodes[0]
-    spare = case.applicant.guest.hotplug_text if case.demand.is_exclusive else ""
     each = "a host node" if len(nodes) == 1 else f"each of {len(nodes)} host nodes"
     left = sorted(
         (
@@ -283,8 +282,9 @@ def _no_place(case: Case, room: Room) -> RoomError:
         for _cores, _memory_kib, node in left[:_MOST_SHOWN]
     )
     return RoomError(
-        f"nodes 'auto' found no place for it: it needs {need_text(need)} of {each}{spare}, and "
-        f"left are {listed}{more}{pages}{_largest(case, need.memory_kib)}",
+        f"nodes 'auto' found no place for it: it needs {need_text(need)} of "
+        f"{each}{case.demand.remark}, and left are {listed}{more}{pages}"
+        f"{_largest(case, need.memory_kib)}",
         "reduce its vCPUs or memory, or move guests away",
     )
 

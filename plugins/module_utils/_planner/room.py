@@ -13,6 +13,7 @@ from typing import NamedTuple
 from .._model.host import Host, Node
 from .._model.layout import Ids
 from .._model.placement import Ledger, Need, NodeAccount
+from .._policy import Policy
 from .books import host_cores
 from .caches import DomainRoom
 from .cores import follows_domains
@@ -270,38 +271,49 @@ class Room:
         kind = policy.pinning if demand.is_exclusive else "node"
         key = (node, owned, policy.reserved_cpus, width, kind)
         if key not in self._seats:
-            barred = frozenset(policy.reserved_cpus)
             isolated = partial = most = 0
             whole = []
-            for core in self._nodes[node].cores:
-                left = [cpu for cpu in core if cpu not in barred]
-                free = [cpu for cpu in left if not owned >> cpu & 1]
+            for is_isolated, is_owned, left, free in self._cores(node, policy):
                 seats = len(free) // width
                 if kind == "core":
                     seats = int(len(left) >= width and len(free) == len(left))
                 most = max(most, len(left) // width if kind == "cpu" else 1)
-                if not self._isolated.isdisjoint(core):
+                if is_isolated:
                     isolated += seats if kind != "node" else 0
-                elif len(free) < len(left) or any(owned >> cpu & 1 for cpu in core):
+                elif is_owned:
                     partial += seats if kind == "cpu" else 0
                 elif free:
                     whole.append(seats)
             self._seats[key] = _Seats(isolated, partial, tuple(sorted(whole)), most)
         return self._seats[key]
 
+    def _cores(
+        self, node: int, policy: Policy
+    ) -> Iterator[tuple[bool, bool, list[int], list[int]]]:
+        """Yield for each core of a node whether it is isolated, and whether guests own any of it.
+
+        Then the threads that a guest of this policy has left of it, and those that no guest owns.
+        """
+        owned, reserved = self._taken[node].owned, frozenset(policy.reserved_cpus)
+        for core in self._nodes[node].cores:
+            left = [cpu for cpu in core if cpu not in reserved]
+            yield (
+                not self._isolated.isdisjoint(core),
+                any(owned >> cpu & 1 for cpu in core),
+                left,
+                [cpu for cpu in left if not owned >> cpu & 1],
+            )
+
     def _foreseen(self, node: int, demand: Demand, width: int, need: Need) -> int:
         """Return the pCPUs that a guest is going to own on a node, as far as there are any."""
-        owned, barred = self._taken[node].owned, frozenset(demand.policy.reserved_cpus)
         by_core = demand.policy.pinning == "core"
-        ranked = []
-        for core in self._nodes[node].cores:
-            left = [cpu for cpu in core if cpu not in barred]
-            free = [cpu for cpu in left if not owned >> cpu & 1]
-            is_shared = len(free) < len(left) or any(owned >> cpu & 1 for cpu in core)
-            if len(free) >= width and not (by_core and is_shared):
-                ranked.append((self._isolated.isdisjoint(core), is_shared, -len(free), free))
+        ranked = [
+            (not is_isolated, is_owned, -len(free), free)
+            for is_isolated, is_owned, _left, free in self._cores(node, demand.policy)
+            if len(free) >= width and not (by_core and is_owned)
+        ]
         given, missing = 0, need.cores
-        for _balanced, _shared, _size, free in sorted(ranked):
+        for _balanced, _owned, _size, free in sorted(ranked):
             if missing <= 0:
                 break
             seats = 1 if by_core else min(missing, len(free) // width)

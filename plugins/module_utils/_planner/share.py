@@ -22,7 +22,7 @@ from .._policy import MAX_VCPUS, Policy
 from .caches import CacheLoad, pin_by_cache
 from .cores import EXCLUSIVE, balanced_cpus, open_threads
 from .draft import Draft
-from .loads import exclusive_cpus, shared_threads
+from .loads import exclusive_cpus, hotplug_text, owned_cpus, shared_threads
 from .pinning import CpuAllocator, Spared
 
 
@@ -49,10 +49,6 @@ class Sharing:
     def planned(self) -> Draft | None:
         """Its draft, None where it stays as it is."""
         return None if self.error or isinstance(self.draft, LayoutError) else self.draft
-
-    def refuse(self, error: LayoutError) -> None:
-        """Leave it as it is."""
-        self.error = error
 
     def answer(self) -> Layout | VnumaError:
         """Return its layout, or the error that names it."""
@@ -105,7 +101,8 @@ def pin_together(guests: Sequence[Sharing], host: Host, others: Sequence[Load]) 
     owners = {cpu: load.name for load in others for cpu in load.owned}
     if any(one.planned is not None and one.planned.demands for one in guests):
         _pin_exclusively(guests, host, others)
-    owners.update(_owned_in_call(guests, host))
+    for one in guests:
+        owners.update(dict.fromkeys(_owned(one, host), one.guest.name))
     if owners:
         for one in guests:
             if one.planned is not None:
@@ -131,18 +128,11 @@ def _real_time_warnings(one: Sharing) -> Iterator[str]:
     )
 
 
-def _owned_in_call(guests: Sequence[Sharing], host: Host) -> dict[int, str]:
-    """Return who of the call owns which pCPUs; a guest that stays as it is owns what it did."""
-    found = {}
-    for one in guests:
-        if one.planned is None:
-            pins = [cpus for _vcpu, cpus in one.guest.vcpu_pins]
-            found.update(dict.fromkeys(exclusive_cpus(host, pins), one.guest.name))
-        elif one.planned.demands:
-            found.update({cpu: one.guest.name for cpus in one.vcpu_pins for cpu in cpus})
-        elif one.policy.pinning == "keep":
-            found.update(dict.fromkeys(exclusive_cpus(host, one.vcpu_pins), one.guest.name))
-    return found
+def _owned(one: Sharing, host: Host) -> frozenset[int]:
+    """Return the pCPUs that a guest owns; one that stays as it is owns what it did."""
+    if one.planned is None:
+        return _owned_now(one, host)
+    return owned_cpus(host, one.policy.pinning, one.vcpu_pins)
 
 
 def _pin_exclusively(guests: Sequence[Sharing], host: Host, others: Sequence[Load]) -> None:
@@ -165,15 +155,8 @@ def _pin_exclusively(guests: Sequence[Sharing], host: Host, others: Sequence[Loa
         waiting = [index for index in order if index not in stuck]
         for index in waiting:
             guests[index].error = None
-        staying = [index for index, one in enumerate(guests) if one.planned is None]
-        in_use = taken.union(
-            *(_owned_now(guests[index], host) for index in staying),
-            *(
-                exclusive_cpus(host, one.vcpu_pins)
-                for one in guests
-                if one.planned is not None and one.policy.pinning == "keep"
-            ),
-        )
+        rest = set(range(len(guests))).difference(waiting)
+        in_use = taken.union(*(_owned(guests[index], host) for index in rest))
         allocator = CpuAllocator(host, in_use, held, spared)
         kept = _reserved(guests, waiting, allocator)
         lost = _allocated(guests, waiting, allocator, host)
@@ -220,10 +203,10 @@ def _allocated(
         if one.planned is None:
             continue
         try:
-            spare = one.guest.hotplug_text
-            pins = allocator.allocate(index, one.planned.demands, one.policy, spare)
+            remark = hotplug_text(one.guest)
+            pins = allocator.allocate(index, one.planned.demands, one.policy, remark)
         except LayoutError as error:
-            one.refuse(error)
+            one.error = error
             if not allocator.hold(index, _owned_now(one, host)):
                 return index
         else:
@@ -334,7 +317,7 @@ def _share_the_rest(one: Sharing, draft: Draft, host: Host, owners: Mapping[int,
         left = {cpus: open_threads(cpus, owned) for cpus in set(one.vcpu_pins)}
         for cpus, rest in left.items():
             if cpus and not rest:
-                one.refuse(_nothing_left(f"pinning '{one.policy.pinning}'", cpus, host, owners))
+                one.error = _nothing_left(f"pinning '{one.policy.pinning}'", cpus, host, owners)
                 return
         one.vcpu_pins = tuple(left[cpus] for cpus in one.vcpu_pins)
     if one.policy.emulator_pinning == "nodes" and one.emulator_pins:
@@ -343,13 +326,13 @@ def _share_the_rest(one: Sharing, draft: Draft, host: Host, owners: Mapping[int,
         one.emulator_pins = pins or open_threads(one.emulator_pins, owned - mine) or None
         if one.emulator_pins is None:
             cpus = draft.layout.emulator_pins or ()
-            one.refuse(_nothing_left("emulator_pinning 'nodes'", cpus, host, owners))
+            one.error = _nothing_left("emulator_pinning 'nodes'", cpus, host, owners)
             return
     if one.policy.iothread_pinning == "nodes" and one.iothread_pins:
         one.iothread_pins = _iothread_pins(one, draft, host, owned)
         if not one.iothread_pins:
             cpus = tuple(sorted(_for_iothreads(draft)))
-            one.refuse(_nothing_left("iothread_pinning 'nodes'", cpus, host, owners))
+            one.error = _nothing_left("iothread_pinning 'nodes'", cpus, host, owners)
 
 
 def _iothread_pins(one: Sharing, draft: Draft, host: Host, owned: frozenset[int]) -> dict[int, Ids]:
@@ -392,7 +375,7 @@ def _pin_by_cache(
             bare = next((cell for cell in cells if not cell.cpus), None)
             if bare is not None:
                 cpus = draft.cache_cells[cells.index(bare)].cpus
-                one.refuse(_nothing_left("pinning 'cache'", cpus, host, owners))
+                one.error = _nothing_left("pinning 'cache'", cpus, host, owners)
                 continue
             waiting[index] = (one.guest, cells)
         else:

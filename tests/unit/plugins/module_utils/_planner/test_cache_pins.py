@@ -19,7 +19,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import pla
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from hypothesis import given
 from hypothesis import strategies as st
-from planning import planned, refusal
+from planning import owned_by, planned, refusal
 
 HostOf = Callable[[str], Host]
 GuestOf = Callable[..., Guest]
@@ -310,14 +310,11 @@ def test_pins_are_domains(
     # Sentences are equal as text; two errors never are.
     assert list(map(str, plan_guests(asked[::-1], host))) == list(map(str, answers[::-1]))
     seated = []
-    cores = [set(core) for node in host.nodes for core in node.cores]
     owned = {
         cpu
         for (guest, _policy), answer in zip(asked, answers)
         if not isinstance(answer, Layout)
-        for _vcpu, cpus in guest.vcpu_pins
-        if len(cpus) == 1 or any(set(cpus) <= core for core in cores)
-        for cpu in cpus
+        for cpu in owned_by(guest, host)
     }
     for (guest, policy), answer in zip(asked, answers):
         if not isinstance(answer, Layout):

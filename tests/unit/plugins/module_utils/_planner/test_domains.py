@@ -14,14 +14,13 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host,
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Ids, Layout
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import (
     Load,
-    Need,
     Placement,
-    Share,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.candidates import Applicant
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.placement import place_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
+from planning import owner
 
 GIB = 1 << 20
 
@@ -45,12 +44,6 @@ def _asks(name: str, vcpus: int, current: Ids = (), pins: Ids = (), **options: A
     return Applicant(guest, policy, current, bool(current))
 
 
-def _owner(*cpus: int) -> Load:
-    """Return a guest that is not asked for, with pCPUs of its own."""
-    share = Share(Need(len(cpus), 0), (), (), shared_cores=0, owned=frozenset(cpus))
-    return Load("other", "uuid-of-other", (share,))
-
-
 def _nodes(host: Host, applicants: list[Applicant], *taken: Load) -> list[Ids]:
     answers = place_guests(applicants, host, taken).answers
     assert all(isinstance(answer, Placement) for answer in answers), answers
@@ -62,18 +55,18 @@ def _nodes(host: Host, applicants: list[Applicant], *taken: Load) -> list[Ids]:
 def test_where_one_cache_holds_it(pinning: str, placement: str) -> None:
     """Four cores are left on both nodes, and on the second of them within one L3."""
     host = _host(4, 2, 2)
-    owner = _owner(0, 1, 4, 5, 8, 9, 10, 11)
+    taken = owner(0, 1, 4, 5, 8, 9, 10, 11)
     options: dict[str, Any] = {"placement": placement, "pinning": pinning, "cpu_overcommit": 1}
-    assert _nodes(host, [_asks("a", 4, **options)], owner) == [(1,)]
-    assert _nodes(host, [_asks("a", 4, **{**options, "pinning": "node"})], owner) == [(0,)]
+    assert _nodes(host, [_asks("a", 4, **options)], taken) == [(1,)]
+    assert _nodes(host, [_asks("a", 4, **{**options, "pinning": "node"})], taken) == [(0,)]
 
 
 def test_where_no_whole_cache_is_broken() -> None:
     """Three cores go where three are left of a cache, and a whole one stays for four."""
     host = _host(4, 2, 2)
-    owner = _owner(0, 1, 8, 12)
-    assert _nodes(host, [_asks("a", 3)], owner) == [(1,)]
-    assert sorted(_nodes(host, [_asks("b", 3), _asks("a", 4)], owner)) == [(0,), (1,)]
+    taken = owner(0, 1, 8, 12)
+    assert _nodes(host, [_asks("a", 3)], taken) == [(1,)]
+    assert sorted(_nodes(host, [_asks("b", 3), _asks("a", 4)], taken)) == [(0,), (1,)]
 
 
 def test_pins_that_are_there_are_looked_at() -> None:

@@ -24,7 +24,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import 
     Placement,
     Share,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._planner.books import Books
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.books import make_ledger
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.candidates import Applicant
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.placement import (
     Answer,
@@ -330,7 +330,7 @@ def test_what_others_hold_is_not_given_away() -> None:
     floating = Load("floating", "3", (Share(Need(10, 4 * GIB), shared_cores=10),))
     (answer,) = place(host, [asks("g", 4, 4)], [floating])
     assert "needs 4 cores and 4096 MiB of a host node" in str(answer)
-    assert Books(host, [floating]).ledger().floating == ("floating",)
+    assert make_ledger(host, [floating]).floating == ("floating",)
 
 
 def test_devices_decide() -> None:

@@ -52,7 +52,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
 )
 from hypothesis import event, given
 from hypothesis import strategies as st
-from planning import partitioned_text, restored_text, topology_of
+from planning import owned_by, partitioned_text, restored_text, topology_of
 
 
 @st.composite
@@ -278,7 +278,7 @@ def test_pins(
         cpu
         for one, answer in zip(pairs, answers)
         if isinstance(answer, LayoutError)
-        for cpu in _owned(host, one[0])
+        for cpu in owned_by(one[0], host)
     }
     for (guest, _policy), layout in zip(pairs, answers):
         if isinstance(layout, LayoutError):
@@ -583,18 +583,6 @@ def test_chosen_nodes_hold_what_is_planned_there(
             usable = {cpu for node in host.nodes if node.id in placed[index] for cpu in node.cpus}
             pins = () if pairs[index][1].pinning == "keep" else layout.vcpu_pins
             assert all(usable.issuperset(cpus) for cpus in pins)
-
-
-def _owned(host: Host, guest: Guest) -> set[int]:
-    """What the vCPUs of a guest have for themselves: a pCPU, or threads of a core."""
-    cores = [set(core) for node in host.nodes for core in node.cores]
-    pins = [set(cpus) for _vcpu, cpus in guest.vcpu_pins]
-    return {
-        cpu
-        for cpus in pins
-        if len(cpus) == 1 or any(cpus <= core for core in cores)
-        for cpu in cpus
-    }
 
 
 def _vcpus_alone(answer: Layout | LayoutError) -> Layout | LayoutError:
