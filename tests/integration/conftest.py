@@ -194,13 +194,17 @@ def roads(highway: Roads) -> Iterator[Roads]:
     highway.clear()
 
 
-@pytest.fixture
-def rfc(lab: Callable[..., Libvirt]) -> Iterator[Libvirt]:
-    """The RFC's host, without guests."""
-    libvirt = lab("rfc-8n240c")
+def emptied(libvirt: Libvirt) -> Iterator[Libvirt]:
+    """A host without guests, at first and in the end."""
     libvirt.clear()
     yield libvirt
     libvirt.clear()
+
+
+@pytest.fixture
+def rfc(lab: Callable[..., Libvirt]) -> Iterator[Libvirt]:
+    """The RFC's host, without guests."""
+    yield from emptied(lab("rfc-8n240c"))
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adhoc import Run
-from conftest import Libvirt
+from conftest import Libvirt, emptied
 from faulted import ASKED_TWICE, Faulted, until
 from tinyguest import NEVER, PASSWORD
 
@@ -47,16 +46,7 @@ def bare(lab: Start, call: Any, state_dir: Path, tmp_path: Path) -> Iterator[Fau
 @pytest.fixture
 def elsewhere(lab: Start) -> Iterator[Libvirt]:
     """Another host with as many nodes."""
-    libvirt = lab("all-ten-4n16c", shim=True)
-    libvirt.clear()
-    yield libvirt
-    libvirt.clear()
-
-
-def _one(run: Run, name: str) -> dict[str, Any]:
-    (one,) = [guest for guest in run.result["guests"] if guest["name"] == name]
-    assert isinstance(one, dict)
-    return one
+    yield from emptied(lab("all-ten-4n16c", shim=True))
 
 
 # What an owner changes while a restart is due.
@@ -129,7 +119,7 @@ def test_a_rollback_keeps_what_owners_have_changed(bare: Faulted, moment: str) -
     assert run.failed
     for name in _CHANGES:
         assert f"guest {name}: it did not start with its new layout, so it was rolled" in run.msg
-        assert _one(run, name)["action"] == "rolled_back"
+        assert run.guest(name)["action"] == "rolled_back"
         assert bare.cells(name, live=False) == before[name] == 0
         assert bare.disk(name, live=True) == bare.disk(name)
         assert _unmanaged(bare.libvirt.dump(name)) == changed[name]
@@ -149,7 +139,7 @@ def test_shut_down_by_its_owner_while_another_is_restarted(bare: Faulted) -> Non
         until(lambda: bare.state("g2") == "shut off", "g2 is off")
         bare.go_down("g1")
     run = future.result()
-    assert _one(run, "g2")["action"] == "none"
+    assert run.guest("g2")["action"] == "none"
     assert "guest g2: it went off after this run began, and stays off." in run.output
     assert "guest g2" not in run.msg
     assert (bare.state("g2"), bare.libvirt.dump("g2")) == ("shut off", planned)
@@ -169,7 +159,7 @@ def test_undefined_while_another_is_restarted(faulted: Faulted) -> None:
         faulted.go_down("g1")
     run = future.result()
     assert not run.failed, run.msg
-    assert _one(run, "g2")["action"] == "none"
+    assert run.guest("g2")["action"] == "none"
     assert "guest g2: someone else undefined it after this run began; it runs on" in run.output
     faulted.run_on("g2", boots=1)
     faulted.run_on("g1", boots=2, cells=4)
@@ -187,7 +177,7 @@ def test_undefined_while_it_shuts_down(faulted: Faulted) -> None:
         faulted.virsh("undefine", "g1")
         faulted.go_down("g1")
     run = future.result()
-    assert _one(run, "g1")["action"] == "skipped"
+    assert run.guest("g1")["action"] == "skipped"
     assert "guest g1: someone else undefined it while it was to shut down; it was st" in run.output
     faulted.run_on("g1", boots=2)
     assert PASSWORD in faulted.libvirt.dump("g1", live=True)
@@ -261,12 +251,12 @@ def test_jobs_are_not_cut_off(faulted: Faulted) -> None:
             run = future.result()
         assert not run.failed, run.msg
         for name in ("backup", "copied", "copied-before"):
-            assert _one(run, name)["action"] == "skipped"
+            assert run.guest(name)["action"] == "skipped"
         faulted.run_on("backup", "copied", "copied-before", boots=1, cells=0)
         assert "a job such as a migration or a backup is running on it" in run.output
         assert run.output.count("a block job such as a copy or a commit is running on its d") >= 2
         _partition, check = faulted.check_writes_nothing()
-        assert _one(check, "copied-before")["action"] == "skipped"
+        assert check.guest("copied-before")["action"] == "skipped"
     _partition, second = faulted.settles()
     assert second.result["restarted"] == ["backup", "copied", "copied-before"]
     faulted.run_on(*faulted.guests, boots=2, cells=4)
@@ -289,7 +279,7 @@ def test_the_state_folder_becomes_unwritable_while_a_guest_shuts_down(faulted: F
         assert run.failed
         assert "nothing was changed" not in run.msg
         assert str(folder) in run.msg
-        assert _one(run, "g1")["action"] == "restarted"
+        assert run.guest("g1")["action"] == "restarted"
         faulted.check_writes_nothing()
     finally:
         subprocess.run(["chattr", "-i", str(folder)], check=True)
@@ -360,7 +350,7 @@ def test_the_daemon_is_killed_while_it_starts_a_guest(faulted: Faulted, after_ms
     if run.failed:
         # libvirt 9.0 has a guest for ever then that has no process, and ends it for nobody.
         assert "guest g1: it is paused (starting up): libvirt at" in run.msg
-        assert _one(run, "g1")["action"] == "failed"
+        assert run.guest("g1")["action"] == "failed"
         faulted.check_writes_nothing()
         # What the sentence says to do.
         found = re.search(r"remove (/run/libvirt/qemu/g1\.xml), start the daemon", run.msg)
@@ -369,7 +359,7 @@ def test_the_daemon_is_killed_while_it_starts_a_guest(faulted: Faulted, after_ms
         (faulted.libvirt.host.root / found.group(1).lstrip("/")).unlink()
         faulted.libvirt.host.release_daemon()
     else:
-        assert _one(run, "g1")["action"] == "restarted"
+        assert run.guest("g1")["action"] == "restarted"
         faulted.run_on("g1", cells=4)
         faulted.check_writes_nothing()
     faulted.settles()
@@ -428,7 +418,7 @@ def test_migrated_away_while_another_is_restarted(faulted: Faulted, elsewhere: L
         faulted.go_down("g1")
     run = future.result()
     assert not run.failed, run.msg
-    assert _one(run, "g2")["action"] == "none"
+    assert run.guest("g2")["action"] == "none"
     _runs_there_alone(faulted, elsewhere)
     faulted.check_writes_nothing()
     faulted.settles()
@@ -511,7 +501,7 @@ def test_saved_while_it_shuts_down(faulted: Faulted) -> None:
     with faulted.restarting() as future:
         faulted.virsh("managedsave", "g1")
         run = future.result()
-    assert _one(run, "g1")["action"] == "skipped"
+    assert run.guest("g1")["action"] == "skipped"
     assert "while it was to shut down, it was saved by someone else; it stays off" in run.output
     assert faulted.state("g1") == "shut off"
     assert "g1" in faulted.virsh("list", "--all", "--with-managed-save", "--name")

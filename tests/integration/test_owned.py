@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from adhoc import Run
-from conftest import Libvirt
+from conftest import Libvirt, emptied
 from faulted import Faulted
 from guests import anuma
 from lxml import etree
@@ -27,19 +27,13 @@ SHARES = {"pinning": "node", "emulator_pinning": "nodes", "iothread_pinning": "n
 @pytest.fixture
 def smt(lab: Start) -> Iterator[Libvirt]:
     """Four nodes of eight cores of two threads; node 0 has pCPUs 0-7 and 32-39."""
-    libvirt = lab("nps2-4n64c-smt2", shim=True)
-    libvirt.clear()
-    yield libvirt
-    libvirt.clear()
+    yield from emptied(lab("nps2-4n64c-smt2", shim=True))
 
 
 @pytest.fixture
 def plain(lab: Start) -> Iterator[Libvirt]:
     """Four nodes of four cores of one thread and 8 GiB."""
-    libvirt = lab("asymmetric-4n16c", shim=True)
-    libvirt.clear()
-    yield libvirt
-    libvirt.clear()
+    yield from emptied(lab("asymmetric-4n16c", shim=True))
 
 
 def _cpus(text: str) -> frozenset[int]:
@@ -56,9 +50,7 @@ NODE_0 = _cpus("0-7,32-39")
 
 def _one(run: Run, name: str) -> dict[str, Any]:
     assert not run.failed, run.msg
-    (guest,) = [one for one in run.result["guests"] if one["name"] == name]
-    assert isinstance(guest, dict)
-    return guest
+    return run.guest(name)
 
 
 def _warnings(run: Run, name: str) -> list[str]:

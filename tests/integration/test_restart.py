@@ -80,9 +80,7 @@ def bench(lab: Callable[..., Libvirt], call: Call, tmp_path: Path) -> Iterator[B
 
 
 def _action(run: Run, name: str = "guest") -> dict[str, Any]:
-    (one,) = [guest for guest in run.result["guests"] if guest["name"] == name]
-    assert isinstance(one, dict)
-    return one
+    return run.guest(name)
 
 
 def test_graceful(bench: Bench, state_dir: Path) -> None:

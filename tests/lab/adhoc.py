@@ -35,6 +35,12 @@ class Run:
         """The sentence of a failure."""
         return str(self.result.get("msg", ""))
 
+    def guest(self, name: str) -> dict[str, Any]:
+        """The one entry of a guest in the result."""
+        (guest,) = [one for one in self.result["guests"] if one["name"] == name]
+        assert isinstance(guest, dict)
+        return guest
+
 
 @dataclass(frozen=True)
 class Adhoc:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import random
 import re
-import time
 from collections.abc import Callable
 
 from errors import LabError
@@ -110,11 +109,8 @@ def _start(world: World, one: Owned, _random: random.Random) -> None:
 def _reset(world: World, one: Owned, _random: random.Random) -> None:
     # One that is reset in its firmware hangs now and then, without any run: 1 of 100 within 0.25 s
     # of its start, with QEMU 7.2 under TCG.
-    before, deadline = len(one.guest.counts()), time.monotonic() + 2
-    while len(one.guest.counts()) <= before + 1:
-        if time.monotonic() > deadline:
-            raise LabError(f"{one.name} has not come up")
-        time.sleep(0.1)
+    if world.counts_on([one], patience_s=2):
+        raise LabError(f"{one.name} has not come up")
     world.virsh("reset", one.name)
 
 

@@ -149,10 +149,10 @@ class World:
         """Tell whether a run has begun to restart a guest, and has not ended that."""
         return bool(list(self.state_dir.rglob(f"{one.uuid}.restart")))
 
-    def counts_on(self, ones: list[Owned]) -> list[str]:
+    def counts_on(self, ones: list[Owned], patience_s: float = _PATIENCE_S) -> list[str]:
         """Return the names of guests that do not count on within the time that they are given."""
         before = {one.uuid: len(one.guest.counts()) for one in ones}
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + patience_s
         still = ones
         while still and time.monotonic() < deadline:
             time.sleep(0.1)
