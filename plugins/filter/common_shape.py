@@ -73,9 +73,9 @@ _value:
         threads:
           description: Threads of a guest core.
           type: int
-        granule_kib:
-          description: Smallest unit that memory is split in, in KiB.
-          type: int
+        granule:
+          description: Smallest unit that memory is split in, such as V(1 MiB).
+          type: str
         distances:
           description: The matrix, row by row; V(none) or V(host) where it has none of its own.
           type: raw

@@ -25,8 +25,8 @@ description:
 options:
   _input:
     description:
-      - A dictionary with C(host), C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns
-        it, C(info), what M(kvm.vnuma.vnuma_info) returned, and C(error), as
+      - A dictionary with C(topology), C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts)
+        returns it, C(info), what M(kvm.vnuma.vnuma_info) returned, and C(error), as
         P(kvm.vnuma.report#filter) takes them for each host.
     type: dict
     required: true
@@ -60,7 +60,7 @@ EXAMPLES = r"""
 
 - name: Show the metrics
   ansible.builtin.debug:
-    msg: "{{ {'host': ansible_facts.vnuma_host, 'info': vnuma}
+    msg: "{{ {'topology': ansible_facts.vnuma_host, 'info': vnuma}
       | kvm.vnuma.metrics(time=now().timestamp()) }}"
 """
 

@@ -20,20 +20,21 @@ description:
     written as C(check='none'), which every libvirt accepts.
 requirements:
   - lxml, on the controller
-positional: host
+positional: topology
 options:
   _input:
     description: The domain definition, as text.
     type: str
     required: true
-  host:
+  topology:
     description:
-      - The host to mirror; C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns it, or
-        the text of C(virsh capabilities).
+      - The topology of the host to mirror; C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts)
+        returns it, or the text of C(virsh capabilities).
     type: raw
     required: true
 extends_documentation_fragment:
   - kvm.vnuma.policy
+  - kvm.vnuma.policy.topologies
 seealso:
   - module: kvm.vnuma.vnuma_partition
   - module: kvm.vnuma.vnuma_facts
@@ -80,12 +81,13 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import pla
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 
 
-def partition_domain(xml: Any, host: Any, **options: Any) -> str:
+def partition_domain(xml: Any, topology: Any, topologies: Any = None, **options: Any) -> str:
     """Return a domain definition partitioned for a host.
 
     Args:
         xml: the definition.
-        host: facts, or the text of the capabilities.
+        topology: of the host: facts, or the text of the capabilities.
+        topologies: those of the hosts of a migration group, by name.
         options: policy options.
 
     Raises:
@@ -105,11 +107,11 @@ def partition_domain(xml: Any, host: Any, **options: Any) -> str:
         definition = read_definition(xml)
         if policy.state == "absent":
             return restored(definition).definition.text
-        topology = read_host(host)
-        group = Group(group_from_facts(options.get("migration_group")))
-        policy = in_group(policy, definition, topology, group)
-        guest = resized(read_guest(definition, topology.hugepage_default_kib), policy)
-        layout = plan(guest, topology, policy)
+        host = read_host(topology)
+        group = Group(group_from_facts(topologies))
+        policy = in_group(policy, definition, host, group)
+        guest = resized(read_guest(definition, host.hugepage_default_kib), policy)
+        layout = plan(guest, host, policy)
         edit = partitioned(definition, layout, policy)
     except VnumaError as error:
         # Ansible prints the cause of an error after its message, and here they are the same.

@@ -19,7 +19,7 @@ description:
     of no effect.
 requirements:
   - lxml, on the controller
-positional: host
+positional: topology
 options:
   _input:
     description:
@@ -28,10 +28,10 @@ options:
     type: list
     elements: str
     required: true
-  host:
+  topology:
     description:
-      - The host; C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns it, or the text of
-        C(virsh capabilities).
+      - The topology of the host; C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns
+        it, or the text of C(virsh capabilities).
     type: raw
     required: true
   guests:
@@ -46,6 +46,7 @@ options:
     default: false
 extends_documentation_fragment:
   - kvm.vnuma.policy
+  - kvm.vnuma.policy.topologies
 seealso:
   - module: kvm.vnuma.vnuma_partition
   - plugin: kvm.vnuma.partition_domain
@@ -109,15 +110,21 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._module.plan_host import
 
 
 def plan_host(
-    definitions: Any, host: Any, guests: Any = None, rebalance: bool = False, **options: Any
+    definitions: Any,
+    topology: Any,
+    guests: Any = None,
+    rebalance: bool = False,
+    topologies: Any = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Return the plan for all guests of a host.
 
     Args:
         definitions: of every guest of the host.
-        host: facts, or the text of the capabilities.
+        topology: of the host: facts, or the text of the capabilities.
         guests: which of them to plan, None for all.
         rebalance: choose nodes as if all guests were new, where that is better.
+        topologies: those of the hosts of a migration group, by name.
         options: policy options.
 
     Raises:
@@ -139,8 +146,8 @@ def plan_host(
             "takes them."
         )
     try:
-        topology = read_host(host)
-        return plan_texts(definitions, topology, entries, options, rebalance)
+        host = read_host(topology)
+        return plan_texts(definitions, host, entries, options, rebalance, topologies)
     except VnumaError as error:
         # Ansible prints the cause of an error after its message, and here they are the same.
         raise AnsibleFilterError(f"plan_host: {error}") from None

@@ -23,11 +23,11 @@ description:
     gives the same page, byte for byte.
   - The playbook C(kvm.vnuma.report) gathers the input and writes the page.
 requirements:
-  - lxml, on the controller, where C(host) is the text of C(virsh capabilities)
+  - lxml, on the controller, where C(topology) is the text of C(virsh capabilities)
 options:
   _input:
     description:
-      - A dictionary of hosts by name. Each is a dictionary with any of C(host),
+      - A dictionary of hosts by name. Each is a dictionary with any of C(topology),
         C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns it, or the text of
         C(virsh capabilities); C(info), what M(kvm.vnuma.vnuma_info) returned; C(plan), what
         M(kvm.vnuma.vnuma_partition) returned in check mode, or P(kvm.vnuma.plan_host#filter); and
@@ -58,7 +58,7 @@ EXAMPLES = r"""
 
 - name: Write the page
   ansible.builtin.copy:
-    content: "{{ {inventory_hostname: {'host': ansible_facts.vnuma_host, 'info': vnuma}}
+    content: "{{ {inventory_hostname: {'topology': ansible_facts.vnuma_host, 'info': vnuma}}
       | kvm.vnuma.report }}"
     dest: /tmp/vnuma.html
     mode: "0644"
@@ -111,19 +111,19 @@ def _with_facts(hosts: Any) -> Any:
     found = {}
     for name, entry in hosts.items():
         found[name] = entry
-        if isinstance(entry, Mapping) and isinstance(entry.get("host"), str):
+        if isinstance(entry, Mapping) and isinstance(entry.get("topology"), str):
             if LXML_IMPORT_ERROR is not None:
                 raise AnsibleFilterError(
                     "report needs lxml on the controller to read capabilities; install it for the "
                     "Python that runs Ansible ('pip install lxml', or the package python3-lxml)."
                 )
             try:
-                facts = host_to_facts(parse_capabilities(entry["host"]))
+                facts = host_to_facts(parse_capabilities(entry["topology"]))
             except VnumaError as error:
                 # It hides no other host.
                 found[name] = {"error": f"host {name}: {error}"}
             else:
-                found[name] = {**entry, "host": facts}
+                found[name] = {**entry, "topology": facts}
     return found
 
 

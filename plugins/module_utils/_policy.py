@@ -36,6 +36,8 @@ Nodes = Union[str, tuple[int, ...]]
 #: A distance matrix, row by row.
 Matrix = tuple[tuple[int, ...], ...]
 ALL, AUTO = "all", "auto"
+#: Of pins: leave them alone, or remove them.
+KEEP, NONE = "keep", "none"
 #: A socket for each cell that is as large as the others, or for each part that they have in common.
 CELLS = "cells"
 #: Among ``reserved_cpus``: those that the host's kernel isolates.
@@ -54,11 +56,12 @@ class Policy:
         placement: whether ``auto`` keeps nodes free as a whole, or leaves each as free as it can.
         widen: whether ``auto`` may take more nodes than the fewest where no smaller set is free.
         cpu_overcommit: guest cores for each host core, where pins are not exclusive.
-        reserved_memory_mib: memory of every node that ``auto`` leaves to the host itself, in MiB.
+        reserved_memory_kib: memory of every node that ``auto`` leaves to the host itself, in KiB.
         device_locality: whether the nodes of passed-through PCI devices decide.
         cells: number of guest cells, None for one per chosen node.
         distribution: how vCPUs are assigned to cells.
-        split: whether cells are of equal size, or in proportion to their host nodes.
+        split: whether cells may differ by a core and a granule (``even``), must be equal, or are in
+            proportion to their host nodes.
         vcpus: vCPUs that the guest is to have, None for those that it has.
         memory_kib: memory that its cells are to share in KiB, None for what they have.
         threads: threads per guest core, None for the host's where whole cores fit.
@@ -69,12 +72,10 @@ class Policy:
         granule_kib: smallest unit that memory is split in, in KiB; None for the smallest there is.
         distances: where the distance matrix comes from, or the matrix.
         migration_group: names of the hosts that its cells are to suit; empty for its own host only.
-        emulator_pinning: ``none`` leaves it, ``nodes``, or the cpuset as pCPU ids.
-        iothread_pinning: ``none`` leaves it, ``nodes``, or the cpuset as pCPU ids.
+        emulator_pinning: ``keep``, ``none``, ``nodes``, or the cpuset as pCPU ids.
+        iothread_pinning: ``keep``, ``none``, ``nodes``, or the cpuset as pCPU ids.
         reserved_cpus: pCPUs that no vCPU is pinned to.
         reserves_isolated: whether the host's isolated pCPUs are reserved too.
-        cpu_mode: ``keep``, or the ``<cpu mode>`` to set.
-        remainder: whether vCPUs and memory may be split unevenly.
     """
 
     state: str = "present"
@@ -83,7 +84,7 @@ class Policy:
     placement: str = "pack"
     widen: bool = False
     cpu_overcommit: Fraction = Fraction(1)
-    reserved_memory_mib: int = 1024
+    reserved_memory_kib: int = 1 << 20
     device_locality: str = "prefer"
     cells: int | None = None
     distribution: str = "contiguous"
@@ -98,12 +99,10 @@ class Policy:
     granule_kib: int | None = None
     distances: str | Matrix = "host"
     migration_group: tuple[str, ...] = ()
-    emulator_pinning: str | tuple[int, ...] = "none"
-    iothread_pinning: str | tuple[int, ...] = "none"
+    emulator_pinning: str | tuple[int, ...] = KEEP
+    iothread_pinning: str | tuple[int, ...] = KEEP
     reserved_cpus: tuple[int, ...] = ()
     reserves_isolated: bool = False
-    cpu_mode: str = "keep"
-    remainder: str = "spread"
 
 
 def policy_from_options(options: Mapping[str, Any]) -> Policy:
@@ -129,6 +128,24 @@ def policy_from_options(options: Mapping[str, Any]) -> Policy:
     return Policy(**given, reserves_isolated=_reserves_isolated(options.get("reserved_cpus")))
 
 
+def policy_from_record(
+    recorded: Mapping[str, str], overrides: Mapping[str, object] | None = None
+) -> Policy:
+    """Return the policy that a guest was partitioned with, by its record.
+
+    Options that another version has written, and this one does not have, are left out.
+
+    Args:
+        recorded: the options in the record.
+        overrides: options that count instead of those.
+
+    Raises:
+        PolicyError: for a value that means nothing, and for an unknown option in *overrides*.
+    """
+    known = {name: text for name, text in recorded.items() if name in OPTIONS}
+    return policy_from_options({**known, **(overrides or {})})
+
+
 def policy_to_record(policy: Policy) -> dict[str, str]:
     """Return the options that differ from their defaults, as text, for the guest's own record."""
     return {
@@ -146,22 +163,30 @@ def _as_text(policy: Policy) -> dict[str, str | None]:
     }
 
 
-def argument_spec() -> dict[str, dict[str, Any]]:
-    """Return the policy options as a module takes them (ansible.module_utils.common.arg_spec)."""
+def override_spec() -> dict[str, dict[str, Any]]:
+    """Return the policy options as the entry of a guest takes them."""
     return {
         name: {
             "type": option.type,
+            **({"elements": "str"} if option.type == "list" else {}),
             **({"choices": list(option.choices)} if option.choices else {}),
-            **({} if DEFAULTS[name] is None else {"default": option.typed(str(DEFAULTS[name]))}),
         }
         for name, option in OPTIONS.items()
     }
 
 
-def override_spec() -> dict[str, dict[str, Any]]:
-    """Return them as the entry of a guest takes them: text, which is checked with its name."""
+def argument_spec() -> dict[str, dict[str, Any]]:
+    """Return them as a module takes them (ansible.module_utils.common.arg_spec)."""
     return {
-        name: {"type": "raw" if option.type == "raw" else "str"} for name, option in OPTIONS.items()
+        name: {
+            **spec,
+            **(
+                {}
+                if DEFAULTS[name] is None
+                else {"default": OPTIONS[name].typed(str(DEFAULTS[name]))}
+            ),
+        }
+        for name, spec in override_spec().items()
     }
 
 
@@ -202,13 +227,6 @@ def _overcommit(option: str, value: object) -> Fraction:
             "own."
         )
     return ratio
-
-
-def _mebibytes(option: str, value: object) -> int:
-    number, most = whole_number(str(value)), MAX_MEMORY_KIB >> 10
-    if number is None or number > most:
-        raise PolicyError(f"{option} must be an integer from 0 to {most}, in MiB, not '{value}'.")
-    return number
 
 
 def _threads(option: str, value: object) -> int | None:
@@ -268,32 +286,19 @@ def _split(text: str) -> list[list[str]]:
 
 
 def _group(option: str, value: object) -> tuple[str, ...]:
-    """Return the names of hosts, sorted: given by name, as text, or with their facts."""
+    """Return the names of hosts, sorted: given as a list, or as text with commas."""
     names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, (Mapping, list, tuple)) or not all(
-        isinstance(name, str) for name in names
-    ):
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise PolicyError(
-            f"{option} must be names of hosts, such as [host1, host2], not '{value}'."
+            f"{option} must be a list of names of hosts, such as [host1, host2], not '{value}'."
         )
     return tuple(sorted({name.strip() for name in names} - {""}))
 
 
-def _memory(option: str, value: object) -> int:
-    size = parse_size_kib(str(value))
-    if size is None:
-        raise PolicyError(
-            f"{option} must be an integer with a unit, such as '32 GiB', not '{value}'."
-        )
-    if not 1 <= size <= MAX_MEMORY_KIB:
-        raise PolicyError(f"{option} must be from 1 KiB to {MAX_MEMORY_KIB} KiB, not '{value}'.")
-    return size
-
-
 def _pinning(option: str, value: object) -> str | tuple[int, ...]:
-    if value in ("none", "nodes"):
+    if value in (KEEP, NONE, "nodes"):
         return str(value)
-    return _set(option, value, "'none', 'nodes' or a cpuset such as '0-1'")
+    return _set(option, value, "'keep', 'none', 'nodes' or a cpuset such as '0-1'")
 
 
 def _reserved(option: str, value: object) -> tuple[int, ...]:
@@ -384,17 +389,33 @@ def _number(highest: int) -> Option:
     return Option(lambda option, value: _count(option, value, highest), type="int")
 
 
+def _size(field: str, lowest_kib: int, highest_kib: int) -> Option:
+    """Return an option that is a size of memory with a unit, if it is given; 0 goes without one."""
+
+    def read(option: str, value: object) -> int:
+        size = 0 if str(value).strip() == "0" else parse_size_kib(str(value))
+        if size is None:
+            raise PolicyError(
+                f"{option} must be an integer with a unit, such as '32 GiB', not '{value}'."
+            )
+        if not lowest_kib <= size <= highest_kib:
+            raise PolicyError(
+                f"{option} must be from {lowest_kib} KiB to {highest_kib} KiB, not '{value}'."
+            )
+        return size
+
+    return Option(read, lambda kib: None if kib is None else show_size(kib), field)
+
+
 #: Every policy option: the one table. The module's arguments, the entries of its guests, defaults,
 #: records and `Policy` itself follow from it. The documentation, the role and the pages are
 #: compared with it by tests.
 OPTIONS: Mapping[str, Option] = {
     "state": _choice("present", "absent"),
     "distribution": _choice("contiguous", "interleave", "round_robin"),
-    "split": _choice("even", "proportional"),
+    "split": _choice("even", "equal", "proportional"),
     "pinning": _choice("node", "cache", "core", "cpu", "none", "keep"),
     "memory_mode": _choice("strict", "preferred", "restrictive", "none"),
-    "cpu_mode": _choice("keep", "host-passthrough"),
-    "remainder": _choice("spread", "fail"),
     "placement": _choice("pack", "spread"),
     "device_locality": _choice("prefer", "require", "ignore"),
     "dies": _choice("none", "host"),
@@ -403,15 +424,15 @@ OPTIONS: Mapping[str, Option] = {
     "auto_nodes": Option(_auto_nodes),
     "widen": Option(_flag, type="bool"),
     "cpu_overcommit": Option(_overcommit, type="float"),
-    "reserved_memory_mib": Option(_mebibytes, type="int"),
+    "reserved_memory": _size("reserved_memory_kib", 0, MAX_MEMORY_KIB),
     "cells": _number(MAX_CELLS),
     "threads": Option(_threads, lambda threads: _text(threads) or AUTO),
     "sockets": Option(_sockets),
-    "granule_kib": _number(MAX_GRANULE_KIB),
+    "granule": _size("granule_kib", 1, MAX_GRANULE_KIB),
     "distances": Option(_distances, type="raw"),
-    "migration_group": Option(_group, lambda names: ",".join(names) or None, type="raw"),
+    "migration_group": Option(_group, lambda names: ",".join(names) or None, type="list"),
     "vcpus": _number(MAX_VCPUS),
-    "memory": Option(_memory, lambda kib: None if kib is None else show_size(kib), "memory_kib"),
+    "memory": _size("memory_kib", 1, MAX_MEMORY_KIB),
     "emulator_pinning": Option(_pinning),
     "iothread_pinning": Option(_pinning),
 }

@@ -39,7 +39,7 @@ options:
       - A name that matches nothing is an error, a pattern that matches nothing a warning.
     type: list
     elements: str
-  memory:
+  measure_memory:
     description:
       - Whether to determine where the memory of running guests is. The kernel walks through every
         page that a guest has touched, which takes about 15 ms for each GiB of ordinary pages, and
@@ -72,7 +72,7 @@ EXAMPLES = r"""
 - name: Look at the databases, without walking through their memory
   kvm.vnuma.vnuma_info:
     guests: [db*]
-    memory: false
+    measure_memory: false
 """
 
 RETURN = r"""
@@ -123,7 +123,7 @@ guests:
     live:
       description: The layout that it runs with, in the same shape; null while it is off.
       type: dict
-    placement:
+    actual:
       description: Where its threads and memory are; null while it is off.
       type: dict
       contains:
@@ -139,7 +139,7 @@ guests:
         cells:
           description:
             - Where the memory of each cell is; null if that cannot be determined, or
-              O(memory=false).
+              O(measure_memory=false).
             - A guest without cells has one entry, for all of its memory.
           type: list
           elements: dict
@@ -187,7 +187,7 @@ guests:
         what:
           description:
             - V(cells), V(topology), V(distances), V(vcpu_pins), V(emulator_pins),
-              V(iothread_pins), V(memory_binding), V(cpu_mode), V(placement); V(memory) for pages on
+              V(iothread_pins), V(memory_binding), V(vcpu_placement); V(memory) for pages on
               the wrong host node, V(plan) if its options no longer give a valid layout, V(restart)
               if a restart was interrupted, V(dies) if vCPUs that share a die inside may run beside
               more than one L3 cache of the host.
@@ -278,7 +278,7 @@ def main() -> None:
         "uri": {"type": "str", "default": "qemu:///system"},
         "daemon_timeout": {"type": "float", "default": 60},
         "guests": {"type": "list", "elements": "str"},
-        "memory": {"type": "bool", "default": True},
+        "measure_memory": {"type": "bool", "default": True},
         "state_dir": {"type": "path"},
     }
     run(AnsibleModule(argument_spec=spec, supports_check_mode=True), info)

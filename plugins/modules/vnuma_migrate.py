@@ -56,12 +56,12 @@ options:
             C(qemu+ssh://root@kvm2/system).
         type: str
         required: true
-      migrate_uri:
+      data_uri:
         description:
           - Where its QEMU listens, such as C(tcp://10.0.0.2). By default the host name that the
             target has for itself, which the source must be able to resolve.
         type: str
-      host:
+      topology:
         description:
           - Its topology, C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns it. By
             default it is asked for; which pCPUs are isolated is known from these facts only.
@@ -86,34 +86,9 @@ options:
     description:
       - How long the migration of a guest may take, in seconds. A guest that writes to its memory
         faster than that is copied never gets there; then its migration is ended, and it runs on
-        where it was. See O(post_copy).
+        where it was. See O(options.post_copy).
     type: float
     default: 600
-  bandwidth_mib:
-    description:
-      - The most that the migration of a guest may send, in MiB a second; V(0) for no limit.
-    type: int
-    default: 0
-  compression:
-    description:
-      - How memory is compressed on its way.
-    type: str
-    choices: [none, xbzrle, mt]
-    default: none
-  auto_converge:
-    description:
-      - Slow a guest down that writes to its memory faster than that is copied.
-    type: bool
-    default: false
-  post_copy:
-    description:
-      - After O(timeout), let the guest run on at the target, which fetches the rest of its memory
-        from the source. If the source or the network fails before that has ended, the guest is
-        lost.
-      - The copy on the target is not paused until the one on the source is over, since libvirt does
-        not allow that; should the target's daemon end in the moment of the handover, both may run.
-    type: bool
-    default: false
   copy_storage:
     description:
       - V(none) refuses guests with disks that are not on shared storage.
@@ -123,29 +98,61 @@ options:
     type: str
     choices: [none, all, incremental]
     default: none
-  tls:
+  undefine_source:
     description:
-      - Encrypt memory and disks on their way, by the certificates that QEMU is configured with on
-        both hosts.
-    type: bool
-    default: false
-  source:
-    description:
-      - What becomes of the guest's definition on the source once it runs on the target.
-      - With V(keep) do not start it on the source, and turn its autostart off there; two guests
+      - Whether the guest's definition is removed from the source once it runs on the target.
+      - With V(false) do not start it on the source, and turn its autostart off there. Two guests
         would write to the same disks.
-    type: str
-    choices: [undefine, keep]
-    default: undefine
-  peer_to_peer:
-    description:
-      - Let the two daemons carry the migration out. It goes on should the module end, and the guest
-        is paused on the target then until the module is run again.
-      - V(false) has the module carry it out over its own connections to both. Should the module end
-        before all memory is sent, the migration fails, and the guest runs on where it was; if it
-        ends in the moment after that, the guest is paused until the module is run again.
     type: bool
     default: true
+    version_added: 2.0.0
+  options:
+    description:
+      - How libvirt carries the migration out.
+    type: dict
+    version_added: 2.0.0
+    suboptions:
+      bandwidth:
+        description:
+          - The most that the migration of a guest may send in a second, as a size with a unit such
+            as V(100 MiB). By default there is no limit.
+        type: str
+      compression:
+        description:
+          - How memory is compressed on its way.
+        type: str
+        choices: [none, xbzrle, mt]
+        default: none
+      auto_converge:
+        description:
+          - Slow a guest down that writes to its memory faster than that is copied.
+        type: bool
+        default: false
+      post_copy:
+        description:
+          - After O(timeout), let the guest run on at the target, which fetches the rest of its
+            memory from the source. If the source or the network fails before that has ended, the
+            guest is lost.
+          - The copy on the target is not paused until the one on the source is over, since libvirt
+            does not allow that. If the target's daemon ends in the moment of the handover, both may
+            run.
+        type: bool
+        default: false
+      tls:
+        description:
+          - Encrypt memory and disks on their way, by the certificates that QEMU is configured with
+            on both hosts.
+        type: bool
+        default: false
+      peer_to_peer:
+        description:
+          - Let the two daemons carry the migration out. It goes on if the module ends, and the
+            guest is then paused on the target until the module is run again.
+          - V(false) has the module carry it out over its own connections to both. If the module
+            ends before all memory is sent, the migration fails, and the guest runs on where it was.
+            If it ends in the moment after that, the guest is paused until the module is run again.
+        type: bool
+        default: true
   trust_uris:
     description:
       - Take URIs of O(targets) by which libvirt runs programs or reads files that they name, as the
@@ -275,26 +282,36 @@ def main() -> None:
             "options": {
                 "name": {"type": "str"},
                 "uri": {"type": "str", "required": True},
-                "migrate_uri": {"type": "str"},
-                "host": {"type": "raw"},
+                "data_uri": {"type": "str"},
+                "topology": {"type": "raw"},
                 "policy": {"type": "dict"},
             },
         },
         "partial": {"type": "bool", "default": False},
         "at_once": {"type": "int", "default": 1},
         "timeout": {"type": "float", "default": 600},
-        "bandwidth_mib": {"type": "int", "default": 0},
-        "compression": {"type": "str", "choices": ["none", "xbzrle", "mt"], "default": "none"},
-        "auto_converge": {"type": "bool", "default": False},
-        "post_copy": {"type": "bool", "default": False},
         "copy_storage": {
             "type": "str",
             "choices": ["none", "all", "incremental"],
             "default": "none",
         },
-        "tls": {"type": "bool", "default": False},
-        "source": {"type": "str", "choices": ["undefine", "keep"], "default": "undefine"},
-        "peer_to_peer": {"type": "bool", "default": True},
+        "undefine_source": {"type": "bool", "default": True},
+        "options": {
+            "type": "dict",
+            "apply_defaults": True,
+            "options": {
+                "bandwidth": {"type": "str"},
+                "compression": {
+                    "type": "str",
+                    "choices": ["none", "xbzrle", "mt"],
+                    "default": "none",
+                },
+                "auto_converge": {"type": "bool", "default": False},
+                "post_copy": {"type": "bool", "default": False},
+                "tls": {"type": "bool", "default": False},
+                "peer_to_peer": {"type": "bool", "default": True},
+            },
+        },
         "trust_uris": {"type": "bool", "default": False},
         "state_dir": {"type": "path"},
     }

@@ -20,7 +20,7 @@ description:
     named in the error; the others are handled and reported, and the task fails at the end.
   - Only C(vcpu@placement), C(cputune/vcpupin), C(numatune/memory), C(numatune/memnode),
     C(cpu/topology) and C(cpu/numa) are changed; and C(cputune/emulatorpin),
-    C(cputune/iothreadpin), C(cpu@mode), C(vcpu), C(vcpus), C(memory) and C(currentMemory) where an
+    C(cputune/iothreadpin), C(vcpu), C(vcpus), C(memory) and C(currentMemory) where an
     option asks for it. Their content before the first partition is kept in the guest's
     C(<metadata>), and O(state=absent) restores it.
   - Never starts, stops or restarts a guest. The layout of a running guest changes at its next cold
@@ -31,6 +31,8 @@ extends_documentation_fragment:
   - kvm.vnuma.attributes.action_group
   - kvm.vnuma.connection
   - kvm.vnuma.policy
+  - kvm.vnuma.policy.guests
+  - kvm.vnuma.policy.topologies
   - kvm.vnuma.state
 attributes:
   check_mode:
@@ -39,101 +41,6 @@ attributes:
     support: full
     details: [Shows the managed elements alone; the rest of a definition may hold passwords.]
 options:
-  guests:
-    description:
-      - The guests to handle. Any policy option can be overridden for a guest, with the same values
-        as the module's option of that name.
-    type: list
-    elements: dict
-    required: true
-    suboptions:
-      name:
-        description:
-          - Name, UUID, or shell pattern such as V(db*).
-          - A name wins over a UUID, and both win over patterns; of two patterns the first wins. A
-            name that matches nothing is an error, a pattern that matches nothing a warning.
-        type: str
-        required: true
-      state:
-        description: Overrides O(state).
-        type: str
-      nodes:
-        description: Overrides O(nodes).
-        type: str
-      auto_nodes:
-        description: Overrides O(auto_nodes).
-        type: str
-      placement:
-        description: Overrides O(placement).
-        type: str
-      widen:
-        description: Overrides O(widen).
-        type: str
-      cpu_overcommit:
-        description: Overrides O(cpu_overcommit).
-        type: str
-      reserved_memory_mib:
-        description: Overrides O(reserved_memory_mib).
-        type: str
-      device_locality:
-        description: Overrides O(device_locality).
-        type: str
-      cells:
-        description: Overrides O(cells).
-        type: str
-      vcpus:
-        description: Overrides O(vcpus).
-        type: str
-      memory:
-        description: Overrides O(memory).
-        type: str
-      distribution:
-        description: Overrides O(distribution).
-        type: str
-      split:
-        description: Overrides O(split).
-        type: str
-      threads:
-        description: Overrides O(threads).
-        type: str
-      dies:
-        description: Overrides O(dies).
-        type: str
-      sockets:
-        description: Overrides O(sockets).
-        type: str
-      pinning:
-        description: Overrides O(pinning).
-        type: str
-      memory_mode:
-        description: Overrides O(memory_mode).
-        type: str
-      granule_kib:
-        description: Overrides O(granule_kib).
-        type: str
-      distances:
-        description: Overrides O(distances).
-        type: raw
-      migration_group:
-        description:
-          - Overrides O(migration_group), by names of hosts that it has; an empty list for a guest
-            that stays.
-        type: raw
-      emulator_pinning:
-        description: Overrides O(emulator_pinning).
-        type: str
-      iothread_pinning:
-        description: Overrides O(iothread_pinning).
-        type: str
-      reserved_cpus:
-        description: Overrides O(reserved_cpus).
-        type: str
-      cpu_mode:
-        description: Overrides O(cpu_mode).
-        type: str
-      remainder:
-        description: Overrides O(remainder).
-        type: str
   managed_save:
     description:
       - What to do with a guest that is off and has a managed-save image, which would restore its
@@ -142,15 +49,6 @@ options:
     type: str
     choices: [refuse, drop]
     default: refuse
-  layouts:
-    description:
-      - How much of each layout is returned. V(changed) leaves the distances of the cells and the
-        pins of single vCPUs out of guests that need nothing, so that results stay small;
-        V(complete) returns them for every guest.
-    type: str
-    choices: [changed, complete]
-    default: changed
-    version_added: 1.1.0
   rebalance:
     description:
       - With O(nodes=auto) a guest that is placed stays, even where something better is free.
@@ -161,25 +59,20 @@ options:
     type: bool
     default: false
     version_added: 1.1.0
-  planned_ledger:
-    description:
-      - RV(ledger.fingerprint) of a run in check mode. Where a guest of the host was defined,
-        changed or removed since, and a guest whose nodes were chosen has to be redefined, nothing
-        is written.
-    type: str
-    version_added: 1.1.0
   planned:
     description:
-      - Fingerprints of definitions that were planned earlier, by UUID, as RV(guests[].fingerprint)
-        of a run in check mode has them. A guest that has to be redefined, and whose definition was
-        changed since, is not changed and is named in the error. One that already has its layout is
-        no error, whoever changed it.
+      - What an earlier run in check mode returned, as C(register) has it, to carry out just that.
+      - A guest that has to be redefined, and whose definition was changed since, is not changed and
+        is named in the error. A guest that already has its layout is no error, whoever changed it.
+      - If a guest of the host was defined, changed or removed since, and a guest whose nodes were
+        chosen has to be redefined, nothing is written.
     type: dict
-  host:
+  topology:
     description:
       - Topology to plan for, in the shape of C(ansible_facts.vnuma_host). By default it is gathered
         from O(uri).
     type: dict
+    version_added: 2.0.0
 seealso:
   - module: kvm.vnuma.vnuma_facts
   - plugin: kvm.vnuma.partition_domain
@@ -341,7 +234,7 @@ guests:
               sample: 0-14,120-134
             distances:
               description: Distance to every cell, by cell id; empty where none are written.
-              returned: for guests that change, or with O(layouts=complete)
+              returned: for guests that change
               type: list
               elements: int
               sample: [10, 21, 31, 21, 21, 31, 31, 31]
@@ -376,7 +269,7 @@ guests:
           sample: 0-7
         vcpu_pins:
           description: pCPUs of each vCPU as a cpuset, by vCPU; empty where nothing is pinned.
-          returned: for guests that change, or with O(layouts=complete)
+          returned: for guests that change
           type: list
           elements: str
         emulator_pins:
@@ -429,8 +322,8 @@ ledger:
       description: Guests that are on no node in particular; they are shared over all by size.
       type: list
       elements: str
-    reserved_memory_mib:
-      description: What O(reserved_memory_mib) leaves to the host on every node, in MiB.
+    reserved_memory_kib:
+      description: What O(reserved_memory) leaves to the host on every node, in KiB.
       type: int
     reserved_cpus:
       description: O(reserved_cpus), as a cpuset.
@@ -472,9 +365,11 @@ errors:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.common import run
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import partition
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import (
+    GuestsModule,
+    partition,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     argument_spec,
     override_spec,
@@ -490,19 +385,17 @@ def main() -> None:
             "type": "list",
             "elements": "dict",
             "required": True,
-            # Checked with the guest's name at hand, so that the sentence can name it.
             "options": {"name": {"type": "str", "required": True}, **override_spec()},
         },
-        "host": {"type": "dict"},
+        "topology": {"type": "dict"},
+        "topologies": {"type": "dict"},
         "managed_save": {"type": "str", "choices": ["refuse", "drop"], "default": "refuse"},
-        "layouts": {"type": "str", "choices": ["changed", "complete"], "default": "changed"},
         "planned": {"type": "dict"},
-        "planned_ledger": {"type": "str"},
         "rebalance": {"type": "bool", "default": False},
         "state_dir": {"type": "path"},
         **argument_spec(),
     }
-    run(AnsibleModule(argument_spec=spec, supports_check_mode=True), partition)
+    run(GuestsModule(argument_spec=spec, supports_check_mode=True), partition)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ HOSTS, MEMORY_GIB = 10, 192
 #: pCPUs of a node by threads of a core.
 PCPUS = {1: 24, 2: 24, 8: 32}
 FILLS = (0.8, 0.9, 0.95)
-_OPTIONS = {"nodes": "auto", "pinning": "cpu", "reserved_memory_mib": 0}
+_OPTIONS = {"nodes": "auto", "pinning": "cpu", "reserved_memory": 0}
 NOVA, ONE_BY_ONE, TOGETHER = "Nova, pack", "kvm.vnuma, one by one", "kvm.vnuma, together"
 Instance = dict[str, Any]
 

@@ -37,7 +37,7 @@ from placement_models import (
 HOSTS = 100
 OURS = "kvm.vnuma"
 _GIB = 1 << 20
-_POLICY = policy_from_options({"nodes": "auto", "reserved_memory_mib": 0})
+_POLICY = policy_from_options({"nodes": "auto", "reserved_memory": 0})
 
 
 def made(count: int) -> host_model.Host:

@@ -35,6 +35,10 @@ def firmware_guest(name: str, *, vcpus: int = 2, memory_mib: int = 16, devices: 
     return FIRMWARE.format(name=name, vcpus=vcpus, memory_mib=memory_mib, devices=devices)
 
 
+#: What the module hands on to libvirt, in its dictionary ``options``.
+_HANDED_ON = ("bandwidth", "compression", "auto_converge", "post_copy", "tls", "peer_to_peer")
+
+
 class Roads(Highway):
     """Hosts that guests migrate between.
 
@@ -68,7 +72,8 @@ class Roads(Highway):
     def partition(self, on: str, *guests: str, group: tuple[str, ...] = (), **options: Any) -> Run:
         """Partition guests of a host."""
         if group:
-            options["migration_group"] = {name: self.facts(name) for name in group}
+            options["migration_group"] = list(group)
+            options["topologies"] = {name: self.facts(name) for name in group}
         arguments = {"guests": [{"name": name} for name in guests], **options}
         run = self.call(on, "vnuma_partition", arguments)
         assert not run.failed, run.msg
@@ -88,7 +93,8 @@ class Roads(Highway):
     def _to(self, to: str, guests: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         # Their URIs name the lab's own key.
         targets = {"targets": [self.target(to)], "trust_uris": True}
-        return {"guests": list(guests), **targets, **options}
+        handed_on = {name: options.pop(name) for name in _HANDED_ON if name in options}
+        return {"guests": list(guests), **targets, "options": handed_on, **options}
 
     def forget(self) -> None:
         """Remove what outlives a run, on every host."""

@@ -35,7 +35,7 @@ Call = Callable[..., Run]
         ({"distribution": "random"}, "value of distribution must be one of: contiguous"),
         ({"emulator_pinning": "999"}, "which the host does not have online"),
         (
-            {"host": {"nodes": "many"}},
+            {"topology": {"nodes": "many"}},
             "host.nodes must be a list as vnuma_facts returns it, not 'many'.",
         ),
     ],
@@ -192,7 +192,7 @@ def test_unwritable_state_dir_changes_nothing(rfc: Libvirt, call: Call, tmp_path
 def test_a_host_without_topology_gives_one_cell_and_says_so(rfc: Libvirt, call: Call) -> None:
     """Nothing to mirror is no error; a node that is asked for by number is one."""
     rfc.define(anuma())
-    arguments = {"uri": rfc.uri, "guests": [{"name": "anuma"}], "host": {"nodes": []}}
+    arguments = {"uri": rfc.uri, "guests": [{"name": "anuma"}], "topology": {"nodes": []}}
     run = call("vnuma_partition", {**arguments, "nodes": "0"})
     assert run.failed
     assert "guest anuma: nodes '0' is not available: the host reports no NUMA topology" in run.msg

@@ -303,11 +303,11 @@ def test_a_guest_that_runs(hosts: dict[str, Libvirt], play: Play, tmp_path: Path
     libvirt.virsh("start", "runs")
     guestboot.wait_for_boots(console, 1)
     assert re.search(r"change: mail, runs, web; restart: runs\b", play(EXAMPLES / "plan-only.yml"))
-    never = ("--extra-vars", "vnuma_restart=never")
+    never = ("--extra-vars", "vnuma_restart_mode=never")
     play(EXAMPLES / "fleet.yml", *never)
     for _run in range(2):
         output = play(EXAMPLES / "report-only.yml")
-        assert re.search(r"vnuma_restart is 'never'.*: runs\b", output)
+        assert re.search(r"vnuma_restart_mode is 'never'.*: runs\b", output)
     assert _cells(libvirt.dump("runs")) == 2
     assert _cells(libvirt.dump("runs", live=True)) == 0
     assert guestboot.boots(console) == 1

@@ -47,13 +47,13 @@ def test_hugepages_total_and_free(lab: Callable[..., Libvirt], call: Call) -> No
 
 
 def test_feeding_the_facts_back_gives_the_same_layout(rfc: Libvirt, call: Call) -> None:
-    """host: ansible_facts.vnuma_host plans as gathering does."""
+    """topology: ansible_facts.vnuma_host plans as gathering does."""
     rfc.define(anuma())
     host = call("vnuma_facts", {"uri": rfc.uri}).result["ansible_facts"]["vnuma_host"]
     for options in ({}, {"pinning": "core"}, {"cells": 3, "distribution": "interleave"}):
         arguments = {"uri": rfc.uri, "guests": [{"name": "anuma"}], **options}
         gathered = call("vnuma_partition", arguments, "--check").result["guests"]
-        given = call("vnuma_partition", {**arguments, "host": host}, "--check").result["guests"]
+        given = call("vnuma_partition", {**arguments, "topology": host}, "--check").result["guests"]
         assert given == gathered
 
 

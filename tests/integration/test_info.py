@@ -148,7 +148,7 @@ def test_guests_that_are_off(rfc: Libvirt, call: Call, tmp_path: Path) -> None:
     assert anuma_["policy"] == {"nodes": "0-3"}
     assert [one["partitioned"] for one in (anuma_, db1, rich)] == [True, False, False]
     assert [one["state"] for one in (anuma_, db1, rich)] == ["off"] * 3
-    assert db1["planned"] is db1["live"] is db1["placement"] is None
+    assert db1["planned"] is db1["live"] is db1["actual"] is None
     assert rich["persistent"]["vcpu_pins"][:3] == ["0-3", "4,6", ""]
     assert rich["persistent"]["memory_mode"] == "preferred"
     assert PASSWORD not in run.output
@@ -204,7 +204,7 @@ def test_from_untouched_to_partitioned(bench: Bench) -> None:
     assert guest["state"] == "running"
     assert guest["drift"] == guest["notes"] == []
     assert guest["live"]["cells"] == []
-    (memory,) = guest["placement"]["cells"]
+    (memory,) = guest["actual"]["cells"]
     assert memory["id"] is memory["local_share"] is None
     assert sum(memory["kib_by_node"].values()) == memory["resident_kib"] > 40 * 1024
 
@@ -225,8 +225,8 @@ def test_from_untouched_to_partitioned(bench: Bench) -> None:
     guest = bench.guest()
     assert not guest["restart_required"]
     assert guest["planned"] == guest["persistent"] == guest["live"]
-    assert guest["placement"]["vcpus"] == {"0": "0", "1": "0", "2": "1", "3": "1"}
-    first, second = guest["placement"]["cells"]
+    assert guest["actual"]["vcpus"] == {"0": "0", "1": "0", "2": "1", "3": "1"}
+    first, second = guest["actual"]["cells"]
     assert (first["id"], first["nodes"], first["local_share"]) == (0, "0", 1.0)
     # The guest filled so much in each of its nodes.
     assert min(first["resident_kib"], second["resident_kib"]) > 40 * 1024
@@ -238,7 +238,7 @@ def test_from_untouched_to_partitioned(bench: Bench) -> None:
         "and is bound strict to host node 1; check that there is free memory, then shut the guest "
         "down and start it."
     ]
-    assert bench.guest(memory=False)["placement"]["cells"] is None
+    assert bench.guest(measure_memory=False)["actual"]["cells"] is None
 
 
 @pytest.mark.slow
@@ -250,7 +250,7 @@ def test_pins_and_edits_of_a_running_guest(bench: Bench) -> None:
     assert bench.guest()["drift"] == []
     bench.libvirt.virsh("vcpupin", "guest", "3", "0-1", "--live")
     guest = bench.guest()
-    assert guest["placement"]["vcpus"]["3"] == "0-1"
+    assert guest["actual"]["vcpus"]["3"] == "0-1"
     assert _drift(guest) == [
         "vCPU 3 is pinned to 0-1 in the running guest and pinned to 1 as defined; run "
         "vnuma_partition, which pins it while it runs."
@@ -289,7 +289,7 @@ def test_a_thread_that_libvirt_did_not_move(machine: Bench) -> None:
     machine.start()
     guest = machine.guest()
     assert guest["drift"] == []
-    assert guest["placement"]["vcpus"]["2"] == everywhere
+    assert guest["actual"]["vcpus"]["2"] == everywhere
     threads = machine.libvirt.seen(Path(f"/proc/{guest['placement']['pid']}/task"))
     (thread,) = [
         int(folder.name)
@@ -298,14 +298,14 @@ def test_a_thread_that_libvirt_did_not_move(machine: Bench) -> None:
     ]
     machine.libvirt.run("taskset", "--cpu-list", "--pid", str(cpus[0]), str(thread))
     guest = machine.guest()
-    assert guest["placement"]["vcpus"]["2"] == str(cpus[0])
+    assert guest["actual"]["vcpus"]["2"] == str(cpus[0])
     assert _drift(guest) == [
         f"vCPU 2 runs on {cpus[0]} and is pinned to {everywhere}, so something other than "
         "libvirt moved it; pin again with 'virsh vcpupin --live'."
     ]
     machine.libvirt.virsh("vcpupin", "guest", "2", everywhere, "--live")
     assert machine.guest()["drift"] == []
-    (cell,) = machine.guest()["placement"]["cells"]
+    (cell,) = machine.guest()["actual"]["cells"]
     assert cell["local_share"] == 1.0
 
 
@@ -347,7 +347,7 @@ def test_transient_paused_saved_and_interrupted(bench: Bench, state_dir: Path) -
     assert guests["transient"]["transient"]
     assert guests["transient"]["persistent"] is None
     assert guests["transient"]["drift"] == []
-    assert guests["transient"]["placement"]["cells"][0]["resident_kib"] > 0
+    assert guests["transient"]["actual"]["cells"][0]["resident_kib"] > 0
     assert _drift(guests["saved"]) == [
         "its CPU topology is not set in its managed-save image and 2 sockets, 2 cores, 1 thread "
         "as defined; start it and shut it down, or run vnuma_partition with managed_save 'drop'."
@@ -429,8 +429,8 @@ def test_hand_made_guests_have_not_drifted(
         assert guest["state"] == "paused"
         assert not guest["restart_required"]
         assert guest["live"]["vcpu_pins"] == guest["persistent"]["vcpu_pins"]
-        assert all(cell["kib_by_node"] is not None for cell in guest["placement"]["cells"])
-    online = {guest["name"]: len(guest["placement"]["vcpus"]) for guest in run.result["guests"]}
+        assert all(cell["kib_by_node"] is not None for cell in guest["actual"]["cells"])
+    online = {guest["name"]: len(guest["actual"]["vcpus"]) for guest in run.result["guests"]}
     assert online == {**dict.fromkeys(hand_made, 4), "hotplug": 2}
 
 
@@ -445,8 +445,8 @@ def test_over_a_remote_uri(bench: Bench) -> None:
     relay.chmod(relay.stat().st_mode | stat.S_IXUSR)
     guest = bench.guest(uri=f"qemu+ext://kvm7/system?command={relay}")
     assert guest["planned"] == guest["persistent"] == guest["live"]
-    assert guest["placement"]["vcpus"] == {"0": "0", "1": "0", "2": "1", "3": "1"}
-    assert guest["placement"]["cells"] is guest["placement"]["pid"] is None
+    assert guest["actual"]["vcpus"] == {"0": "0", "1": "0", "2": "1", "3": "1"}
+    assert guest["actual"]["cells"] is guest["actual"]["pid"] is None
     assert len(guest["notes"]) == 1
     assert guest["notes"][0].startswith(
         "its memory by host node is not available over qemu+ext://kvm7/system?"
@@ -475,8 +475,8 @@ def test_without_root(bench: Bench, call: Call, tmp_path: Path) -> None:
     )
     assert not run.failed, run.output
     (guest,) = run.result["guests"]
-    assert guest["placement"]["cells"] is None
-    assert guest["placement"]["vcpus"]["2"] == "1"
+    assert guest["actual"]["cells"] is None
+    assert guest["actual"]["vcpus"]["2"] == "1"
     assert len(guest["notes"]) == 1
     assert f"this user may not read /proc/{guest['placement']['pid']}/" in guest["notes"][0]
     assert subprocess.run(["id", "-u"], check=True, capture_output=True).stdout == b"0\n"

@@ -65,7 +65,7 @@ def make(tmp_path: Path, machines: dict[str, Libvirt]) -> Iterator[Make]:
 
 
 def _on(libvirt: Libvirt, guest: str, **options: Any) -> dict[str, Any]:
-    return {"uri": libvirt.uri, "guests": [{"name": guest}], "layouts": "complete", **options}
+    return {"uri": libvirt.uri, "guests": [{"name": guest}], **options}
 
 
 def _layout(run: Run, name: str = "") -> dict[str, Any]:
@@ -252,12 +252,12 @@ def test_isolated_pcpus(make: Make, call: Call) -> None:
     )
     assert [cell["pins"] for cell in _layout(run)["cells"]] == ["0,16", "8,24"]
     # Facts as the host, and what is not known of another host.
-    planned = call("vnuma_partition", _on(libvirt, "rt", nodes="0", host=facts), "--check")
+    planned = call("vnuma_partition", _on(libvirt, "rt", nodes="0", topology=facts), "--check")
     assert _layout(planned)["cells"][0]["pins"] == "0-1,16-17"
     unknown = {**facts, "isolated_cpus": None}
     run = call(
         "vnuma_partition",
-        _on(libvirt, "rt", nodes="0", host=unknown, reserved_cpus="isolated"),
+        _on(libvirt, "rt", nodes="0", topology=unknown, reserved_cpus="isolated"),
         "--check",
     )
     assert "guest rt: reserved_cpus 'isolated' cannot be used: which pCPUs are isolated" in run.msg

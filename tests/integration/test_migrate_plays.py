@@ -44,7 +44,7 @@ def play(roads: Roads, tmp_path: Path) -> Callable[..., Play]:
                 **roads.variables(name),
                 "vnuma_migrate_uri": roads.target(name)["uri"],
                 "vnuma_migrate_trust_uris": True,
-                "vnuma_migrate_data_uri": roads.target(name)["migrate_uri"],
+                "vnuma_migrate_data_uri": roads.target(name)["data_uri"],
             }
             for name in names
         }

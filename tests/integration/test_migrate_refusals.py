@@ -41,7 +41,7 @@ def _libvirts_own(roads: Roads, name: str, target: str, *more: str) -> str:
         .host.exec(
             [
                 *("virsh", "--quiet", "migrate", "--live", "--persistent", "--undefinesource"),
-                *(name, to["uri"], "--migrateuri", to["migrate_uri"], *more),
+                *(name, to["uri"], "--migrateuri", to["data_uri"], *more),
             ],
             check=False,
         )
@@ -83,7 +83,8 @@ def test_refusals_and_libvirts_own(roads: Roads) -> None:
     entries = [
         {"name": name, **({"pinning": "core"} if name == "exclusive" else {})} for name in guests
     ]
-    run = roads.call("east", "vnuma_partition", {"guests": entries, "migration_group": group})
+    arguments = {"guests": entries, "migration_group": list(group), "topologies": group}
+    run = roads.call("east", "vnuma_partition", arguments)
     assert not run.failed, run.msg
     # One that waits for its restart, one that nobody partitioned, and one that is transient.
     east.define(firmware_guest("waiting"))
@@ -222,7 +223,7 @@ def test_storage_is_copied_where_that_is_asked_for(roads: Roads) -> None:
     options: dict[str, Any] = {
         "auto_converge": True,
         "copy_storage": "all",
-        "source": "keep",
+        "undefine_source": False,
         "compression": "xbzrle",
     }
     run = roads.migrate("east", "west", "copied", **options)

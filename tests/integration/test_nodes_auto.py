@@ -206,7 +206,9 @@ def test_a_guest_that_is_defined_after_the_plan(rfc: Libvirt, call: Call, tmp_pa
     fingerprint = plan.result["ledger"]["fingerprint"]
     before = rfc.dump("first")
     _define(rfc, {"second": (15, 6)}, tmp_path)
-    arguments = _arguments(rfc, guests=[{"name": "first"}], planned_ledger=fingerprint)
+    arguments = _arguments(
+        rfc, guests=[{"name": "first"}], planned={"ledger": {"fingerprint": fingerprint}}
+    )
     run = call("vnuma_partition", arguments)
     assert "a guest of this host was defined, changed or removed after nodes were chosen" in run.msg
     assert rfc.dump("first") == before
@@ -219,7 +221,7 @@ def test_a_guest_that_is_defined_after_the_plan(rfc: Libvirt, call: Call, tmp_pa
     [
         ({"auto_nodes": "8-9"}, "host node 8 of auto_nodes '8-9' does not exist"),
         ({"cpu_overcommit": 0.5}, "cpu_overcommit must be a number from 1 to 64 with"),
-        ({"reserved_memory_mib": 200000}, "cannot hold it, even without other guests"),
+        ({"reserved_memory": "200000 MiB"}, "cannot hold it, even without other guests"),
         ({"guests": [{"name": "huge"}]}, "cannot hold it, even without other guests"),
         ({"cells": 9}, "6 vCPUs with threads 1 are 6 cores, which cannot fill 9 cells"),
     ],
@@ -307,7 +309,7 @@ def test_a_running_guest(lab: Callable[..., Libvirt], call: Call, tmp_path: Path
         "nodes": "auto",
         "auto_nodes": "0",
         "memory_mode": "restrictive",
-        "reserved_memory_mib": 0,
+        "reserved_memory": 0,
     }
     # Without a binding there are pins alone: no restart is asked for.
     run = call("vnuma_partition", {**arguments, "memory_mode": "none"})
@@ -344,7 +346,7 @@ def test_the_filter_gives_the_modules_answer(rfc: Libvirt, call: Call, tmp_path:
     guests = _many(20, "g", 2)
     _define(rfc, guests, tmp_path)
     host = call("vnuma_facts", {"uri": rfc.uri}).result["ansible_facts"]["vnuma_host"]
-    arguments = _arguments(rfc, layouts="complete", cpu_overcommit=2)
+    arguments = _arguments(rfc, cpu_overcommit=2)
     said = call("vnuma_partition", arguments, "--check").result
     texts = list(rfc.dumps(guests).values())
     planned = _filtered(rfc, {"texts": texts, "host": host}, tmp_path)

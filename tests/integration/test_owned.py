@@ -143,7 +143,7 @@ def shared(
         faulted.start("sh")
     else:
         by_auto = {"nodes": "auto", "auto_nodes": "0", "memory_mode": "none"}
-        shared = Shared(faulted, call, {**by_auto, "reserved_memory_mib": 0})
+        shared = Shared(faulted, call, {**by_auto, "reserved_memory": 0})
         faulted.boot("sh")
         shared.run()
     yield shared

@@ -78,10 +78,10 @@ def _caches() -> reports.Entry:
     """Return a host with cache domains and isolated pCPUs, and guests with cores of their own."""
     guests = [(f"db{n}", 8, 16, {"nodes": str(n % 4), "pinning": "core"}) for n in range(8)]
     entry = reports.in_effect("nps2-4n64c-smt2", guests)
-    for node in entry["host"]["nodes"]:
+    for node in entry["topology"]["nodes"]:
         cores = node["cores"]
         node["cache_domains"] = [",".join(cores[at : at + 4]) for at in range(0, len(cores), 4)]
-    entry["host"]["isolated_cpus"] = entry["host"]["nodes"][3]["cpus"]
+    entry["topology"]["isolated_cpus"] = entry["topology"]["nodes"][3]["cpus"]
     return entry
 
 
@@ -92,7 +92,7 @@ PAGES: dict[str, Callable[[], dict[str, Any]]] = {
     "plan": lambda: {"kvm1": _plan()},
     "caches": lambda: {"kvm1": _caches()},
     "hosts": lambda: {
-        name: {"host": reports.facts(name)}
+        name: {"topology": reports.facts(name)}
         for name in ("smt8-4n128c", "cpuless-pmem", "hybrid-1n12c", "gpu-nodes-0-8-252")
     },
 }

@@ -126,7 +126,7 @@ def test_start_fails_after_redefine(bench: Bench) -> None:
     bench.boot()
     before = bench.libvirt.dump("guest")
     node = {"cpus": "0-3", "memory_kib": 1 << 20}
-    bench.partition(host={"nodes": [{"id": 0, **node}, {"id": 77, **node}]}, pinning="none")
+    bench.partition(topology={"nodes": [{"id": 0, **node}, {"id": 77, **node}]}, pinning="none")
     assert "nodeset='77'" in bench.libvirt.dump("guest")
     run = bench.restart()
     assert run.failed

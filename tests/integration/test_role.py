@@ -94,7 +94,7 @@ class Hosts:
             "ansible_become": False,
             "ansible_python_interpreter": SYSTEM_PYTHON,
             "vnuma_state_dir": str(self.folder / "state"),
-            "vnuma_shutdown_timeout": 60,
+            "vnuma_restart_timeout": 60,
         }
         inventory.write_text(json.dumps({"kvm_hosts": {"hosts": hosts, "vars": variables}}))
         books = [play for play in plays if isinstance(play, str)]
@@ -342,7 +342,7 @@ def test_a_guest_that_was_grown_boots_with_its_new_cells(hosts: Hosts) -> None:
 def test_never_reports_and_waits(hosts: Hosts) -> None:
     """The guests that wait are named on every run, and no run that has nothing to do is changed."""
     hosts.boot("kvm1", "a")
-    hosts.guests("kvm1", "a", vnuma_restart="never")
+    hosts.guests("kvm1", "a", vnuma_restart_mode="never")
     for changed in (True, False):
         run = hosts.play({"roles": [ROLE], "hosts": "kvm1"})
         assert not run.failed, run.output
@@ -352,7 +352,10 @@ def test_never_reports_and_waits(hosts: Hosts) -> None:
     run = hosts.play("kvm.vnuma.converge")
     assert not run.failed, run.output
     assert "skipping: no hosts matched" in run.output
-    assert len(re.findall(r"kvm1: vnuma_restart is 'never'.*defined\s+with: a\b", run.output)) == 1
+    assert (
+        len(re.findall(r"kvm1: vnuma_restart_mode is 'never'.*defined\s+with: a\b", run.output))
+        == 1
+    )
     assert guestboot.boots(hosts.console("a")) == 1
     hosts.guests("kvm1", "a")
     assert not hosts.play({"roles": [ROLE], "hosts": "kvm1"}).failed
@@ -419,7 +422,7 @@ def test_a_guest_defined_between_plan_and_redefine(hosts: Hosts) -> None:
     """Nodes were chosen without it: nothing is written, and the next run plans with it."""
     libvirt = hosts.libvirts["kvm1"]
     libvirt.define(anuma("a", vcpus=2, memory_kib=1 << 20))
-    hosts.guests("kvm1", "a", vnuma_nodes="auto", vnuma_reserved_memory_mib=0)
+    hosts.guests("kvm1", "a", vnuma_nodes="auto", vnuma_reserved_memory=0)
     theirs = hosts.folder / "theirs.xml"
     theirs.write_text(anuma("b", vcpus=4, memory_kib=1 << 20))
     meanwhile = {
@@ -507,7 +510,7 @@ def test_a_killed_run_leaves_a_note_of_a_restart_that_ended(hosts: Hosts) -> Non
 def test_libvirtd_is_killed_between_redefine_and_restart(hosts: Hosts) -> None:
     """The restart that is due is found by the next run."""
     hosts.boot("kvm1", "a")
-    hosts.guests("kvm1", "a", vnuma_restart="never")
+    hosts.guests("kvm1", "a", vnuma_restart_mode="never")
     assert not hosts.play({"roles": [ROLE], "hosts": "kvm1"}).failed
     fake = hosts.libvirts["kvm1"].host
     fake.kill_daemon(hold=True)
@@ -526,7 +529,7 @@ def test_two_plays_at_once(hosts: Hosts) -> None:
     """One of them does it, the other is told; the guest is power-cycled once."""
     hosts.boot("kvm1", "a", cmdline="vnuma.ignore_acpi")
     # Longer than a run waits for another one.
-    hosts.guests("kvm1", "a", vnuma_restart="force", vnuma_shutdown_timeout=30)
+    hosts.guests("kvm1", "a", vnuma_restart_mode="force", vnuma_restart_timeout=30)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(hosts.play, {"roles": [ROLE], "hosts": "kvm1"})
         while not list((hosts.folder / "state").rglob("*.restart")):

@@ -269,12 +269,12 @@ def test_a_host_that_waits_for_a_restart_is_named_without_its_variables(liars: L
     libvirt.clear()
     libvirt.define(firmware_guest("waits", vcpus=4, memory_mib=64))
     libvirt.virsh("start", "waits")
-    liars.set("kvm1", vnuma_restart="never")
+    liars.set("kvm1", vnuma_restart_mode="never")
     for _run in range(2):
         play = liars.play("converge", "--diff", "-vvvv", vnuma_hosts="kvm1")
         assert not play.failed, play.output
         liars.held(play)
-    assert "kvm1: vnuma_restart is 'never'; until their next cold start" in play.output
+    assert "kvm1: vnuma_restart_mode is 'never'; until their next cold start" in play.output
     assert "with: waits" in play.output
 
 

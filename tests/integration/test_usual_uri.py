@@ -41,5 +41,5 @@ def test_from_facts_to_restart(lab: Callable[..., Libvirt], call: Call, tmp_path
     assert len(guestboot.read_report(console).nodes) == 2
     (guest,) = call("vnuma_info", {"guests": ["guest"]}, on=there).result["guests"]
     assert guest["planned"] == guest["persistent"] == guest["live"]
-    assert guest["placement"]["vcpus"] == {"0": "0", "1": "0", "2": "1", "3": "1"}
+    assert guest["actual"]["vcpus"] == {"0": "0", "1": "0", "2": "1", "3": "1"}
     libvirt.clear()

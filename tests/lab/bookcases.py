@@ -376,5 +376,5 @@ class _Maker:
         if draw.random() < 0.08:
             found["split"] = "proportional"
         if draw.random() < 0.3:
-            found["reserved_memory_mib"] = 0
+            found["reserved_memory"] = 0
         return tuple(found.items())

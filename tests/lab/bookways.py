@@ -49,7 +49,7 @@ def _multiple(figure: str, guest: GuestSpec) -> int:
 #: Phrases with their option and what it is set to, of the figure in it and the guest.
 _PHRASES: tuple[tuple[str, str, Callable[[str, GuestSpec], Any]], ...] = (
     (r"(raise) cpu_overcommit", "cpu_overcommit", lambda _figure, _guest: 64),
-    (r"(lower) reserved_memory_mib", "reserved_memory_mib", lambda _figure, _guest: 0),
+    (r"(lower) reserved_memory", "reserved_memory", lambda _figure, _guest: 0),
     (r"reserve (fewer)", "reserved_cpus", lambda _figure, _guest: None),
     (r"at least ([0-9]+) vCPUs", "vcpus", lambda figure, _guest: int(figure)),
     (r"a multiple of ([0-9]+)(?: vCPUs)?[,;.]", "vcpus", _multiple),
@@ -128,7 +128,7 @@ def _other(draw: random.Random, name: str, cores: int) -> GuestSpec:
         "nodes": "auto",
         "pinning": draw.choice(("node", "core", "cpu")),
         "placement": draw.choice(("pack", "spread")),
-        "reserved_memory_mib": 0,
+        "reserved_memory": 0,
     }
     vcpus, gib = draw.randint(1, cores), draw.choice((1, 1, 4))
     return GuestSpec(
@@ -146,7 +146,7 @@ def _odd(draw: random.Random, host: HostSpec) -> GuestSpec:
             {"distribution": "interleave", "threads": 2},
             {"distribution": "round_robin", "threads": draw.choice((1, 2))},
             {"distribution": "round_robin", "sockets": 2},
-            {"remainder": "fail"},
+            {"split": "equal"},
             {"split": "proportional"},
             {"split": "proportional", "distribution": "interleave"},
             {"sockets": draw.choice((2, 3))},
@@ -155,8 +155,8 @@ def _odd(draw: random.Random, host: HostSpec) -> GuestSpec:
             {"reserved_cpus": f"0,{last}"},
             {"vcpus": draw.choice((3, 6, 10))},
             {"memory": draw.choice(("1 MiB", "3 GiB", "12 GiB"))},
-            {"granule_kib": 1536},
-            {"reserved_memory_mib": draw.choice((4096, 100000))},
+            {"granule": "1536 KiB"},
+            {"reserved_memory": f"{draw.choice((4096, 100000))} MiB"},
             {"emulator_pinning": "0,900"},
             {"auto_nodes": "0"},
         )

@@ -178,7 +178,7 @@ class Bed(Highway):
         facts = {name: self._facts(name) for name in HOSTS}
         done = self._adhoc.call(
             "vnuma_partition",
-            {"guests": [{"name": GUEST}], "migration_group": facts},
+            {"guests": [{"name": GUEST}], "migration_group": list(facts), "topologies": facts},
             variables=self.variables("east"),
         )
         if done.failed:
@@ -203,8 +203,10 @@ class Bed(Highway):
             "guests": [GUEST],
             "targets": [self.target(to)],
             "trust_uris": True,
-            "peer_to_peer": peer_to_peer,
-            "bandwidth_mib": self._bandwidth_mib,
+            "options": {
+                "peer_to_peer": peer_to_peer,
+                "bandwidth": f"{self._bandwidth_mib} MiB",
+            },
             "daemon_timeout": 30,
         }
         folder = self._adhoc.folder / f"{on}-{peer_to_peer}"

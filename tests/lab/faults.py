@@ -122,9 +122,9 @@ def plan(choice: random.Random, number: int, bare: bool) -> Plan:
         ),
         variables={
             **layout,
-            "vnuma_restart": "force" if force else "graceful",
+            "vnuma_restart_mode": "force" if force else "graceful",
             # So that the slow ones are forced off.
-            "vnuma_shutdown_timeout": 30 if not force else max(1, SLOWEST_S - 1) + 4,
+            "vnuma_restart_timeout": 30 if not force else max(1, SLOWEST_S - 1) + 4,
             "vnuma_restart_at_once": choice.randint(1, 4),
         },
         next_at_once=choice.random() < 0.5,

@@ -104,7 +104,7 @@ class Handover:
             [
                 *("virsh", "migrate", "--live", "--p2p", "--persistent", "--undefinesource"),
                 *("--xml", str(live), "--persistent-xml", str(persistent)),
-                *(GUEST, to["uri"], "--migrateuri", to["migrate_uri"]),
+                *(GUEST, to["uri"], "--migrateuri", to["data_uri"]),
             ]
         )
 

@@ -82,7 +82,7 @@ class Highway(Fleet):
             "name": name,
             "uri": f"qemu+ssh://root@{self.address(name)}/system"
             f"?keyfile={self.folder}/key&no_verify=1",
-            "migrate_uri": f"tcp://{self.address(name)}",
+            "data_uri": f"tcp://{self.address(name)}",
             **more,
         }
 

@@ -58,7 +58,7 @@ def planned(host: str, guests: Sequence[tuple[str, int, int, dict[str, Any]]]) -
     """
     texts = [definition(name, vcpus, gib) for name, vcpus, gib, _options in guests]
     entries = [{"name": name, **options} for name, _vcpus, _gib, options in guests]
-    return {"host": facts(host), "plan": plan_host(texts, capabilities(host), entries)}
+    return {"topology": facts(host), "plan": plan_host(texts, capabilities(host), entries)}
 
 
 def in_effect(host: str, guests: Sequence[tuple[str, int, int, dict[str, Any]]]) -> Entry:
@@ -68,7 +68,7 @@ def in_effect(host: str, guests: Sequence[tuple[str, int, int, dict[str, Any]]])
     assert not plan["errors"], plan["errors"]
     options = {name: mine for name, _vcpus, _gib, mine in guests}
     sizes = {name: gib << 20 for name, _vcpus, gib, _options in guests}
-    nodes = [node["id"] for node in entry["host"]["nodes"] if node["memory_kib"]]
+    nodes = [node["id"] for node in entry["topology"]["nodes"] if node["memory_kib"]]
     reports = [
         _report(number, one, options[one["name"]], sizes[one["name"]], nodes)
         for number, one in enumerate(plan["guests"])
@@ -78,7 +78,7 @@ def in_effect(host: str, guests: Sequence[tuple[str, int, int, dict[str, Any]]])
         "guests": reports,
         "drifted": [one["name"] for one in reports if one["drift"]],
         "restart_required": [one["name"] for one in reports if one["restart_required"]],
-        "ledger": plan["ledger"] or _ledger(entry["host"]),
+        "ledger": plan["ledger"] or _ledger(entry["topology"]),
         "rebalance": {"moves": [], "gain": ""},
     }
     return entry
@@ -145,7 +145,7 @@ def _report(
         "planned": layout,
         "persistent": layout,
         "live": live,
-        "placement": memory
+        "actual": memory
         and {"pid": 1000 + number, "vcpus": _affinity(layout, live), "cells": memory},
         "drift": [{"between": one[0], "what": one[1], "msg": one[2]} for one in drift],
         "restart_required": waits and live is not None,

@@ -187,7 +187,7 @@ def calls(text: str, host: Host, folder: str) -> Iterator[tuple[str, Callable[[]
     def partition() -> None:
         fake = cast(Hypervisor, FakeHypervisor(host, text))
         found = partition_guests(fake, [{"name": "*"}], {}, None, False, Safeguards(nothing_kept))
-        json.dumps([update_to_result(one, True) for one in found.updates])
+        json.dumps([update_to_result(one) for one in found.updates])
         json.dumps([update_to_diff(one) for one in found.updates])
 
     yield "edit", edit

@@ -243,7 +243,7 @@ def _sections(page: str) -> list[str]:
 
 def test_restarts_are_told_where_they_begin() -> None:
     """Where a page first names a playbook that restarts guests it says so, and how to say no."""
-    never = re.compile(r"restart.*vnuma_restart[`:= is]*never", re.DOTALL | re.IGNORECASE)
+    never = re.compile(r"restart.*vnuma_restart_mode[`:= is]*never", re.DOTALL | re.IGNORECASE)
     seen = 0
     for page in (*_pages(), PROJECT / "roles/vnuma/README.md"):
         for name in ("kvm.vnuma.converge", "kvm.vnuma.revert"):
@@ -267,7 +267,7 @@ def test_forced_off_is_explained() -> None:
     ]
     for page in (*_pages(), PROJECT / "roles/vnuma/README.md"):
         texts += _sections(page.read_text())
-    offers = re.compile(r"V\(force\)|`force`|vnuma_restart: force|mode to 'force'")
+    offers = re.compile(r"V\(force\)|`force`|vnuma_restart_mode: force|mode to 'force'")
     offered = [text for text in texts if offers.search(text)]
     assert len(offered) > 4
     told = re.compile(r"unsaved\s+data\s+is\s+lost")

@@ -10,7 +10,7 @@ from typing import Any
 from .._model.domain import ManagedState
 from .._model.host import Host
 from .._model.layout import Ids, MemorySize, VcpuCount
-from .._policy import Policy, policy_to_record
+from .._policy import NONE, Policy, policy_to_record
 from .._size import granule_kib
 from .definition import Definition, devices_kib
 from .managed import MANAGED
@@ -49,7 +49,11 @@ def is_up_to_date(definition: Definition, wanted: ManagedState, policy: Policy) 
     return all(
         getattr(now, element.field) == getattr(wanted, element.field)
         # Where there is nothing to pin to, what stood before has to come back: only an edit tells.
-        and (not element.option or bool(getattr(wanted, element.field)))
+        and (
+            not element.option
+            or bool(getattr(wanted, element.field))
+            or recorded[element.option] == NONE
+        )
         for element in MANAGED
         if not element.option or element.option in recorded
     )
@@ -142,8 +146,6 @@ def fixed_at_start(definition: Definition, asked: frozenset[str]) -> ManagedStat
     if binding is not None and binding.placement == "auto":
         # A running guest shows numad's answer for this run.
         binding = replace(binding, nodes=())
-    # Other modes are expanded in a running guest, and cannot be compared.
-    comparable = state.cpu_mode in ("host-passthrough", "maximum")
     return replace(
         state,
         vcpus=_vcpus_at_start(state) if "vcpus" in asked else None,
@@ -151,7 +153,6 @@ def fixed_at_start(definition: Definition, asked: frozenset[str]) -> ManagedStat
         vcpu_placement="static",
         **dict[str, Any]({element.field: {} for element in MANAGED if element.live}),
         memory_binding=binding,
-        cpu_mode=state.cpu_mode if comparable else None,
         cells=tuple(
             replace(cell, memory_kib=-(-cell.memory_kib // granule) * granule)
             for cell in state.cells

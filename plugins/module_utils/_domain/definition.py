@@ -217,7 +217,7 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
         cpuset=cpuset,
         realtime_vcpus=_realtime_vcpus(root),
         kind=root.get("type", ""),
-        cpu_mode=state.cpu_mode or "",
+        cpu_mode="" if cpu is None else cpu.get("mode", ""),
         cpu_model=(root.findtext("cpu/model") or "").strip(),
         has_topoext=any(
             feature.get("name") == "topoext" and feature.get("policy") not in ("disable", "forbid")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from .._errors import DomainError, VnumaError
 from .._model.domain import ManagedState
 from .._model.layout import Layout
-from .._policy import Policy, policy_to_record
+from .._policy import NONE, Policy, policy_to_record
 from .compare import has_rfc_switch
 from .definition import Definition, secrets, wanted_of
 from .element import CONTAINERS, drop_empty_containers
@@ -129,7 +129,7 @@ def means_the_same(first: Definition, second: Definition) -> bool:
 def lost_elements(before: Definition, after: Definition) -> list[str]:
     """Return paths of elements that are not managed, and that are in one and not in the other.
 
-    The CPU's own attributes, model and vendor are left out: the policy may set the mode.
+    ``<cpu check>`` is left out: the RFC's switch is replaced there.
     """
     asked = options_in_use(before.record) | options_in_use(after.record)
     lost = _unmanaged(before.root, asked) - _unmanaged(after.root, asked)
@@ -176,7 +176,7 @@ def _write(root: Element, wanted: ManagedState, policy: Policy) -> None:
             is_new = is_first or (element.option and element.option not in before)
             if is_new and not element.is_kept(kept):
                 element.keep(root, kept)
-            if element.option and not value:
+            if element.option and not value and after[element.option] != NONE:
                 # Nothing to pin to: what stood before.
                 element.restore(root, kept)
             elif element.read(root) != value:
@@ -282,7 +282,9 @@ def _unmanaged(root: Element, asked: Collection[str]) -> Counter[tuple[str, str,
         path = f"{above}{element.tag}"
         if path in managed or element is record:
             continue
-        values = {} if path == "cpu" else dict(element.attrib)
+        values = dict(element.attrib)
+        if path == "cpu":
+            values.pop("check", None)
         if path not in (*CONTAINERS, "metadata"):
             values[""] = (element.text or "").strip()
         found.update(

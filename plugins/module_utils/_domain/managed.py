@@ -18,7 +18,7 @@ from .._errors import DomainError
 from .._model.domain import Binding
 from .._model.layout import Cell, Ids, MemorySize, Topology, VcpuCount
 from .._policy import MAX_CELLS, MAX_VCPUS
-from .element import CPU, CPUTUNE, NUMATUNE, ManagedElement, container_of, only, shown_container
+from .element import CPU, CPUTUNE, NUMATUNE, ManagedElement, only
 from .units import MAX_DISTANCE, MAX_UINT, integer, kib, memory_kib
 from .xml import Element, copied, elements, etree, in_bytes, insert_after, remove
 
@@ -284,47 +284,6 @@ class _VcpuPlacement(ManagedElement[str]):
             etree.SubElement(shown, "vcpu", attributes).text = vcpu.text
 
 
-class _CpuMode(ManagedElement[Optional[str]]):
-    """``<cpu mode>``, and the model that belongs to other modes (docs/formatdomain, CPU model)."""
-
-    option = "cpu_mode"
-    wrapper = CPU
-
-    def read(self, root: Element) -> str | None:
-        cpu = root.find(CPU)
-        return None if cpu is None else cpu.get("mode")
-
-    def write(self, root: Element, value: str | None) -> None:
-        if value is None or self.read(root) == value:
-            return
-        cpu = container_of(root, CPU)
-        cpu.attrib.pop("match", None)
-        cpu.set("mode", value)
-        cpu.set("check", "none")
-        for element in list(elements(cpu, *_CPU_MODEL)):
-            remove(element)
-
-    def keep(self, root: Element, kept: Element) -> None:
-        super().keep(root, kept)
-        cpu = root.find(CPU)
-        if cpu is not None:
-            kept[-1].attrib.update(cpu.attrib)
-
-    def restore(self, root: Element, kept: Element) -> None:
-        copy, cpu = kept.find(CPU), root.find(CPU)
-        if copy is None or (cpu is None and not copy.attrib):
-            return
-        super().restore(root, kept)
-        cpu = container_of(root, CPU)
-        cpu.attrib.clear()
-        cpu.attrib.update(copy.attrib)
-
-    def show(self, root: Element, shown: Element) -> None:
-        cpu = root.find(CPU)
-        if cpu is not None:
-            shown_container(shown, CPU).attrib.update(only(cpu, "mode"))
-
-
 MEMORY = _Memory("memory", "", ("memory", "currentMemory"), _BEFORE_MEMORY)
 _BEFORE_NUMA = (*_CPU_MODEL, "topology", "cache", "maxphysaddr", "feature")
 #: Every managed element, in the order of a definition.
@@ -337,7 +296,6 @@ MANAGED: tuple[ManagedElement[Any], ...] = (
     _Pins("iothread_pins", "iothreadpin", (*_QUOTAS, "vcpupin", "emulatorpin"), "iothread_pinning"),
     _MemoryBinding("memory_binding", NUMATUNE, ["memory"]),
     _CellBindings("cell_bindings", NUMATUNE, ["memnode"], ("memory",)),
-    _CpuMode("cpu_mode", CPU, _CPU_MODEL),
     _CpuTopology("topology", CPU, ["topology"], _CPU_MODEL),
     _Cells("cells", CPU, ["numa"], _BEFORE_NUMA),
 )

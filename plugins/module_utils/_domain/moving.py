@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from .._cpuset import format_cpuset, parse_cpuset
 from .._model.domain import Binding, ManagedState
 from .._model.host import Host
-from .._policy import Policy, policy_from_options
+from .._policy import Policy, policy_from_record
 from .definition import Definition
 from .managed import MANAGED
 from .record import recorded_policy
@@ -69,7 +69,7 @@ def held_policy(
     if definition.record is None:
         return None
     recorded = recorded_policy(definition.record)
-    policy = policy_from_options({**recorded, **overrides})
+    policy = policy_from_record(recorded, overrides)
     if not isinstance(policy.nodes, str) and "nodes" not in overrides:
         policy = replace(policy, nodes="all")
     cells, topology = live.state.cells, live.state.topology

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from .._model.domain import Binding, ManagedState
 from .._model.layout import Ids, Layout
-from .._policy import Policy
+from .._policy import KEEP, Policy
 from .managed import MANAGED
 from .record import find_record, original
 from .xml import Element, copied, etree
@@ -62,15 +62,15 @@ def wanted_state(
         memory=now.memory if policy.memory_kib is None else layout.memory,
         vcpu_placement="static",
         vcpu_pins=_kept_pins(layout, now)
-        if policy.pinning == "keep"
+        if policy.pinning == KEEP
         else dict(enumerate(layout.vcpu_pins)),
         emulator_pins=now.emulator_pins
-        if policy.emulator_pinning == "none"
+        if policy.emulator_pinning == KEEP
         else {0: layout.emulator_pins}
         if layout.emulator_pins
         else {},
         iothread_pins=now.iothread_pins
-        if policy.iothread_pinning == "none"
+        if policy.iothread_pinning == KEEP
         else dict(layout.iothread_pins or {}),
         memory_binding=Binding(mode, layout.nodeset) if whole else None,
         cell_bindings={
@@ -78,7 +78,6 @@ def wanted_state(
             for cell, host_node in zip(layout.cells, layout.memory_nodes)
             if bound and host_node is not None
         },
-        cpu_mode=now.cpu_mode if policy.cpu_mode == "keep" else policy.cpu_mode,
         topology=layout.topology or (own.topology if layout.leaves_cells else None),
         cells=own.cells if layout.leaves_cells else layout.cells,
     )

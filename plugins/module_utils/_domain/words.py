@@ -24,8 +24,8 @@ class Difference:
 
     Attributes:
         what: ``cells``, ``topology``, ``distances``, ``vcpus``, ``memory_size``, ``vcpu_pins``,
-            ``emulator_pins``, ``iothread_pins``, ``memory_binding``, ``cpu_mode`` or
-            ``placement``.
+            ``emulator_pins``, ``iothread_pins``, ``memory_binding`` or
+            ``vcpu_placement``.
         subject: what it is about, with its verb, such as ``vCPUs 2-3 are``.
     """
 
@@ -191,6 +191,5 @@ WORDS: Mapping[str, Callable[[Any, Any], Iterator[Difference]]] = {
     "iothread_pins": partial(_pins, "iothread_pins", "iothread", "iothreads"),
     "memory_binding": _one("memory_binding", "its memory as a whole is", _binding_text),
     "cell_bindings": _cell_bindings,
-    "cpu_mode": _one("cpu_mode", "its CPU mode is", lambda mode: mode or "not set"),
-    "vcpu_placement": _one("placement", "its vCPU placement is", str),
+    "vcpu_placement": _one("vcpu_placement", "its vCPU placement is", str),
 }

@@ -124,7 +124,7 @@ class Migration:
     def run(
         self,
         target_uri: str,
-        migrate_uri: str | None,
+        data_uri: str | None,
         xml: tuple[str, str],
         transfer: Transfer,
         secrets: set[str],
@@ -133,7 +133,7 @@ class Migration:
 
         Args:
             target_uri: of the daemon that takes it in.
-            migrate_uri: where that one's QEMU listens, None for what it says itself.
+            data_uri: where that one's QEMU listens, None for what it says itself.
             xml: the definition to run with there, and the persistent one.
             transfer: how.
             secrets: what must not appear in a sentence.
@@ -145,8 +145,8 @@ class Migration:
             libvirt.VIR_MIGRATE_PARAM_DEST_XML: xml[0],
             libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: xml[1],
         }
-        if migrate_uri:
-            parameters[libvirt.VIR_MIGRATE_PARAM_URI] = migrate_uri
+        if data_uri:
+            parameters[libvirt.VIR_MIGRATE_PARAM_URI] = data_uri
         if transfer.bandwidth_mib:
             parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = transfer.bandwidth_mib
         if transfer.compression:

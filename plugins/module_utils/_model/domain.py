@@ -89,6 +89,5 @@ class ManagedState:
     iothread_pins: Mapping[int, Ids] = field(default_factory=dict)
     memory_binding: Binding | None = None
     cell_bindings: Mapping[int, Binding] = field(default_factory=dict)
-    cpu_mode: str | None = None
     topology: Topology | None = None
     cells: tuple[Cell, ...] = ()

@@ -198,7 +198,8 @@ def host_from_facts(facts: object) -> Host:
     """
     if not isinstance(facts, Mapping):
         raise HostError(
-            f"host must be ansible_facts.vnuma_host as vnuma_facts returns it, not {_shown(facts)}."
+            "topology must be ansible_facts.vnuma_host as vnuma_facts returns it, not "
+            f"{_shown(facts)}."
         )
     raw_nodes = facts.get("nodes")
     if not isinstance(raw_nodes, (list, tuple)):

@@ -69,7 +69,7 @@ class Destination:
     Attributes:
         name: as the user calls it.
         hypervisor: the host, by its daemon.
-        migrate_uri: where its QEMU listens, None for what it says itself.
+        data_uri: where its QEMU listens, None for what it says itself.
         options: policy options that are its own.
         definitions: persistent definitions of its guests by UUID, and of those that are to come.
         live: of those that run, or will.
@@ -79,7 +79,7 @@ class Destination:
 
     name: str
     hypervisor: Target
-    migrate_uri: str | None
+    data_uri: str | None
     host: Host
     options: Mapping[str, object] = field(default_factory=dict)
     definitions: dict[str, Definition] = field(default_factory=dict)
@@ -288,7 +288,7 @@ def destination_from(given: Mapping[str, Any], patience_s: float) -> Destination
     """Connect to a host that is named in the options, and read its guests.
 
     Args:
-        given: ``name``, ``uri``, ``migrate_uri``, ``host`` and ``policy``.
+        given: ``name``, ``uri``, ``data_uri``, ``topology`` and ``policy``.
         patience_s: how long its daemon is waited for, in seconds.
 
     Raises:
@@ -297,10 +297,10 @@ def destination_from(given: Mapping[str, Any], patience_s: float) -> Destination
     name = str(given.get("name") or given["uri"])
     try:
         hypervisor = Target(given["uri"], patience_s)
-        facts = given.get("host")
+        facts = given.get("topology")
         host = hypervisor.host() if facts is None else read_host(facts)
         found = Destination(
-            name, hypervisor, given.get("migrate_uri"), host, dict(given.get("policy") or {})
+            name, hypervisor, given.get("data_uri"), host, dict(given.get("policy") or {})
         )
         found.read()
     except VnumaError as error:

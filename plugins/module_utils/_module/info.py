@@ -39,7 +39,7 @@ from .._model.layout import Ids, Layout, layout_to_result
 from .._model.placement import Ledger, ledger_to_result
 from .._planner.books import make_ledger
 from .._planner.nodes import resized
-from .._policy import Policy, policy_from_options
+from .._policy import Policy, policy_from_record
 from .common import errors_to_result, patience_s, warn_once
 from .location import Location, locate_guest, location_to_result
 from .planning import Ask, Others, plan_asks, read_others, readable
@@ -176,7 +176,7 @@ def report_to_result(report: Report, host: Host) -> dict[str, Any]:
         "policy": None if record is None else recorded_policy(record),
         "planned": None if report.planned is None else layout_to_result(report.planned),
         **layouts,
-        "placement": None if location is None else location_to_result(location),
+        "actual": None if location is None else location_to_result(location),
         "drift": [
             {"between": one.between, "what": one.what, "msg": one.message} for one in report.drift
         ],
@@ -243,7 +243,7 @@ def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) 
         if record is None:
             continue
         try:
-            policy = policy_from_options(recorded_policy(record))
+            policy = policy_from_record(recorded_policy(record))
             guest = read_guest(report.definition, findings.host.hugepage_default_kib)
             nodes = _device_nodes(hypervisor, report.definition, policy)
             sized = resized(guest, policy)
@@ -377,10 +377,6 @@ def _fixed_drifts(
     """Return what only a cold start can change."""
     other, where = first
     now, then = differ_at_start(other, persistent)
-    if now.cpu_mode != then.cpu_mode:
-        # One of the two may be a mode that is compared with no other of its kind.
-        now = replace(now, cpu_mode=other.state.cpu_mode)
-        then = replace(then, cpu_mode=persistent.state.cpu_mode)
     return _drifts(between, (now, where), (then, "as defined"), way_out)
 
 
@@ -409,7 +405,7 @@ def info(module: AnsibleModule) -> dict[str, Any]:
             module.params["guests"],
             StateDir(module.params["state_dir"] or default_state_dir(), hypervisor.host_uuid()),
             local_processes(os.geteuid()) if hypervisor.is_local() else None,
-            with_memory=module.params["memory"],
+            with_memory=module.params["measure_memory"],
         )
     finally:
         hypervisor.close()

@@ -24,6 +24,7 @@ from .._hypervisor.migration import Transfer
 from .._hypervisor.uri import refuse_programs
 from .._model.domain import Domain
 from .._model.layout import layout_to_result
+from .._size import MAX_MEMORY_KIB, parse_size_kib
 from .common import errors_to_result, patience_s, warn_once
 from .destination import Destination, MovingGuest, destination_from, largest_first
 from .leaving import read_moving_guest, reasons_to_stay
@@ -32,9 +33,6 @@ from .move import Move, carry_out
 from .select import Match, select_guests
 from .state_dir import default_state_dir
 from .unfinished import finish_begun, waiting_for
-
-#: Most bandwidth in MiB a second (QEMU_DOMAIN_MIG_BANDWIDTH_MAX, src/qemu/qemu_domain.h).
-_MOST_MIB = (1 << 43) - 1
 
 
 @dataclass
@@ -285,24 +283,39 @@ def transfer_from(options: Mapping[str, Any]) -> Transfer:
     """
     if options["at_once"] < 1:
         raise PolicyError(f"at_once must be an integer of at least 1, not '{options['at_once']}'.")
-    if not 0 <= options["bandwidth_mib"] <= _MOST_MIB:
-        raise PolicyError(
-            f"bandwidth_mib must be an integer from 0 to {_MOST_MIB}, not "
-            f"'{options['bandwidth_mib']}'."
-        )
     if not options["timeout"] > 0:
         raise PolicyError(f"timeout must be more than 0 s, not {options['timeout']:g} s.")
+    handed_on = options["options"]
     return Transfer(
-        peer_to_peer=options["peer_to_peer"],
-        bandwidth_mib=options["bandwidth_mib"],
-        compression=None if options["compression"] == "none" else options["compression"],
-        auto_converge=options["auto_converge"],
-        post_copy=options["post_copy"],
+        peer_to_peer=handed_on["peer_to_peer"],
+        bandwidth_mib=_bandwidth_mib(handed_on["bandwidth"]),
+        compression=None if handed_on["compression"] == "none" else handed_on["compression"],
+        auto_converge=handed_on["auto_converge"],
+        post_copy=handed_on["post_copy"],
         copy_storage=options["copy_storage"],
-        tls=options["tls"],
-        undefine_source=options["source"] == "undefine",
+        tls=handed_on["tls"],
+        undefine_source=options["undefine_source"],
         timeout_s=options["timeout"],
     )
+
+
+def _bandwidth_mib(given: str | None) -> int:
+    """Return the most that a migration may send, in MiB a second; 0 for no limit.
+
+    What libvirt counts is what it takes (QEMU_DOMAIN_MIG_BANDWIDTH_MAX, src/qemu/qemu_domain.h).
+
+    Raises:
+        PolicyError: when that is no size.
+    """
+    if given is None:
+        return 0
+    size_kib = parse_size_kib(given)
+    if size_kib is None or not 1024 <= size_kib <= MAX_MEMORY_KIB:
+        raise PolicyError(
+            f"options.bandwidth must be a size with a unit, of at least 1 MiB, such as '100 MiB', "
+            f"not '{given}'."
+        )
+    return size_kib // 1024
 
 
 def migrate(module: AnsibleModule) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _migrate(
     try:
         migration.run(
             destination.hypervisor.full_uri,
-            destination.migrate_uri,
+            destination.data_uri,
             (arrival.live.text, arrival.persistent.text),
             transfer,
             secrets(arrival.live.root) | secrets(arrival.persistent.root),

@@ -26,6 +26,7 @@ from .._errors import (
     DomainError,
     GuestGoneError,
     HypervisorError,
+    PolicyError,
     VnumaError,
 )
 from .._hypervisor.hypervisor import Hypervisor
@@ -33,7 +34,7 @@ from .._model.domain import Domain
 from .._model.host import Host, host_from_facts
 from .._model.layout import Ids
 from .._model.placement import ledger_to_result
-from .._policy import DEFAULTS
+from .._policy import DEFAULTS, policy_from_options
 from .common import errors_to_result, patience_s, warn_once
 from .lay_out import (
     Group,
@@ -343,50 +344,87 @@ def _define(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards)
     update.defined = True
 
 
-def _group(given: object) -> dict[str, Host]:
-    if not given:
+def planned_earlier(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `Safeguards` hold of the result of an earlier run in check mode.
+
+    Raises:
+        PolicyError: when it is no such result.
+    """
+    guests, ledger = result.get("guests", []), result.get("ledger", {})
+    try:
+        planned = {str(one["uuid"]): str(one["fingerprint"]) for one in guests}
+        return {"planned": planned, "planned_ledger": str(ledger.get("fingerprint", ""))}
+    except (AttributeError, KeyError, TypeError):
+        raise PolicyError(
+            "planned must be what vnuma_partition returned in check mode, as register has it."
+        ) from None
+
+
+def _group(topologies: Mapping[str, object] | None) -> dict[str, Host]:
+    if not topologies:
         return {}
     from .shapes import group_from_facts
 
-    return group_from_facts(given)
+    return group_from_facts(topologies)
+
+
+class GuestsModule(AnsibleModule):  # type: ignore[misc]
+    """A module whose ``guests`` override policy options: a sentence about one names the guest."""
+
+    def fail_json(self, msg: str, **kwargs: Any) -> None:
+        """Fail; Ansible's own check of an entry, which names no guest, is told as ours."""
+        refused = _refused_entries(self.params.get("guests"))
+        super().fail_json(msg=refused or msg, **kwargs)
+
+
+def _refused_entries(entries: object) -> str:
+    """Return what is wrong with the options of entries, entry by entry."""
+    refused = []
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, Mapping) and entry.get("name"):
+            options = {option: value for option, value in entry.items() if option != "name"}
+            try:
+                policy_from_options(options)
+            except PolicyError as error:
+                refused.append(str(error.for_guest(str(entry["name"]))))
+    return " ".join(refused)
 
 
 def partition(module: AnsibleModule) -> dict[str, Any]:
     """Partition the guests and return what came of it."""
-    host = module.params["host"]
-    topology = None if host is None else host_from_facts(host)
+    given = module.params["topology"]
+    topology = None if given is None else host_from_facts(given)
+    options = {option: module.params[option] for option in DEFAULTS}
     hypervisor = Hypervisor(module.params["uri"], patience_s=patience_s(module))
     try:
         result = partition_guests(
             hypervisor,
             module.params["guests"],
-            {option: module.params[option] for option in DEFAULTS},
+            options,
             topology,
             write=not module.check_mode,
             safeguards=Safeguards(
                 StateDir(module.params["state_dir"] or default_state_dir(), hypervisor.host_uuid()),
                 drop_saved=module.params["managed_save"] == "drop",
-                planned=module.params["planned"] or {},
-                planned_ledger=module.params["planned_ledger"] or "",
+                **planned_earlier(module.params["planned"] or {}),
             ),
             rebalance=module.params["rebalance"],
-            group=_group(module.params["migration_group"]),
+            group=_group(module.params["topologies"]),
         )
     finally:
         hypervisor.close()
     updates = result.updates
     warn_once(module, result.warnings, [(one.domain.name, one.warnings) for one in updates])
-    complete = module.params["layouts"] == "complete"
     answer: dict[str, Any] = {
         "changed": result.writes,
-        "guests": [update_to_result(update, complete) for update in updates],
+        "guests": [update_to_result(update) for update in updates],
         "restart_required": [one.domain.name for one in updates if one.restart_required],
         **errors_to_result(result.errors),
     }
     if result.ledger is not None:
         answer["ledger"] = {
             **ledger_to_result(result.ledger),
-            "reserved_memory_mib": module.params["reserved_memory_mib"],
+            "reserved_memory_kib": policy_from_options(options).reserved_memory_kib,
             "reserved_cpus": module.params["reserved_cpus"] or "",
             "fingerprint": result.fingerprint,
         }

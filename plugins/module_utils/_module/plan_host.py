@@ -34,12 +34,14 @@ def plan_host(
     entries: Sequence[Mapping[str, Any]],
     options: Mapping[str, Any],
     rebalance: bool = False,
+    topologies: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
     """Return the plan for a host, as the filter returns it: JSON types only.
 
     *texts* are the definitions of every guest of the host. Entries say which of them to plan, as
     `vnuma_partition` takes them; the others are counted. With *rebalance* nodes are chosen as if
-    all guests were new, where that is better.
+    all guests were new, where that is better. *topologies* are those of the hosts of migration
+    groups, by name.
 
     Raises:
         VnumaError: when a definition cannot be read, or two guests have one name or one UUID.
@@ -47,7 +49,7 @@ def plan_host(
     definitions = _by_domain(texts)
     result = PartitionResult()
     updates = []
-    group = Group(group_from_facts(options.get("migration_group")), anew=rebalance)
+    group = Group(group_from_facts(topologies), anew=rebalance)
     for domain, policy in choose(list(definitions), entries, options, result):
         with result.collecting(domain):
             updates.append(begin_update(domain, policy, definitions[domain], None, host, group))

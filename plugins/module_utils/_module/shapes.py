@@ -12,30 +12,33 @@ from .._cpuset import format_cpuset
 from .._domain.capabilities import read_host
 from .._domain.definition import Definition, read_guest
 from .._domain.record import recorded_policy
-from .._errors import PolicyError, VnumaError
+from .._errors import HostError, PolicyError, VnumaError
 from .._model.host import Host
 from .._planner.nodes import resized
 from .._planner.shape import Member, Shape, ShapeError, check_shape, common_shape
-from .._policy import AUTO, Policy, policy_from_options
+from .._policy import AUTO, Policy, policy_from_record
+from .._size import show_size
 from .lay_out import Group
 
 _OWN = "this host"
 
 
-def group_from_facts(given: object) -> dict[str, Host]:
-    """Return the hosts of a migration group by name; none where only names are given.
+def group_from_facts(topologies: Mapping[str, object] | None) -> dict[str, Host]:
+    """Return the hosts of migration groups by name; none where no topologies are given.
 
     Each host has its facts, or the text of its capabilities.
 
     Raises:
         HostError: when the topology of one cannot be read; the sentence names the host.
     """
+    if not isinstance(topologies or {}, Mapping):
+        raise HostError("topologies must be a dictionary of ansible_facts.vnuma_host by host.")
     hosts = {}
-    for name, topology in given.items() if isinstance(given, Mapping) else ():
+    for name, topology in (topologies or {}).items():
         try:
             hosts[str(name)] = read_host(topology)
         except VnumaError as error:
-            error.message = f"migration_group, {name}: {error.message}"
+            error.message = f"topology of {name}: {error.message}"
             raise
     return hosts
 
@@ -58,8 +61,8 @@ def in_group(policy: Policy, definition: Definition, host: Host, group: Group) -
     unknown = [name for name in names if name not in group.hosts]
     if unknown:
         raise PolicyError(
-            f"migration_group names {', '.join(unknown)}, whose topology is not given; give "
-            "migration_group of the call as a dictionary of ansible_facts.vnuma_host by host."
+            f"migration_group names {', '.join(unknown)}, whose topology is not given; add it to "
+            "topologies, a dictionary of ansible_facts.vnuma_host by host."
         )
     hosts = {name: group.hosts[name] for name in names}
     if not any(_nodes(one) == _nodes(host) for one in hosts.values()):
@@ -102,7 +105,7 @@ def _kept(policy: Policy, definition: Definition) -> Policy | None:
     """
     if definition.record is None:
         return None
-    recorded = policy_from_options(recorded_policy(definition.record))
+    recorded = policy_from_record(recorded_policy(definition.record))
     # ``auto`` takes the fewest cells, and the others the most.
     if not recorded.migration_group or (recorded.nodes == AUTO) != (policy.nodes == AUTO):
         return None
@@ -140,7 +143,7 @@ def _shape_to_result(shape: Shape) -> dict[str, Any]:
     options = {
         "cells": shape.cells,
         "threads": shape.threads,
-        "granule_kib": shape.granule_kib,
+        "granule": shape.granule_kib and show_size(shape.granule_kib),
         "distances": distances if isinstance(distances, str) else [list(row) for row in distances],
         "migration_group": sorted(shape.nodes),
     }

@@ -174,19 +174,15 @@ def ledger_fingerprint(definitions: Mapping[str, Definition]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def update_to_result(update: GuestUpdate, complete: bool) -> dict[str, Any]:
-    """Return one guest's result as the module returns it.
-
-    When *complete* it has the whole layout even where nothing is changed, see `layout_to_result`.
-    """
+def update_to_result(update: GuestUpdate) -> dict[str, Any]:
+    """Return one guest's result as the module returns it; short where nothing is changed."""
     layout = update.layout
-    complete = complete or update.changed
     return {
         "name": update.domain.name,
         "uuid": update.domain.uuid,
         "changed": update.changed,
         "restart_required": update.restart_required,
-        "layout": None if layout is None else layout_to_result(layout, complete),
+        "layout": None if layout is None else layout_to_result(layout, update.changed),
         **(
             {} if update.placement is None else {"placement": placement_to_result(update.placement)}
         ),

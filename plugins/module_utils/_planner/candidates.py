@@ -239,7 +239,7 @@ class Case:
         except LayoutError:
             return
         # In proportion to the nodes, what one has to hold is known once all of them are.
-        is_even = self.demand.policy.split == "even"
+        is_even = self.demand.policy.split != "proportional"
         least = min(need.cores for need in needs.of_nodes) if is_even else 1
         left = {node: room.cores_left(node, self.demand, 1) for node in among}
         able = [node for node in among if left[node] >= least]

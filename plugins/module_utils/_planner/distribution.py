@@ -54,13 +54,6 @@ def apportion(total: int, weights: Sequence[int]) -> list[int]:
     return parts
 
 
-def divides(total: int, weights: Sequence[int]) -> bool:
-    """Tell whether every cell gets exactly its part."""
-    if not any(weights):
-        weights = [1] * len(weights)
-    return all(total * weight % sum(weights) == 0 for weight in weights)
-
-
 def node_weights(backing: Sequence[Node | None], size: Callable[[Node], int]) -> list[int]:
     """Return what each cell's node has, shared by the cells that are on it.
 
@@ -98,10 +91,10 @@ def assign_vcpus(
             f"split 'proportional' conflicts with distribution '{policy.distribution}', which "
             "gives every cell as many vCPUs; set distribution to 'contiguous', or split to 'even'."
         )
-    if policy.remainder == "fail" and policy.split == "even" and vcpus % count:
+    if policy.split == "equal" and vcpus % count:
         raise LayoutError(
             f"{vcpus} vCPUs do not divide evenly over {count} cells; use a multiple of "
-            f"{count}, or set remainder to 'spread'."
+            f"{count}, or set split to 'even'."
         )
     if policy.distribution == "contiguous":
         assigned, topology = _assign_contiguous(vcpus, backing, policy, host_threads)
@@ -152,8 +145,12 @@ def _assign_contiguous(
             f"{cores}",
         )
     weights = _weights(backing, policy, threads)
-    if policy.remainder == "fail" and not divides(cores, weights):
-        raise LayoutError(_does_not_divide(cores, threads, count, policy))
+    if policy.split == "equal" and cores % count:
+        raise LayoutError(
+            f"{cores} cores of {threads} thread{'s' if threads > 1 else ''} do not divide evenly "
+            f"over {count} cells; use a multiple of {count * threads} vCPUs, or set split to "
+            "'even'."
+        )
     sizes = apportion(cores, weights)
     assigned: list[Ids] = []
     first = 0
@@ -174,22 +171,9 @@ def _has_sockets(sockets: int, cores: int, weights: Sequence[int]) -> bool:
 
 def _weights(backing: Sequence[Node | None], policy: Policy, threads: int) -> list[int]:
     """Return how many cores each cell's node has, shared by the cells that are on it."""
-    if policy.split == "even":
+    if policy.split != "proportional":
         return [1] * len(backing)
     return node_weights(backing, lambda node: usable_cores(node, policy, threads))
-
-
-def _does_not_divide(cores: int, threads: int, count: int, policy: Policy) -> str:
-    of = f"{cores} cores of {threads} thread{'s' if threads > 1 else ''}"
-    if policy.split == "proportional":
-        return (
-            f"{of} do not divide over {count} cells in proportion to their nodes; set remainder to "
-            "'spread'."
-        )
-    return (
-        f"{of} do not divide evenly over {count} cells; use a multiple of {count * threads} vCPUs, "
-        "or set remainder to 'spread'."
-    )
 
 
 def _round_robin_topology(vcpus: int, count: int, policy: Policy, host_threads: int) -> Topology:

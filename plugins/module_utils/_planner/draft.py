@@ -20,7 +20,6 @@ from .cores import EXCLUSIVE, balanced_cpus, check_online, open_cpus
 from .distribution import assign_vcpus, cpu_topology
 from .limits import (
     boot_warnings,
-    check_cpu_mode,
     check_definition,
     check_emulated_threads,
     check_guest,
@@ -136,7 +135,6 @@ def _draft_without_cells(
     """Plan a guest on one node: pins and a memory binding, and nothing that its kernel sees."""
     arch = guest.arch or view.host.arch
     check_kind(guest)
-    check_cpu_mode(guest, arch, policy)
     check_pins(guest, arch, policy)
     check_own_cells(guest)
     check_own_size(guest, policy)

@@ -111,20 +111,6 @@ def check_machine(guest: Guest, arch: str, policy: Policy) -> None:
         )
 
 
-def check_cpu_mode(guest: Guest, arch: str, policy: Policy) -> None:
-    """Refuse a guest that would get a ``<cpu>`` for its mode alone, and would not start with it.
-
-    Raises:
-        LayoutError: with the way out.
-    """
-    if policy.cpu_mode != "keep" and not guest.takes_cpu:
-        raise LayoutError(
-            f"cpu_mode '{policy.cpu_mode}' is not possible for guests of architecture {arch} on "
-            "this host: its libvirt has no CPU driver for them, and starts none whose definition "
-            "has a <cpu>; set cpu_mode to 'keep'."
-        )
-
-
 def check_pins(guest: Guest, arch: str, policy: Policy) -> None:
     """Refuse pins of vCPUs that have no threads of their own.
 
@@ -318,7 +304,7 @@ def topology_warnings(
         )
     if not is_x86(arch or "x86_64"):
         return
-    if topology.threads > 1 and lacks_topoext(guest, host, policy):
+    if topology.threads > 1 and lacks_topoext(guest, host):
         yield (
             f"it does not see its threads {topology.threads} on this {host.cpu_vendor} host; add "
             "<feature policy='require' name='topoext'/> to its <cpu>, or set "
@@ -387,7 +373,7 @@ def _cells_text(ids: set[int]) -> str:
     return f"cell{'s' if len(ids) > 1 else ''} {format_cpuset(ids)}"
 
 
-def lacks_topoext(guest: Guest, host: Host, policy: Policy) -> bool:
+def lacks_topoext(guest: Guest, host: Host) -> bool:
     """Tell whether QEMU hides threads, and what shares which cache, from a guest on this host.
 
     An AMD CPU without ``topoext`` has no threads: its guest takes them for cores, and QEMU warns
@@ -404,7 +390,7 @@ def lacks_topoext(guest: Guest, host: Host, policy: Policy) -> bool:
         return False
     if host.cpu_vendor not in _VENDORS_WITH_TOPOEXT:
         return False
-    if policy.cpu_mode != "keep" or guest.cpu_mode in ("host-passthrough", "maximum"):
+    if guest.cpu_mode in ("host-passthrough", "maximum"):
         return True
     # What libvirt makes of host-model is known on the host alone; on AMD's Zen it is an EPYC.
     return guest.cpu_mode != "host-model" and not guest.cpu_model.startswith(_MODELS_WITH_TOPOEXT)

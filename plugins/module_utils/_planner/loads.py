@@ -289,7 +289,7 @@ class Demand:
         self.guest, self.policy = guest, on_host(policy, host)
         self.is_exclusive = policy.pinning in EXCLUSIVE
         self.overcommit_per_mille = int(policy.cpu_overcommit * 1000)
-        self.reserved_kib = policy.reserved_memory_mib * 1024
+        self.reserved_kib = policy.reserved_memory_kib
         self._host = host
         check_page_sizes([use.size_kib for use in hugepage_uses(guest, host.nodes)], host)
         eligible = host.eligible

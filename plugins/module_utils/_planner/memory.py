@@ -18,8 +18,8 @@ from .._model.host import (
 )
 from .._model.layout import Ids
 from .._policy import Matrix, Policy
-from .._size import granule_kib
-from .distribution import apportion, divides, node_weights
+from .._size import granule_kib, show_size
+from .distribution import apportion, node_weights
 
 #: The largest ordinary page of an architecture, that of aarch64 and ppc64.
 LARGEST_ORDINARY_KIB = 64
@@ -80,8 +80,9 @@ def split_memory(
     if policy.granule_kib is not None:
         if policy.granule_kib % granule:
             raise LayoutError(
-                f"granule_kib {policy.granule_kib} is not a multiple of {granule} KiB, the "
-                "smallest unit that its memory can be split in; change granule_kib."
+                f"granule {show_size(policy.granule_kib)} is not a multiple of "
+                f"{show_size(granule)}, the smallest unit that its memory can be split in; change "
+                "granule."
             )
         granule = policy.granule_kib
     unit_name = f"{'hugepage' if page == granule else 'granule'} of {granule} KiB"
@@ -99,8 +100,12 @@ def split_memory(
     weights = [1] * count
     if policy.split == "proportional":
         weights = node_weights(backing, lambda node: _granules(node, page, granule))
-    if policy.remainder == "fail" and (rest or not divides(units, weights)):
-        raise LayoutError(_does_not_divide(guest, count, granule, policy))
+    if policy.split == "equal" and (rest or units % count):
+        raise LayoutError(
+            f"{guest.memory_kib} KiB of memory does not divide evenly over {count} cells in "
+            f"granules of {granule} KiB; use a multiple of {granule * count} KiB, or set split to "
+            "'even'."
+        )
     memory = [size * granule for size in apportion(units, weights)]
     memory[-1] += rest
     return memory
@@ -112,19 +117,6 @@ def _granules(node: Node, page_kib: int, granule: int) -> int:
         pool.total * pool.size_kib for pool in node.hugepages if pool.size_kib == page_kib
     )
     return (pool_kib or node.memory_kib) // granule
-
-
-def _does_not_divide(guest: Guest, count: int, granule: int, policy: Policy) -> str:
-    if policy.split == "proportional":
-        return (
-            f"{guest.memory_kib} KiB of memory does not divide over {count} cells in proportion to "
-            f"their nodes in granules of {granule} KiB; set remainder to 'spread'."
-        )
-    return (
-        f"{guest.memory_kib} KiB of memory does not divide evenly over {count} cells in "
-        f"granules of {granule} KiB; use a multiple of {granule * count} KiB, "
-        "or set remainder to 'spread'."
-    )
 
 
 def distance_matrix(

@@ -133,7 +133,7 @@ def backing_nodes(guest: Guest, host: Host, policy: Policy) -> Ids:
     Raises:
         LayoutError: when the host cannot; with the figures.
     """
-    if policy.split != "even":
+    if policy.split == "proportional":
         raise LayoutError(
             f"split '{policy.split}' sizes cells by the nodes of one host, and other hosts of a "
             "migration group have others; set split to 'even'."
@@ -308,5 +308,5 @@ def _no_shape(counts: Sequence[int | None], reasons: Mapping[str, str]) -> str:
     return (
         f"no number of cells can be had on every host of its migration group ({each}); take hosts "
         "out of migration_group, reduce the guest's vCPUs or memory, raise cpu_overcommit, or "
-        "lower reserved_memory_mib."
+        "lower reserved_memory."
     )

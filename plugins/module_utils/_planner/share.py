@@ -18,7 +18,7 @@ from .._model.guest import Guest
 from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._model.placement import Load, Threads
-from .._policy import MAX_VCPUS, Policy
+from .._policy import KEEP, MAX_VCPUS, Policy
 from .caches import CacheLoad, pin_by_cache
 from .cores import EXCLUSIVE, balanced_cpus, open_threads
 from .draft import Draft
@@ -237,7 +237,7 @@ def _own_threads(one: Sharing) -> Iterator[Threads]:
     for what, cpus in one.guest.thread_pins:
         is_emulator = what == "its emulator"
         option = policy.emulator_pinning if is_emulator else policy.iothread_pinning
-        if stays or option == "none":
+        if stays or option == KEEP:
             yield Threads(what, cpus, is_held=True)
     if stays:
         return

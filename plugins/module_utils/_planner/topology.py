@@ -100,17 +100,17 @@ def socket_cores(
     if kept and cores % kept == 0 and nests(sizes, cores // kept):
         return cores // kept
     count = 0 if policy.migration_group else _sockets_of_host(backing, sizes)
-    if not count or not shares_sockets(guest, host, policy):
+    if not count or not shares_sockets(guest, host):
         return plain.cores
     return cores // count
 
 
-def shares_sockets(guest: Guest, host: Host, policy: Policy) -> bool:
+def shares_sockets(guest: Guest, host: Host) -> bool:
     """Tell whether a guest's kernel was seen to take several cells in one socket.
 
     On KVM every model has the host's vendor (x86_cpu_load_model, target/i386/cpu.c in QEMU).
     """
-    is_copy = policy.cpu_mode != "keep" or guest.cpu_mode not in ("", "custom")
+    is_copy = guest.cpu_mode not in ("", "custom")
     if guest.kind == "qemu":
         return not is_copy and guest.cpu_model.startswith(_SEEN_CLEAN)
     if host.cpu_vendor != "Intel":
@@ -321,7 +321,7 @@ def die_warnings(guest: Guest, host: Host, policy: Policy, topology: Topology) -
     if topology.dies < 2:
         return
     told = f"it does not see its {topology.dies} dies a socket as cache domains"
-    if lacks_topoext(guest, host, policy):
+    if lacks_topoext(guest, host):
         yield (
             f"{told} on this {host.cpu_vendor} host; add <feature policy='require' "
             "name='topoext'/> to its <cpu>, or set dies to 'none'."

@@ -37,7 +37,7 @@ from .view import (
 #: Most vCPUs of a definition (countCPU, src/conf/schemas/domaincommon.rng in libvirt).
 _MOST_VCPUS = 65535
 #: What is taken of a host's entry.
-_KEYS = ("host", "info", "plan", "error")
+_KEYS = ("topology", "info", "plan", "error")
 #: So many guests of a host are drawn.
 _MAX_GUESTS = 10_000
 
@@ -46,7 +46,7 @@ def read_fleet(raw: object) -> list[HostView]:
     """Read all hosts, by name.
 
     Args:
-        raw: by host name, dictionaries with ``host``, ``info``, ``plan`` and ``error``.
+        raw: by host name, dictionaries with ``topology``, ``info``, ``plan`` and ``error``.
 
     Raises:
         VnumaError: when it is no such dictionary. What is wrong with a host's own answers is an
@@ -82,7 +82,7 @@ def read_host(name: str, raw: object) -> HostView:
     where = _where(name)
     given = _mapping(raw, where, "its entry")
     entry = plain({key: given[key] for key in _KEYS if key in given}, where)
-    facts = entry.get("host")
+    facts = entry.get("topology")
     info = _mapping(entry.get("info") or {}, where, "info")
     plan = _mapping(entry.get("plan") or {}, where, "plan")
     try:
@@ -174,8 +174,8 @@ def _guest(
     if plan.get("layout") is not None and (changed or not found):
         after = _layout(plan["layout"])
         layouts.setdefault(after, []).append("after this run" if changed and found else "planned")
-    placement = info.get("placement") or {}
-    affinity, memory = placement.get("vcpus"), placement.get("cells")
+    actual = info.get("actual") or {}
+    affinity, memory = actual.get("vcpus"), actual.get("cells")
     return GuestView(
         code=code,
         name=name,

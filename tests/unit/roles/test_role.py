@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import role_spec
 import yaml
 from ansible_collections.kvm.vnuma.plugins.doc_fragments.policy import ModuleDocFragment
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import DEFAULTS
@@ -17,14 +17,12 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._policy import DEFAULTS
 PROJECT = Path(__file__).resolve().parents[3]
 ROLE = PROJECT / "roles/vnuma"
 
-#: Role variables that are options of a module under another name, with the module and the option.
-RENAMED = {
-    "vnuma_uri": ("vnuma_partition", "uri"),
-    "vnuma_managed_save": ("vnuma_partition", "managed_save"),
-    "vnuma_restart_at_once": ("vnuma_restart", "at_once"),
-    "vnuma_shutdown_timeout": ("vnuma_restart", "timeout"),
-    "vnuma_agent_timeout": ("vnuma_restart", "agent_timeout"),
-}
+SPEC = yaml.safe_load(role_spec.text())["argument_specs"]
+#: Variables that the playbooks alone read, or that are those of other hosts.
+OF_PLAYBOOKS = frozenset(
+    ("vnuma_hosts", "vnuma_serial", "vnuma_migrate_from", "vnuma_drain", "vnuma_drain_to")
+)
+OF_TARGETS = frozenset(("vnuma_migrate_uri", "vnuma_migrate_data_uri"))
 
 
 def _read(path: str) -> Any:
@@ -37,21 +35,10 @@ def _options(entry: str = "main") -> dict[str, dict[str, Any]]:
     return options
 
 
-def _module_options(module: str) -> dict[str, dict[str, Any]]:
-    tree = ast.parse((PROJECT / f"plugins/modules/{module}.py").read_text(encoding="utf-8"))
-    (text,) = (
-        node.value.value
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.value, ast.Constant)
-        and getattr(node.targets[0], "id", "") == "DOCUMENTATION"
-    )
-    options = yaml.safe_load(str(text))["options"]
-    if module == "vnuma_partition":
-        # What comes from fragments is in the argument spec only.
-        options.setdefault("uri", {"type": "str", "default": "qemu:///system"})
-    assert isinstance(options, dict)
-    return options
+def test_the_specs_follow_the_modules() -> None:
+    """The file is what is made of the modules' own texts; tests/tools/role_spec.py writes it."""
+    assert _read("meta/argument_specs.yml")["argument_specs"] == SPEC
+    assert role_spec.SPEC.read_text(encoding="utf-8") == role_spec.text()
 
 
 def test_documented_defaults_are_the_defaults() -> None:
@@ -60,22 +47,46 @@ def test_documented_defaults_are_the_defaults() -> None:
         name: option.get("default")
         for entry in ("main", "migrate")
         for name, option in _options(entry).items()
-        if not option.get("required")
+        if not option.get("required") and name not in OF_PLAYBOOKS | OF_TARGETS
     }
+    # libvirt is handed what is given, and nothing else.
+    documented["vnuma_migrate_options"] = {}
     assert _read("defaults/main.yml") == documented
 
 
-def test_migrations_take_what_the_module_takes() -> None:
-    """The same types, choices and defaults; and each variable is handed on."""
-    options, module = _options("migrate"), _module_options("vnuma_migrate")
+def test_migrations_hand_on_every_variable() -> None:
+    """Each option of the module is given, and each by the variable that is called like it."""
     *_before, block = _read("tasks/migrate.yml")
     handed = block["block"][0]["kvm.vnuma.vnuma_migrate"]
-    assert set(handed) == {"uri", "daemon_timeout", "state_dir", *module}
-    for name, option in module.items():
-        # Those are lists of the module, and names of hosts or text here.
-        if name not in ("guests", "targets"):
-            for key in ("type", "choices", "default"):
-                assert options[f"vnuma_migrate_{name}"].get(key) == option.get(key), (name, key)
+    options = role_spec.module_options("vnuma_migrate")
+    assert set(handed) == set(options)
+    for name in set(options) - {"guests", "targets", "uri", "daemon_timeout", "state_dir"}:
+        assert handed[name] == f"{{{{ vnuma_migrate_{name} }}}}", name
+
+
+def test_every_variable_is_in_a_spec() -> None:
+    """Those of the playbooks and of other hosts too: what is read somewhere is documented."""
+    read = {
+        name
+        for path in (*ROLE.rglob("*.yml"), *PROJECT.glob("playbooks/*.yml"))
+        if not {"meta", "vars"}.intersection(path.parts)
+        for name in re.findall(r"\bvnuma_[a-z_]+(?!\w)", path.read_text(encoding="utf-8"))
+    }
+    documented = {name for entry in SPEC.values() for name in entry["options"]}
+    made = {
+        name
+        for path in (*ROLE.rglob("*.yml"), *PROJECT.glob("playbooks/*.yml"))
+        for name in re.findall(
+            r"(?:register|index_var|loop_var): (vnuma_\w+)|^ +(vnuma_\w+): ?(?:>-|\"|\[|$)",
+            path.read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+        for name in name
+    }
+    made |= set(_read("vars/main.yml"))
+    modules = {path.stem for path in PROJECT.glob("plugins/modules/*.py")}
+    assert read - documented - made - modules - {"vnuma_host"} == set()
+    assert documented - read == set()
 
 
 def test_every_policy_option_is_a_variable() -> None:
@@ -87,7 +98,11 @@ def test_every_policy_option_is_a_variable() -> None:
     assert set(entry) == {"name", *DEFAULTS}
     for name, option in policy.items():
         documented = {**options[f"vnuma_{name}"]}
-        del documented["description"]
+        documented = {
+            key: value
+            for key, value in documented.items()
+            if key not in ("description", "version_added")
+        }
         expected = {
             key: value
             for key, value in option.items()
@@ -98,28 +113,17 @@ def test_every_policy_option_is_a_variable() -> None:
         assert in_entry == {key: value for key, value in expected.items() if key != "default"}, name
 
 
-@pytest.mark.parametrize(("variable", "place"), sorted(RENAMED.items()))
-def test_what_is_handed_on_is_what_the_module_takes(variable: str, place: tuple[str, str]) -> None:
-    """The same type, choices and default."""
-    module, option = place
-    role_option, module_option = _options()[variable], _module_options(module)[option]
-    for key in ("type", "choices", "default"):
-        assert role_option.get(key) == module_option.get(key), key
-
-
-@pytest.mark.parametrize("entry", ["plan", "report", "partition"])
-def test_every_entry_point_takes_the_same(entry: str) -> None:
+def test_a_plan_takes_what_a_run_takes() -> None:
     """A play that only plans is given the same variables as one that goes on."""
-    assert _options("main") == _options(entry)
+    assert _options("main") == _options("plan")
 
 
 def test_what_is_redefined_is_what_was_planned() -> None:
-    """The same options with the same values; the plan's fingerprints come on top."""
+    """The same options with the same values; the plan comes on top."""
     *_gather, plan = _read("tasks/plan.yml")
     module = "kvm.vnuma.vnuma_partition"
     (redefine,) = (task for task in _read("tasks/redefine.yml") if module in task)
-    assert set(redefine[module]) - set(plan[module]) == {"planned", "planned_ledger"}
-    del redefine[module]["planned"], redefine[module]["planned_ledger"]
+    assert redefine[module].pop("planned") == "{{ vnuma_plan }}"
     assert redefine[module] == plan[module]
     assert plan["check_mode"] is True
     assert "check_mode" not in redefine
@@ -130,7 +134,7 @@ def test_the_tasks_hand_on_every_variable() -> None:
     used = "".join(
         path.read_text(encoding="utf-8") for path in ROLE.rglob("*.yml") if "tasks" in str(path)
     ) + (ROLE / "handlers/main.yml").read_text(encoding="utf-8")
-    for variable in _options():
+    for variable in set(_options()) - OF_PLAYBOOKS:
         assert variable in used, variable
     for option in DEFAULTS:
         assert f'{option}: "{{{{ vnuma_{option}' in used, option

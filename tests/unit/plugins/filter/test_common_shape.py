@@ -56,8 +56,8 @@ def test_a_shape_and_its_nodes() -> None:
     assert _seen(one) == _seen(other)
     assert one.count("nodeset='0-7'") == other.count("nodeset='0-1'") == 1
     # By the facts of the group it is the same, in both filters.
-    assert partition_domain(GUEST, facts["kvm1"], migration_group=facts) == one
-    plan = plan_host([GUEST], facts["kvm2"], migration_group=facts)
+    assert partition_domain(GUEST, facts["kvm1"], facts, migration_group=list(facts)) == one
+    plan = plan_host([GUEST], facts["kvm2"], topologies=facts, migration_group=list(facts))
     assert plan["guests"][0]["definition"] == other
 
 
@@ -75,7 +75,7 @@ def test_who_cannot() -> None:
         ([], GUEST, "common_shape takes a dictionary of hosts"),
         ({}, GUEST, "common_shape takes a dictionary of hosts"),
         ({"a": {}}, 5, "the domain definition must be text, not int"),
-        ({"a": 5}, GUEST, "migration_group, a: host must be ansible_facts.vnuma_host"),
+        ({"a": 5}, GUEST, "topology of a: topology must be ansible_facts.vnuma_host"),
         ({"a": {"nodes": []}}, GUEST, "a: the host has no NUMA node"),
         ({"a": {"nodes": []}}, "<x/>", "must start with <domain>"),
     ],

@@ -63,7 +63,7 @@ def _wanted(entry: reports.Entry) -> Samples:
         name = guest["name"]
         put("vnuma_guest_drift", len(guest["drift"]), guest=name)
         put("vnuma_guest_restart_required", int(guest["restart_required"]), guest=name)
-        for cell in (guest["placement"] or {}).get("cells") or ():
+        for cell in (guest["actual"] or {}).get("cells") or ():
             labels = {"guest": name, "cell": "all" if cell["id"] is None else cell["id"]}
             put("vnuma_cell_resident_bytes", cell["resident_kib"] * 1024, **labels)
             put("vnuma_cell_local_ratio", cell["local_share"], **labels)
@@ -72,7 +72,7 @@ def _wanted(entry: reports.Entry) -> Samples:
     states = [guest["state"] for guest in entry["info"]["guests"]]
     for state in set(states):
         put("vnuma_guests", states.count(state), state=state)
-    for node in entry["host"]["nodes"]:
+    for node in entry["topology"]["nodes"]:
         labels = {"node": node["id"]}
         put("vnuma_node_memory_bytes", node["memory_kib"] * 1024, **labels)
         if node["free_kib"] is not None:

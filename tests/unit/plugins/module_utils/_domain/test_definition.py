@@ -491,7 +491,7 @@ def test_twice_is_too_often(host: HostOf, tag: str) -> None:
             False,
         ),
         ("", "<cpu mode='host-model'/>", "<cpu mode='host-model' check='partial'/>", True),
-        ("", "<cpu mode='host-model'/>", "<cpu mode='host-passthrough'/>", False),
+        ("", "<cpu mode='host-model'/>", "<cpu mode='host-passthrough'/>", True),
     ],
 )
 def test_meaning(path: str, one: str, other: str, same: bool) -> None:
@@ -534,7 +534,7 @@ def test_the_diff_has_what_is_managed_and_nothing_else(host: HostOf) -> None:
         f"</disk></devices><q:commandline xmlns:q='urn:q'><q:arg value='{secret}'/>"
         "</q:commandline>",
     ).replace("<memory>", f"<metadata><x xmlns='urn:x'>{secret}</x></metadata><memory>", 1)
-    for definition in (text, _edit(text, host("rfc-8n240c"), cpu_mode="host-passthrough")):
+    for definition in (text, _edit(text, host("rfc-8n240c"), emulator_pinning="nodes")):
         shown = managed_text(read_definition(definition).root)
         assert secret not in shown
         assert "anuma" in shown

@@ -94,7 +94,7 @@ POLICIES: tuple[dict[str, Any], ...] = (
     {"distribution": "round_robin", "memory_mode": "none"},
     {"distribution": "interleave", "pinning": "none", "cells": 3},
     {"pinning": "core", "memory_mode": "preferred", "distances": "none"},
-    {"emulator_pinning": "nodes", "iothread_pinning": "nodes", "cpu_mode": "host-passthrough"},
+    {"emulator_pinning": "nodes", "iothread_pinning": "nodes"},
     {"memory_mode": "restrictive", "emulator_pinning": "0-1", "nodes": "0,3"},
 )
 
@@ -169,16 +169,32 @@ def test_emulator_pin_set_by_hand_later_is_what_comes_back(host: HostOf) -> None
     )
 
 
-def test_cpu_mode(host: HostOf) -> None:
-    """host-passthrough takes the model out, and absent or keep brings it back."""
-    passing = _edit(DOMAIN, host("rfc-8n240c"), cpu_mode="host-passthrough")
-    cpu = read_definition(passing).root.find("cpu")
-    assert dict(cpu.attrib) == {"mode": "host-passthrough", "check": "none"}
-    assert [child.tag for child in cpu] == ["topology", "feature", "numa"]
-    kept = read_definition(_edit(passing, host("rfc-8n240c"))).root.find("cpu")
-    assert dict(kept.attrib) == {"mode": "custom", "match": "exact", "check": "partial"}
-    assert [child.tag for child in kept] == ["model", "vendor", "topology", "feature", "numa"]
-    assert restored_text(read_definition(passing)) == DOMAIN
+@pytest.mark.parametrize("option", ["emulator_pinning", "iothread_pinning"])
+def test_none_removes_pins_that_were_made_by_hand(host: HostOf, option: str) -> None:
+    """Also in the running guest. Later they are back, when it is no longer asked for."""
+    rfc = host("rfc-8n240c")
+    tag = option.replace("_pinning", "pin")
+    removed = _edit(DOMAIN, rfc, **{option: "none"})
+    after = read_definition(removed)
+    assert after.root.find(f"cputune/{tag}") is None
+    assert _edit(removed, rfc, **{option: "none"}) == removed
+    (pin,) = (
+        one for one in live_pins(read_definition(DOMAIN), after, rfc) if one.field[0] == tag[0]
+    )
+    assert pin.cpus == tuple(range(240))
+    assert read_definition(_edit(removed, rfc)).root.find(f"cputune/{tag}") is not None
+    assert restored_text(after) == DOMAIN
+
+
+def test_the_cpu_mode_is_its_owners(host: HostOf) -> None:
+    """Mode, model and attributes are what the owner chose; a change of them is no loss."""
+    cpu = read_definition(_edit(DOMAIN, host("rfc-8n240c"))).root.find("cpu")
+    assert dict(cpu.attrib) == {"mode": "custom", "match": "exact", "check": "partial"}
+    assert [child.tag for child in cpu] == ["model", "vendor", "topology", "feature", "numa"]
+    before = read_definition(DOMAIN)
+    other = read_definition(DOMAIN.replace("mode='custom' match='exact'", "mode='host-model'"))
+    assert before.text != other.text
+    assert lost_elements(before, other) == ["cpu"]
 
 
 @pytest.mark.parametrize(
@@ -594,5 +610,3 @@ def test_restart_and_live_pins(host: HostOf) -> None:
         _edit(DOMAIN, rfc).replace("<emulatorpin cpuset='0-1'/>", "<emulatorpin cpuset='8'/>")
     )
     assert live_pins(by_hand, strict, rfc) == []
-    passing = read_definition(_edit(DOMAIN, rfc, cpu_mode="host-passthrough"))
-    assert needs_restart(strict, passing)

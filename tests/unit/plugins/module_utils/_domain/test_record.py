@@ -62,7 +62,7 @@ def _restored(text: str) -> str:
         ({"pinning": "cpu", "threads": 2}, {"pinning": "cpu", "threads": "2"}),
         ({"emulator_pinning": "0,1", "reserved_cpus": "0-1"},
          {"emulator_pinning": "0-1", "reserved_cpus": "0-1"}),
-        ({"state": "present", "remainder": "spread"}, {}),
+        ({"state": "present", "split": "even"}, {}),
     ],
 )  # fmt: skip
 def test_the_policy_is_on_record(
@@ -78,11 +78,11 @@ def test_the_policy_is_on_record(
 def test_another_policy_with_the_same_layout_is_recorded(host: HostOf) -> None:
     """The record says what was asked for last, even if nothing else differs."""
     once = _edit(_domain(), host("rfc-8n240c"))
-    other = _edit(once, host("rfc-8n240c"), remainder="fail")
+    other = _edit(once, host("rfc-8n240c"), split="equal")
     assert other != once
     record = find_record(read_definition(other).root)
     assert record is not None
-    assert recorded_policy(record) == {"remainder": "fail"}
+    assert recorded_policy(record) == {"split": "equal"}
     back = read_definition(_edit(other, host("rfc-8n240c")))
     assert back.state == read_definition(once).state
 

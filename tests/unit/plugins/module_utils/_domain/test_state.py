@@ -120,8 +120,7 @@ def test_a_definition_does_not_differ_from_itself(inner: str) -> None:
             [
                 ("cells", "it has", "2 cells", "no cells"),
                 ("topology", "its CPU topology is", "2 sockets, 1 core, 2 threads", "not set"),
-                ("cpu_mode", "its CPU mode is", "host-passthrough", "not set"),
-                ("placement", "its vCPU placement is", "static", "auto"),
+                ("vcpu_placement", "its vCPU placement is", "static", "auto"),
             ],
         ),
         (

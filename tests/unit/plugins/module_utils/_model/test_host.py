@@ -69,8 +69,8 @@ def test_eligible_nodes_and_threads(
 @pytest.mark.parametrize(
     ("facts", "sentence"),
     [
-        (None, "host must be ansible_facts.vnuma_host as vnuma_facts returns it, not None."),
-        ([], "host must be ansible_facts.vnuma_host as vnuma_facts returns it, not []."),
+        (None, "topology must be ansible_facts.vnuma_host as vnuma_facts returns it, not None."),
+        ([], "topology must be ansible_facts.vnuma_host as vnuma_facts returns it, not []."),
         ({}, "host.nodes must be a list as vnuma_facts returns it, not None."),
         ({"nodes": {}}, "host.nodes must be a list as vnuma_facts returns it, not {}."),
         ({"nodes": [1]}, "host.nodes must hold dictionaries with an 'id', not 1."),

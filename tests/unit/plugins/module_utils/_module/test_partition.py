@@ -221,8 +221,8 @@ def test_check_mode_writes_nothing(fake: FakeHypervisor, call: Call, tmp_path: P
     assert list(tmp_path.iterdir()) == []
     assert fake.persistent["anuma"] == _xml("anuma")
     done = call()
-    assert [update_to_result(update, complete=True) for update in planned.updates] == [
-        update_to_result(update, complete=True) for update in done.updates
+    assert [update_to_result(update) for update in planned.updates] == [
+        update_to_result(update) for update in done.updates
     ]
     assert [update_to_diff(update) for update in planned.updates] == [
         update_to_diff(update) for update in done.updates
@@ -498,7 +498,7 @@ def test_caches_by_the_definitions_of_all(
     """A guest that is not in the call has its cache; pins change live; nobody moves after."""
     fake.topology = host("rome-nps1")
     fake.persistent = {name: _xml(name, vcpus=4) for name in ("anuma", "db")}
-    options = {"nodes": nodes, "threads": 1, "reserved_memory_mib": 0}
+    options = {"nodes": nodes, "threads": 1, "reserved_memory": 0}
     call([{"name": "db"}], pinning="cache", **options)
     assert "<vcpupin vcpu='3' cpuset='0-3,16-19'/>" in fake.persistent["db"]
     call([{"name": "anuma"}], pinning="node", **options)
@@ -674,11 +674,11 @@ def test_others_keep_their_cpus(fake: FakeHypervisor, call: Call) -> None:
 @pytest.mark.parametrize("name", ["anuma", "db"])
 def test_the_diff_shows_no_password(fake: FakeHypervisor, call: Call, name: str) -> None:
     """Neither do results."""
-    (update,) = call([{"name": name}], cpu_mode="host-passthrough").updates
+    (update,) = call([{"name": name}], emulator_pinning="nodes").updates
     diff = update_to_diff(update)
     assert diff["before"] != diff["after"]
-    assert SECRET not in repr(diff) + repr(update_to_result(update, complete=True))
-    assert update_to_result(update, complete=True)["layout"]["cells"][7]["host_node"] == 7
+    assert SECRET not in repr(diff) + repr(update_to_result(update))
+    assert update_to_result(update)["layout"]["cells"][7]["host_node"] == 7
 
 
 def test_guests_of_a_call_keep_their_own_cpus(fake: FakeHypervisor, call: Call) -> None:

@@ -242,13 +242,11 @@ def test_memory_devices_are_where_their_nodemask_is() -> None:
         "<source><nodemask>1</nodemask></source><target><size unit='GiB'>6</size><node>0</node>"
         "</target></memory></devices>"
     )
-    found = planned(
-        host, [domain("x", 2, 8, dimm)], {"name": "x", "nodes": "0"}, reserved_memory_mib=0
-    )
+    found = planned(host, [domain("x", 2, 8, dimm)], {"name": "x", "nodes": "0"}, reserved_memory=0)
     other = domain("y", 2, 4)
     assert found["warnings"] == []
     text = written(found)["x"]
-    auto = planned(host, [text, other], {"name": "y", "nodes": "auto", "reserved_memory_mib": 0})
+    auto = planned(host, [text, other], {"name": "y", "nodes": "auto", "reserved_memory": 0})
     assert auto["guests"][0]["placement"]["nodes"] == "0"
     assert auto["ledger"]["nodes"][1]["bound_kib"] == 6 * GIB
 
@@ -360,7 +358,7 @@ def test_a_guest_that_gets_a_place_in_a_later_turn() -> None:
     bound = "<numatune><memory mode='strict' nodeset='0-1'/></numatune>"
     texts = [domain("a", 2, 88, bound), domain("b", 2, 83)]
     texts += [domain(f"s{one}", 2, 46) for one in range(4)]
-    options = {"nodes": "auto", "reserved_memory_mib": 0}
+    options = {"nodes": "auto", "reserved_memory": 0}
     found = planned(host, texts, {"name": "*", **options})
     there = written(found)
     again = planned(host, [*there.values()], {"name": "*", **options})

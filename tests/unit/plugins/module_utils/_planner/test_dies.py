@@ -311,7 +311,6 @@ def test_dies_in_the_hosts_sockets(guest: GuestOf) -> None:
         (16, {"nodes": "0,2", "cells": 4}, 4),
         # Unequal cells that fill sockets of equal size.
         (10, {"nodes": "0-3", "cells": 4}, 10),
-        (8, {"nodes": "0-3", "cpu_mode": "host-passthrough"}, 2),
         (16, {"nodes": "0-3", "distribution": "interleave"}, 16),
         (16, {"nodes": "0-3", "migration_group": ["kvm1"], "cells": 4}, 4),
     ],

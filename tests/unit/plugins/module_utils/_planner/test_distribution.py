@@ -137,7 +137,7 @@ def test_memory_in_granules(
             {},
             "4095 KiB of memory cannot give 4 cells one granule of 1024 KiB",
         ),
-        ({"memory_kib": 4097}, {"remainder": "fail"}, "4097 KiB of memory does not divide evenly"),
+        ({"memory_kib": 4097}, {"split": "equal"}, "4097 KiB of memory does not divide evenly"),
         (
             {"memory_kib": 3 << 18, "arch": "ppc64le"},
             {},
@@ -290,11 +290,11 @@ def test_threads(
 
 @pytest.mark.parametrize("distribution", ["contiguous", "interleave", "round_robin"])
 @pytest.mark.parametrize(("vcpus", "fits"), [(16, True), (15, False), (17, False), (4, True)])
-def test_remainder_of_vcpus(
+def test_equal_cells(
     host: HostOf, guest: GuestOf, distribution: str, vcpus: int, fits: bool
 ) -> None:
-    """fail refuses what spread would spread, and nothing else."""
-    options = {"distribution": distribution, "nodes": "0-3", "remainder": "fail"}
+    """equal refuses what even would spread, and nothing else."""
+    options = {"distribution": distribution, "nodes": "0-3", "split": "equal"}
     if fits:
         sizes = {len(c.vcpus) for c in planned(guest(vcpus), host("rfc-8n240c"), **options).cells}
         assert sizes == {vcpus // 4}

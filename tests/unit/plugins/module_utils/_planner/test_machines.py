@@ -88,15 +88,11 @@ def test_ways_out(
 
 
 def test_without_a_cpu_driver(host: HostOf, guest: GuestOf) -> None:
-    """A guest that has no <cpu> gets none, neither for cells nor for a mode."""
+    """A guest that has no <cpu> gets none for cells."""
     one = guest(arch="riscv64", machine="virt", takes_cpu=False)
     said = refusal(one, host("rfc-8n240c"))
     assert "architecture riscv64 cannot have cells on this host: its libvirt has no CPU" in said
     assert isinstance(_on_one_node(one, host("rfc-8n240c")), Layout)
-    mode = str(_on_one_node(one, host("rfc-8n240c"), cpu_mode="host-passthrough"))
-    assert mode.startswith("guest anuma: cpu_mode 'host-passthrough' is not possible for guests of")
-    driven = replace(one, takes_cpu=True)
-    assert isinstance(_on_one_node(driven, host("rfc-8n240c"), cpu_mode="host-passthrough"), Layout)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def asks(
     name: str, vcpus: int, memory_gib: int, current: Ids = (), devices: Ids = (), **options: Any
 ) -> Applicant:
     """A guest that asks for nodes; the host keeps no memory for itself unless told to."""
-    policy = policy_from_options({"nodes": "auto", "reserved_memory_mib": 0, **options})
+    policy = policy_from_options({"nodes": "auto", "reserved_memory": 0, **options})
     guest = Guest(name, f"uuid-of-{name}", "x86_64", vcpus, memory_gib * GIB)
     return Applicant(guest, policy, current, bool(current), devices)
 
@@ -423,7 +423,7 @@ def test_rebalance_moves_only_where_that_is_better() -> None:
         (asks("g", 2, 2, auto_nodes="7"), "host node 7 of auto_nodes '7' does not exist"),
         (asks("g", 40, 2), "cannot hold it, even without other guests: over 2 host nodes"),
         (asks("g", 2, 80), "cannot hold it, even without other guests"),
-        (asks("g", 2, 2, reserved_memory_mib=40000), "cannot hold it, even without other guests"),
+        (asks("g", 2, 2, reserved_memory="40000 MiB"), "cannot hold it, even without other guests"),
         (asks("g", 2, 2, cells=4), "2 vCPUs with threads 1 are 2 cores, which cannot fill 4 cells"),
     ],
 )

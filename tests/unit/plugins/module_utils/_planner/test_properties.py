@@ -137,7 +137,6 @@ def policies(draw: st.DrawFn) -> Policy:
         for option, values in CHOICES.items()
         if option != "state"
     }
-    options["remainder"] = draw(st.sampled_from([*["spread"] * 7, "fail"]))
     options["cells"] = draw(st.sampled_from([None, None, None, None, 1, 2, 3, 5, 8]))
     options["threads"] = draw(st.sampled_from(["auto", "auto", "auto", "auto", 1, 2]))
     options["dies"] = draw(st.sampled_from([*["none"] * 7, "host"]))
@@ -146,10 +145,10 @@ def policies(draw: st.DrawFn) -> Policy:
         options["sockets"] = "auto"
     if options["distribution"] == "interleave" and draw(st.integers(0, 5)):
         options["threads"] = "auto"
-    options["emulator_pinning"] = draw(st.sampled_from(["none", "nodes", "0"]))
-    options["iothread_pinning"] = draw(st.sampled_from(["none", "nodes", "0"]))
+    options["emulator_pinning"] = draw(st.sampled_from(["keep", "none", "nodes", "0"]))
+    options["iothread_pinning"] = draw(st.sampled_from(["keep", "none", "nodes", "0"]))
     options["reserved_cpus"] = draw(st.sampled_from([None, None, "0", "1-3", "isolated"]))
-    options["split"] = draw(st.sampled_from([*["even"] * 3, "proportional"]))
+    options["split"] = draw(st.sampled_from([*["even"] * 5, "equal", "proportional"]))
     if options["distribution"] != "contiguous" and draw(st.integers(0, 5)):
         options["split"] = "even"
     options["vcpus"] = draw(st.sampled_from([*[None] * 5, 1, 6, 16, 20]))
@@ -198,7 +197,7 @@ def test_vcpus_and_topology(
             assert len(inside) == 1 or all(cell <= whole for cell in inside)
             assert len(inside) == 1 or isinstance(policy.sockets, int)
         assert policy.sockets in ("auto", "cells", shape.sockets)
-    if policy.remainder == "fail" and policy.split == "even":
+    if policy.split == "equal":
         assert len(set(sizes)) == 1
     eligible = [node.id for node in host.eligible]
     assert list(layout.host_nodes) == (
@@ -461,7 +460,7 @@ def test_settled_means_that_an_edit_changes_nothing(
         edit = partitioned(definition, layout, asked)
         assert edit.changed == (edit.definition.text != first)
         assert not (settled and edit.changed)
-        if (asked.emulator_pinning, asked.iothread_pinning) == ("none", "none"):
+        if {asked.emulator_pinning, asked.iothread_pinning} <= {"keep", "none"}:
             # Helpers that are to be pinned, and cannot be, are left to the edit.
             assert settled == (not edit.changed)
         event(f"settled: {settled}")
@@ -481,7 +480,12 @@ def test_what_is_written_is_what_was_planned(
     assert says == read_state(read_definition(edited.replace("\n", "\r\n")).root)
     assert says.topology == layout.topology
     assert says.cells == layout.cells
-    assert says.vcpu_pins == dict(enumerate(layout.vcpu_pins))
+    if policy.pinning == "keep":
+        stays = {vcpu for cell in layout.cells for vcpu in cell.vcpus}
+        before = definition.state.vcpu_pins
+        assert says.vcpu_pins == {vcpu: before[vcpu] for vcpu in before if vcpu in stays}
+    else:
+        assert says.vcpu_pins == dict(enumerate(layout.vcpu_pins))
     mode = layout.memory_mode
     assert says.cell_bindings == {
         cell.id: Binding(mode, (node,))
@@ -499,8 +503,8 @@ def test_what_is_written_is_what_was_planned(
         assert says.emulator_pins == {0: layout.emulator_pins}
     if layout.iothread_pins is not None:
         assert says.iothread_pins == layout.iothread_pins
-    if policy.cpu_mode != "keep":
-        assert says.cpu_mode == policy.cpu_mode
+    assert policy.emulator_pinning != "none" or not says.emulator_pins
+    assert policy.iothread_pinning != "none" or not says.iothread_pins
 
 
 def _pieces(text: str) -> list[str]:
@@ -523,7 +527,7 @@ def test_every_other_piece_of_text_stays(
         extra = data.draw(st.sampled_from(["", "", *extras]))
         text = text.replace(place, place + extra, 1)
     definition = read_definition(text)
-    policy = replace(policy, cpu_mode="keep", vcpus=None, memory_kib=None)
+    policy = replace(policy, vcpus=None, memory_kib=None)
     edited, layout = _edited(definition, host, policy)
     if layout is not None:
         parsed = _pieces(to_text(definition.root, text))
@@ -566,7 +570,7 @@ def test_chosen_nodes_hold_what_is_planned_there(
     count_example()
     applicants = []
     for number in range(count):
-        policy = replace(data.draw(policies()), nodes="auto", reserved_memory_mib=0)
+        policy = replace(data.draw(policies()), nodes="auto", reserved_memory_kib=0)
         applicants.append(Applicant(data.draw(guests(name=f"guest{number}")), policy))
     answers = place_guests(applicants, host, ()).answers
     placed = {index: one.nodes for index, one in enumerate(answers) if isinstance(one, Placement)}

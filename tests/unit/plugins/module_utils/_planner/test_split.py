@@ -12,7 +12,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host,
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.distribution import (
     apportion,
-    divides,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
@@ -30,15 +29,6 @@ def _host(*nodes: tuple[int, int], threads: int = 1, isolated: tuple[int, ...] =
         made.append(Node(number, cpus, gib * GIB, cores=siblings))
         first += len(cpus)
     return Host(tuple(made), arch="x86_64", isolated_cpus=isolated)
-
-
-@pytest.mark.parametrize(
-    ("total", "weights", "whole"),
-    [(8, [12, 4], True), (7, [12, 4], False), (6, [0, 0], True), (5, [0, 0], False)],
-)
-def test_divides(total: int, weights: list[int], whole: bool) -> None:
-    """Whether nothing has to be rounded."""
-    assert divides(total, weights) == whole
 
 
 @pytest.mark.parametrize(
@@ -87,15 +77,9 @@ def test_in_proportion_with_several_cells_a_node(guest: GuestOf) -> None:
     assert [cell.memory_kib // GIB for cell in layout.cells] == [4, 2, 4, 2]
 
 
-def test_in_proportion_or_not_at_all(guest: GuestOf) -> None:
-    """What does not divide is refused where no remainder may be spread."""
+def test_in_proportion_goes_with_contiguous_alone(guest: GuestOf) -> None:
+    """It needs whole cores in a row."""
     host = _host((12, 96), (4, 32))
-    assert "16 cores of 1 thread do not divide over 2 cells in proportion" in refusal(
-        guest(memory_kib=96 * GIB),
-        replace(host, nodes=_host((12, 96), (5, 32)).nodes),
-        split="proportional",
-        remainder="fail",
-    )
     assert "split 'proportional' conflicts with distribution 'interleave'" in refusal(
         guest(), host, split="proportional", distribution="interleave"
     )

@@ -21,12 +21,14 @@ from ansible_collections.kvm.vnuma.plugins.plugin_utils._report.view import Host
 
 #: Answers by what is too much in them, made where they are read.
 TOO_MUCH = {
-    "nodes": "{'host': {'nodes': [{'id': n, 'cpus': str(n)} for n in range(5000)]}}",
-    "distances": "{'host': {'nodes': [{'id': 0, 'distances': {str(n): 9 for n in range(9**5)}}]}}",
-    "cores": "{'host': {'nodes': [{'id': 0, 'cpus': '0-16383', 'cores': ['0-16383'] * 10**5}]}}",
-    "caches": "{'host': {'nodes': [{'id': 0, 'cpus': '0-16383', "
+    "nodes": "{'topology': {'nodes': [{'id': n, 'cpus': str(n)} for n in range(5000)]}}",
+    "distances": "{'topology': {'nodes': [{'id': 0, "
+    "'distances': {str(n): 9 for n in range(9**5)}}]}}",
+    "cores": "{'topology': {'nodes': [{'id': 0, 'cpus': '0-16383', "
+    "'cores': ['0-16383'] * 10**5}]}}",
+    "caches": "{'topology': {'nodes': [{'id': 0, 'cpus': '0-16383', "
     "'cache_domains': [str(n) for n in range(16384)] * 3}]}}",
-    "pools": "{'host': {'nodes': [{'id': 0, 'hugepages': [{'size_kib': 4}] * 10**5}]}}",
+    "pools": "{'topology': {'nodes': [{'id': 0, 'hugepages': [{'size_kib': 4}] * 10**5}]}}",
     "vcpus": "guest({'cells': [], 'vcpus': 30_000_000, 'memory_mode': 'strict'})",
     "topology": "guest({'cells': [], 'topology': {'sockets': 10**10, 'cores': 10**10}, "
     "'memory_mode': 'strict'})",
@@ -39,7 +41,7 @@ TOO_MUCH = {
     "guests": "{'info': {'guests': [{'name': str(n)} for n in range(10**5)]}}",
     "values": "{'info': {'guests': [{'name': 'x', 'notes': ['y'] * 10**6}]}}",
     "depth": "{'info': {'guests': json.loads('[' * 500 + ']' * 500)}}",
-    "no topology": "{'host': '<b>x'}",
+    "no topology": "{'topology': '<b>x'}",
     "no guests": "{'info': {'guests': [{}]}}",
     "no list": "{'info': {'guests': 5}}",
     "no set": "guest({'cells': [{'id': 0, 'vcpus': 'x', 'memory_kib': 1}], 'memory_mode': ''})",
@@ -55,7 +57,8 @@ def guest(live):
 
 entry = eval(sys.argv[1])
 print(json.dumps([report({'evil': entry, 'good': json.loads(sys.stdin.read())}),
-                  metrics({**entry, 'host': {}} if entry.get('host') == '<b>x' else entry)]))
+                  metrics({**entry, 'topology': {}} if entry.get('topology') == '<b>x'
+                          else entry)]))
 """
 #: Ansible itself takes 150 MiB of address space, and a second to load.
 _SECONDS, _BYTES = 5, 400 << 20
@@ -104,7 +107,7 @@ def _with_controls(value: Any) -> Any:
 def test_no_control_characters_in_page_and_metrics() -> None:
     """Whatever text they are in: a host has no line of its own, and no word to a terminal."""
     entry = _with_controls(reports.odd_host())
-    entry["host"] = reports.odd_host()["host"]
+    entry["topology"] = reports.odd_host()["topology"]
     entry["error"] = f"a{CONTROLS}b"
     clean = reports.odd_host()
     clean["error"] = "ab"

@@ -66,13 +66,13 @@ def test_an_odd_value_is_told_of_with_its_host() -> None:
 def test_broken_facts(key: str, value: object, sentence: str) -> None:
     """The facts are read in one place, for the planner and for the page."""
     entry = _entry()
-    entry["host"]["nodes"][0][key] = value
+    entry["topology"]["nodes"][0][key] = value
     assert f"host kvm1: {sentence}" in html.unescape(report({"kvm1": entry}))
 
 
 def test_broken_capabilities() -> None:
     """Given as text they are no different."""
-    page = report({"kvm0": _entry(), "kvm1": {**_entry(), "host": "<capabilities>"}})
+    page = report({"kvm0": _entry(), "kvm1": {**_entry(), "topology": "<capabilities>"}})
     assert "host kvm1: the capabilities document is" in page
     kvm0, kvm1 = reading.read(page).hosts()
     assert len(kvm0.guests()) == 2
@@ -82,7 +82,7 @@ def test_broken_capabilities() -> None:
 def test_lists_as_the_planner_takes_them() -> None:
     """Sets may be written as lists; the page is the same."""
     texts, lists = _entry(), _entry()
-    texts["host"]["isolated_cpus"], lists["host"]["isolated_cpus"] = "0-1", [1, 0]
+    texts["topology"]["isolated_cpus"], lists["topology"]["isolated_cpus"] = "0-1", [1, 0]
     for entry, domains in ((texts, ["0-3"]), (lists, [[3, 2, 1, 0]])):
-        entry["host"]["nodes"][0]["cache_domains"] = domains
+        entry["topology"]["nodes"][0]["cache_domains"] = domains
     assert report({"kvm1": texts}) == report({"kvm1": lists})

@@ -121,7 +121,7 @@ def test_a_large_host_is_small(pinning: str) -> None:
         "rfc-8n240c", [(f"guest{n:03}", 16, 8, {"nodes": "all"}) for n in range(100)]
     )["plan"]
     for guest in entry["info"]["guests"]:
-        guest.update(planned=None, policy=None, live=None, placement=None, drift=[])
+        guest.update(planned=None, policy=None, live=None, actual=None, drift=[])
         guest["persistent"] = {
             **guest["persistent"],
             **{"cells": [], "topology": None, "vcpu_pins": [], "memory_mode": "none"},
@@ -217,14 +217,14 @@ def test_nothing_needs_attention() -> None:
 def test_caches_and_isolated_cpus() -> None:
     """Drawn where the facts have them, and the cores are the same."""
     entry = reports.in_effect("two-socket-2n32c", [("a", 4, 4, {})])
-    for node in entry["host"]["nodes"]:
+    for node in entry["topology"]["nodes"]:
         node["cache_domains"] = []
     bare = reading.read(report({"a": entry}))
-    for node in entry["host"]["nodes"]:
+    for node in entry["topology"]["nodes"]:
         cores = node["cores"]
         half = len(cores) // 2
         node["cache_domains"] = [",".join(cores[:half]), ",".join(cores[half:])]
-    entry["host"]["isolated_cpus"] = "2-3"
+    entry["topology"]["isolated_cpus"] = "2-3"
     page = report({"a": entry})
     part = reading.read(page)
     rows = part.table("processors").dicts()
@@ -244,10 +244,10 @@ def test_hosts_without_anything() -> None:
     assert "0 hosts, 0 guests" in reading.read(report({})).text
     entries: tuple[reports.Entry, ...] = (
         {},
-        {"host": {}},
-        {"host": {"nodes": []}},
-        {"host": reports.facts("cpuless-pmem")},
-        {"host": reports.facts("edited-no-topology")},
+        {"topology": {}},
+        {"topology": {"nodes": []}},
+        {"topology": reports.facts("cpuless-pmem")},
+        {"topology": reports.facts("edited-no-topology")},
         {"info": {"guests": []}},
     )
     for entry in entries:
@@ -258,22 +258,22 @@ def test_a_host_from_its_capabilities() -> None:
     """Without libvirt: the text gives the same page as the facts, lxml provided."""
     plan = reports.planned("two-socket-2n32c", [("a", 4, 4, {})])
     text_ = reports.capabilities("two-socket-2n32c")
-    assert report({"x": {**plan, "host": text_}}) == report({"x": plan})
+    assert report({"x": {**plan, "topology": text_}}) == report({"x": plan})
 
 
 def test_capabilities_need_lxml(monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence; facts do not."""
     monkeypatch.setattr(report_module, "LXML_IMPORT_ERROR", "no lxml")
-    assert report({"x": {"host": reports.facts("two-socket-2n32c")}})
+    assert report({"x": {"topology": reports.facts("two-socket-2n32c")}})
     with pytest.raises(AnsibleFilterError, match="install it for the Python that runs Ansible"):
-        report({"x": {"host": reports.capabilities("two-socket-2n32c")}})
+        report({"x": {"topology": reports.capabilities("two-socket-2n32c")}})
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in reports.HOSTS.glob("*.xml")))
 def test_every_host_can_be_drawn(name: str) -> None:
     """Each pCPU once, whatever the machine."""
     facts = reports.facts(name)
-    part = reading.read(report({"a": {"host": facts}}))
+    part = reading.read(report({"a": {"topology": facts}}))
     shown = part.threads("in effect")
     there = {cpu for node in facts["nodes"] for cpu in reading.ids(node["cpus"])}
     assert set(shown) == there
@@ -311,7 +311,7 @@ def test_one_sentence_for_bad_input(hosts: Any, sentence: str | None) -> None:
     ("entry", "sentence"),
     [
         (
-            {"host": {"nodes": 5}},
+            {"topology": {"nodes": 5}},
             "host a: host.nodes must be a list as vnuma_facts returns it, not 5.",
         ),
         (

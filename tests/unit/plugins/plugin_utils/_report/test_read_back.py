@@ -72,7 +72,7 @@ def host(entry: reports.Entry) -> Part:
 def test_topology(entry: reports.Entry, host: Part) -> None:
     """Every core and pCPU of every node is in the tables and in the pictures."""
     for number, table in enumerate(host.tables("processors")):
-        for node in entry["host"]["nodes"]:
+        for node in entry["topology"]["nodes"]:
             rows = [row for row in table.dicts() if text(row["Node"]) == str(node["id"])]
             cpus = sorted(cpu for row in rows for cpu in ids(text(row["pCPUs"])))
             assert cpus == ids(node["cpus"])
@@ -87,7 +87,7 @@ def test_topology(entry: reports.Entry, host: Part) -> None:
             assert sockets <= {f"socket {one}" for one in node["socket_ids"]}
         shown = host.threads(WHEN[number])
         assert sorted(shown) == sorted(
-            cpu for node in entry["host"]["nodes"] for cpu in ids(node["cpus"])
+            cpu for node in entry["topology"]["nodes"] for cpu in ids(node["cpus"])
         )
 
 
@@ -128,12 +128,12 @@ def test_memory_of_nodes(entry: reports.Entry, host: Part) -> None:
     ledger = {one["node"]: one for one in entry["info"]["ledger"]["nodes"]}
     resident: dict[int, int] = {}
     for guest in entry["info"]["guests"]:
-        for cell in (guest["placement"] or {}).get("cells") or ():
+        for cell in (guest["actual"] or {}).get("cells") or ():
             for node, amount in cell["kib_by_node"].items():
                 resident[int(node)] = resident.get(int(node), 0) + amount
     rows = host.table("nodes").dicts()
-    assert len(rows) == len(entry["host"]["nodes"])
-    for row, node in zip(rows, entry["host"]["nodes"]):
+    assert len(rows) == len(entry["topology"]["nodes"])
+    for row, node in zip(rows, entry["topology"]["nodes"]):
         assert text(row["Node"]) == str(node["id"])
         assert kib(row["Memory"]) == node["memory_kib"]
         assert kib(row["Free"]) == node["free_kib"]
@@ -154,7 +154,7 @@ def test_memory_of_nodes(entry: reports.Entry, host: Part) -> None:
 
 def test_distances(entry: reports.Entry, host: Part) -> None:
     """Every one of them, in its row and column; the nearest bare and the farthest darkest."""
-    nodes = entry["host"]["nodes"]
+    nodes = entry["topology"]["nodes"]
     every = [value for node in nodes for value in node["distances"].values()]
     shades = {min(every): None, max(every): "h5"}
     rows = host.table("distances").dicts()
@@ -240,7 +240,7 @@ def test_where_it_really_is(entry: reports.Entry, host: Part) -> None:
     shown = {(text(row["Guest"]), text(row["Cell"])): row for row in host.table("memory").dicts()}
     seen = 0
     for guest in entry["info"]["guests"]:
-        placement = guest["placement"]
+        placement = guest["actual"]
         if placement is None:
             continue
         (line,) = parts[guest["name"]].element.xpath("./p[@class='affinity']")
@@ -256,7 +256,7 @@ def test_where_it_really_is(entry: reports.Entry, host: Part) -> None:
             cell_name = "all" if cell["id"] is None else str(cell["id"])
             row = shown[codes[guest["name"]], cell_name]
             seen += 1
-            for node in entry["host"]["nodes"]:
+            for node in entry["topology"]["nodes"]:
                 name = str(node["id"])
                 shown_kib = text(row[name]).lstrip("! ").replace(",", "")
                 assert shown_kib == str(cell["kib_by_node"].get(name, "")), guest["name"]
