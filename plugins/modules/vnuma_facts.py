@@ -14,7 +14,7 @@ author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:
   - Reads the host's NUMA topology from libvirt and returns it as C(ansible_facts.vnuma_host).
-  - What it returns can be given to O(kvm.vnuma.vnuma_partition#module:host) and to the filter
+  - What it returns can be given to O(kvm.vnuma.vnuma_partition#module:topology) and to the filter
     P(kvm.vnuma.partition_domain#filter).
   - Can be listed in C(FACTS_MODULES) or C(ansible_facts_modules), to run with C(gather_facts).
 extends_documentation_fragment:

@@ -162,7 +162,7 @@ guests:
               type: dict
               sample: {"0": 8388608}
             resident_kib:
-              description: The sum of RV(guests[].placement.cells[].kib_by_node).
+              description: The sum of RV(guests[].actual.cells[].kib_by_node).
               type: int
             local_share:
               description:

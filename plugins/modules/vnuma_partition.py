@@ -16,6 +16,10 @@ description:
   - Splits the vCPUs and the memory of each guest evenly over guest NUMA cells, pins every vCPU to
     the pCPUs of its host node, binds every cell's memory there, copies the distances between the
     nodes, and makes that the guest's persistent definition.
+  - B(Basic options) are O(guests), O(state), O(nodes), O(pinning), O(reserved_cpus),
+    O(memory_mode), O(vcpus), O(memory) and O(cpu_overcommit). Most plays need no other.
+  - B(Common options) are O(device_locality), O(threads), O(dies), O(sockets), O(split),
+    O(migration_group), O(emulator_pinning) and O(iothread_pinning). All others are B(advanced).
   - One call handles every guest of a host. A guest that cannot be partitioned is not changed and is
     named in the error; the others are handled and reported, and the task fails at the end.
   - Only C(vcpu@placement), C(cputune/vcpupin), C(numatune/memory), C(numatune/memnode),
@@ -51,10 +55,9 @@ options:
     default: refuse
   rebalance:
     description:
-      - With O(nodes=auto) a guest that is placed stays, even where something better is free.
-        V(true) plans as if all guests of the call were new, and moves them where that gives more
-        of them a place, or fewer or nearer nodes. RV(rebalance) says who moves, and what that
-        brings.
+      - With O(nodes=auto) a guest keeps its nodes, even if better ones are free. V(true) plans all
+        guests of the call from scratch, and moves a guest if more guests then fit, or if it gets
+        fewer or nearer nodes. RV(rebalance) names the guests that move, and says what that brings.
       - A running guest that moves needs a cold start, as for any other change.
     type: bool
     default: false
@@ -83,7 +86,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Let a guest mirror its host
+- name: Let a guest as large as its host mirror it
   kvm.vnuma.vnuma_partition:
     guests:
       - name: anuma
@@ -98,7 +101,7 @@ EXAMPLES = r"""
       - name: anuma
         nodes: "2-7"
 
-- name: Every guest on the fewest and nearest nodes that hold it, beside all others of the host
+- name: Give every guest the fewest and nearest nodes that hold it
   kvm.vnuma.vnuma_partition:
     nodes: auto
     guests:
@@ -113,6 +116,32 @@ EXAMPLES = r"""
         pinning: core
         vcpus: 24
         memory: 96 GiB
+
+- name: Cores of its own for a guest, and the reserved ones for its emulator
+  kvm.vnuma.vnuma_partition:
+    reserved_cpus: "0,120"
+    guests:
+      - name: anuma
+        nodes: "0"
+        pinning: core
+        emulator_pinning: "0,120"
+
+- name: Plan now
+  kvm.vnuma.vnuma_partition:
+    guests:
+      - name: anuma
+        nodes: "0-3"
+        memory_mode: preferred
+  check_mode: true
+  register: plan
+
+- name: Carry out that plan, unless something changed since
+  kvm.vnuma.vnuma_partition:
+    guests:
+      - name: anuma
+        nodes: "0-3"
+        memory_mode: preferred
+    planned: "{{ plan }}"
 
 - name: Undo it
   kvm.vnuma.vnuma_partition:

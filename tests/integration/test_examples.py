@@ -396,7 +396,9 @@ def _readmes() -> dict[str, str]:
         for number, block in enumerate(
             re.findall(r"^```yaml\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
         ):
-            found[f"{path.parent.name}-{number}"] = block
+            # Others are inventories and requirements.
+            if block.startswith("- "):
+                found[f"{path.parent.name}-{number}"] = block
     return found
 
 

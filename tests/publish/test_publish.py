@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import run
 import yaml
 from venvs import OLDEST
 
@@ -24,8 +25,8 @@ BIN = Path(sys.executable).parent
 #: the tools of the checkout stay in the checkout.
 WANTED = {
     # Galaxy's importer lints with the collection's own configuration.
-    "": r"(README|CHANGELOG|SECURITY)\.md|CHANGELOG\.rst|COPYING|MANIFEST\.json|FILES\.json"
-    r"|\.ansible-lint",
+    "": r"(README|CHANGELOG|SECURITY|CODE_OF_CONDUCT)\.md|CHANGELOG\.rst|COPYING|\.ansible-lint"
+    r"|(MANIFEST|FILES)\.json",
     "changelogs": r"(changelog|config)\.yaml|fragments/\S+\.ya?ml",
     "docs": r"(\w+\.(md|svg)|docsite/([\w-]+\.yml|rst/\w+\.rst)|examples/[\w/.-]+\.(yml|j2|json))",
     "meta": r"(runtime|execution-environment)\.yml|ee-\w+\.txt",
@@ -105,6 +106,19 @@ def test_what_it_says_about_itself(manifest: dict[str, Any]) -> None:
         assert manifest[link].startswith("https://github.com/kvm-vnuma/kvm.vnuma"), link
     changes = yaml.safe_load((PROJECT / "changelogs/changelog.yaml").read_text())
     assert manifest["version"] in changes["releases"]
+
+
+def test_its_readme_has_no_dead_links(names: list[str]) -> None:
+    """What it links to by a path is in it too: on Galaxy there is no checkout."""
+    readme = (PROJECT / "README.md").read_text()
+    paths = {
+        target.partition("#")[0]
+        for target in re.findall(r"\]\(([^)\s]+)\)", readme)
+        if not re.match(r"https?:|#", target)
+    }
+    assert len(paths) > 20
+    folders = {str(parent) for name in names for parent in Path(name).parents}
+    assert {path for path in paths if path not in folders.union(names)} == set()
 
 
 def test_runtime() -> None:
@@ -187,6 +201,52 @@ def test_execution_environment(tmp_path: Path) -> None:
         lines = [line for line in needs["system"] if line.startswith(f"{package} ")]
         assert len(lines) == 1
         assert f"platform:{platform}" in lines[0]
+
+
+@pytest.mark.parametrize("name", ["config", "fault", "wish"])
+def test_issue_forms(name: str) -> None:
+    """The forge's schema is met."""
+    schema = "vendor.github-issue-config" if name == "config" else "vendor.github-issue-forms"
+    form = PROJECT / f".github/ISSUE_TEMPLATE/{name}.yml"
+    checked = subprocess.run(
+        [str(BIN / "check-jsonschema"), "--builtin-schema", schema, str(form)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_form_for_faults_asks_for_no_password(tmp_path: Path) -> None:
+    """Its command takes them out of a definition, and nothing that a fault is about."""
+    form = yaml.safe_load((PROJECT / ".github/ISSUE_TEMPLATE/fault.yml").read_text())
+    (guest,) = (one for one in form["body"] if one.get("id") == "definition")
+    (command,) = re.findall(r"```sh\n(.*?)```", guest["attributes"]["description"], re.DOTALL)
+    source, bar, rest = command.partition("|")
+    assert (source.strip(), bar) == ("virsh dumpxml --inactive my-guest", "|")
+    layout = "<vcpupin vcpu='0' cpuset='0-3'/><sibling id='1' value='21'/><secret uuid='4'/>"
+    definition = tmp_path / "guest.xml"
+    definition.write_text(
+        f"<domain>{layout}<graphics type='vnc' passwd='hunter2'/>"
+        '<graphics type="spice" passwd="hunter2" keymap="de"/>'
+        "<q:arg value='user,password=hunter2,x=1'/><q:arg value='secret:hunter2'/>"
+        "<q:env name='TOKEN' value='token=hunter2'/></domain>"
+    )
+    printed = subprocess.run(
+        ["sh", "-c", f"cat {definition} | {rest}"], check=True, capture_output=True, text=True
+    ).stdout
+    assert "hunter2" not in printed
+    assert layout in printed
+    assert 'keymap="de"' in printed
+    assert "x=1" in printed
+
+
+def test_hooks_are_the_linters_of_make_check() -> None:
+    """What is found before a commit is what make check finds."""
+    hooks = yaml.safe_load((PROJECT / ".pre-commit-config.yaml").read_text())
+    (hook,) = (one for repo in hooks["repos"] for one in repo["hooks"])
+    asked = hook["entry"].split()[2:]
+    assert set(asked) == set(run.GROUPS["check"]) - {"planner", "unit"}
 
 
 def test_workflows() -> None:

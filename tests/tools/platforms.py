@@ -6,7 +6,7 @@
 
 Each is a root (tests/lab/root.py) with the libvirt, QEMU and Python of the managed host; the
 controller is this machine, and reaches it by ssh. What each printed is in build/platforms. A run of
-all of them writes tests/platforms.json, and its table into the README.
+all of them writes tests/platforms.json, and its table into docs/platforms.md.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from root import PLATFORMS, Platform, Versions
 
 LOGS = trees.BUILD / "platforms"
 RECORD = PROJECT / "tests/platforms.json"
-README = PROJECT / "README.md"
-#: Between these, the README has what the last run of all of them wrote.
+PAGE = PROJECT / "docs/platforms.md"
+#: Between these, the page has what the last run of all of them wrote.
 BEGIN, END = "<!-- platforms: begin -->\n", "<!-- platforms: end -->\n"
 TESTS = (
     *("facts_and_filter", "partition", "restart", "info", "hosts", "rules"),
@@ -132,7 +132,7 @@ def read_results(name: str, daemon: str, versions: Versions, report: bytes) -> R
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return what the README shows of a run."""
+    """Return what the page shows of a run."""
     lines = [
         f"By `make test-platforms` on {record['date']}, each host reached over ssh:",
         "",
@@ -149,9 +149,9 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_table(readme: str, record: dict[str, Any]) -> str:
-    """Return the README with the table of a run in its place."""
-    before, _begin, rest = readme.partition(BEGIN)
+def with_table(page: str, record: dict[str, Any]) -> str:
+    """Return the page with the table of a run in its place."""
+    before, _begin, rest = page.partition(BEGIN)
     _old, _end, after = rest.partition(END)
     return f"{before}{BEGIN}{table(record)}{END}{after}"
 
@@ -178,7 +178,7 @@ def main(names: list[str]) -> int:
         place = LOGS / "platforms.json"
     else:
         place = RECORD
-        README.write_text(with_table(README.read_text(), record))
+        PAGE.write_text(with_table(PAGE.read_text(), record))
     place.write_text(json.dumps(record, indent=1) + "\n")
     print(f"\n{table(record)}\nwritten to {place.relative_to(PROJECT)}")
     return 1 if None in answers or any(row.failed for row in rows) else 0

@@ -293,6 +293,20 @@ def test_every_file_is_on_the_map() -> None:
         assert (PROJECT / folder).is_dir(), folder
 
 
+def test_the_docsite_lists_everything() -> None:
+    """Every plugin, the role, every playbook and every guide, each by its own name."""
+    page = (DOCS / "docsite/rst/guides.rst").read_text()
+    names = {
+        *(f"kvm.vnuma.{path.stem}#module" for path in PROJECT.glob("plugins/modules/*.py")),
+        *(f"kvm.vnuma.{path.stem}#filter" for path in PROJECT.glob("plugins/filter/*.py")),
+        *(f"kvm.vnuma.{path.name}#role" for path in PROJECT.glob("roles/*")),
+        *(f"``{path.stem}``" for path in PROJECT.glob("playbooks/*.yml")),
+        *(f"/docs/{path.name}>" for path in DOCS.glob("*.md")),
+    }
+    assert len(names) > 20
+    assert {name for name in names if name not in page} == set()
+
+
 def test_commands_are_targets() -> None:
     """Whoever is told to run make finds the target."""
     makefile = (PROJECT / "Makefile").read_text()
@@ -306,9 +320,9 @@ def test_commands_are_targets() -> None:
 
 
 def test_versions_are_those_that_run() -> None:
-    """The README names the ansible-core that each environment pins."""
-    readme = (PROJECT / "README.md").read_text()
+    """docs/platforms.md names the ansible-core that each environment pins."""
+    page = (DOCS / "platforms.md").read_text()
     for path in (PROJECT / "tests/tools/requirements").glob("controller-*.txt"):
         pinned = re.search(r"^ansible-core==(\S+)$", path.read_text(), re.MULTILINE)
         assert pinned is not None
-        assert f" {pinned[1]} on Python" in readme, path.name
+        assert f" {pinned[1]} on Python" in page, path.name

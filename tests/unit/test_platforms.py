@@ -46,14 +46,14 @@ def test_the_table_shows_every_figure() -> None:
     )
 
 
-def test_the_readme_changes_between_the_marks_alone() -> None:
+def test_the_page_changes_between_the_marks_alone() -> None:
     """Run again, the new table takes the place of the old one."""
-    readme = f"before\n{platforms.BEGIN}old\n{platforms.END}after\n"
+    page = f"before\n{platforms.BEGIN}old\n{platforms.END}after\n"
     record = {"date": "2026-01-02", "platforms": [asdict(_row())]}
-    new = platforms.with_table(readme, record)
+    new = platforms.with_table(page, record)
     assert new == f"before\n{platforms.BEGIN}{platforms.table(record)}{platforms.END}after\n"
     assert platforms.with_table(new, record) == new
-    assert platforms.README.read_text().count(platforms.BEGIN) == 1
+    assert platforms.PAGE.read_text().count(platforms.BEGIN) == 1
 
 
 def test_every_platform_has_a_root_of_its_own() -> None:
@@ -63,11 +63,11 @@ def test_every_platform_has_a_root_of_its_own() -> None:
     assert len(folders) == len(PLATFORMS) == 5
 
 
-def test_the_readme_shows_what_passed() -> None:
+def test_the_page_shows_what_passed() -> None:
     """The table is that of the last run of all, on every platform, and nothing failed in it."""
     record = json.loads(platforms.RECORD.read_text())
-    readme = platforms.README.read_text()
-    assert platforms.with_table(readme, record) == readme
+    page = platforms.PAGE.read_text()
+    assert platforms.with_table(page, record) == page
     assert [row["name"] for row in record["platforms"]] == list(PLATFORMS)
     for row in record["platforms"]:
         assert row["failed"] == 0, row["name"]
