@@ -45,6 +45,10 @@ test-kvm-migration: bootstrap ## A KVM guest that migrates between two emulated 
 test-daemons: bootstrap ## Partition four guests on each of 300 libvirt daemons that have just started
 	@"$$($(RUN) --install)/bin/python" tests/lab/freshdaemons.py
 
+.PHONY: test-readme
+test-readme: bootstrap ## Follow the README on a fresh Debian controller and host (five minutes)
+	@$(RUN) readme
+
 .PHONY: test-platforms
 test-platforms: bootstrap ## Managed hosts of Debian 11 to sid and a modular libvirt (an hour)
 	@$(PYTHON) tests/tools/platforms.py $(PLATFORMS)

@@ -51,6 +51,8 @@ MIGRATION = tuple(
 #: Owners that act while their guests are restarted, and modules that die at each step; a campaign
 #: of random kills goes with them.
 FAULTS = tuple(f"tests/integration/test_{name}.py" for name in ("faults", "fault_points"))
+#: The README, followed on fresh machines.
+README = ("tests/integration/test_readme.py",)
 #: What needs programs that a machine may lack, and that the other tests do not need.
 PAGE = ("tests/integration/test_page.py",)
 REPORT = ("tests/integration/test_report.py",)
@@ -325,6 +327,12 @@ STEPS = (
         alone=True,
     ),
     Step(
+        "readme",
+        "the README, followed on fresh machines",
+        _pytest(ansible, *README),
+        alone=True,
+    ),
+    Step(
         "restarts",
         "guests that run, and faults that happen",
         _pytest(ansible, *RESTARTS),
@@ -337,7 +345,7 @@ STEPS = (
             "tests/integration",
             *(
                 f"--ignore={path}"
-                for path in (*RESTARTS, *FAULTS, *HOSTS, *PAGE, *REPORT, *MIGRATION)
+                for path in (*RESTARTS, *FAULTS, *HOSTS, *PAGE, *REPORT, *MIGRATION, *README)
             ),
         ),
     ),
