@@ -4,131 +4,148 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import DEFAULTS
+from ansible_collections.kvm.vnuma.plugins.module_utils._errors import PolicyError
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
+    DEFAULTS,
+    policy_from_options,
+)
 from rules import RULES
+from sentences import errors, modules, said, sentences
 
 PROJECT = Path(__file__).resolve().parents[2]
 DOCS = PROJECT / "docs"
-#: What stands for a value in a sentence of the code.
-VALUE = "\0"
 
 
-def _text(node: ast.AST) -> str | None:
-    """Return a literal's text, values in it replaced; None for what is no text."""
-    if isinstance(node, ast.Constant):
-        return node.value if isinstance(node.value, str) else None
-    if isinstance(node, ast.JoinedStr):
-        return "".join(_text(part) or VALUE for part in node.values)
-    return None
+@dataclass(frozen=True)
+class _Entry:
+    """One entry of the page for troubleshooting."""
+
+    heading: str
+    text: str
+
+    @property
+    def printed(self) -> list[str]:
+        """The sentences that it is about, as they are printed."""
+        return re.findall(r"^> `(.*)`$", self.text, re.MULTILINE)
+
+    @property
+    def what_now(self) -> str:
+        """What it tells the reader to do."""
+        return self.text.partition("**What now**:")[2]
 
 
-def _of_room(node: ast.AST) -> str | None:
-    """Return the sentence of an error that is given in two parts: the problem, and ways out."""
-    if not isinstance(node, ast.Call) or getattr(node.func, "id", "") != "RoomError":
-        return None
-    parts = [_text(part) for part in node.args]
-    if isinstance(node.args[1], ast.IfExp):
-        parts[1] = VALUE
-    return None if None in parts else f"{parts[0]}; {parts[1]}."
-
-
-def _literals(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
-    """Yield every text in a module that is neither a docstring nor one of Ansible's documents."""
-    passed_over: set[ast.AST] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) or (
-            isinstance(node, ast.Assign)
-            and ast.unparse(node.targets[0]) in ("DOCUMENTATION", "EXAMPLES", "RETURN")
-        ):
-            passed_over.add(node.value)
-        elif isinstance(node, ast.JoinedStr):
-            passed_over.update(part for part in ast.walk(node) if part is not node)
-    for node in ast.walk(tree):
-        text = _of_room(node) or _text(node)
-        if text is not None and node not in passed_over:
-            yield node, text
-
-
-def _modules() -> list[Path]:
-    found = [
-        path for path in (PROJECT / "plugins").rglob("*.py") if path.parent.name != "doc_fragments"
-    ]
-    assert len(found) > 20
+def _entries(section: str = "") -> list[_Entry]:
+    """Return the entries of the page, or of one of its sections."""
+    page = (DOCS / "troubleshooting.md").read_text()
+    found: list[_Entry] = []
+    part = ""
+    for level, heading, text in re.findall(
+        r"^(##|###) (.*)\n((?s:.*?))(?=^###? |\Z)", page, re.MULTILINE
+    ):
+        if level == "##":
+            part = heading
+        elif section in ("", part):
+            found.append(_Entry(heading, text))
     return found
 
 
-def _sentences() -> set[str]:
-    """Return what the code can say: every text in it that ends as a sentence does."""
-    return {
-        text
-        for path in _modules()
-        for _node, text in _literals(ast.parse(path.read_text()))
-        if text.endswith(".") and len(text.split()) > 2
-    }
-
-
-def _as_pattern(sentence: str) -> re.Pattern[str]:
-    return re.compile(".*?".join(map(re.escape, sentence.split(VALUE))), re.DOTALL)
-
-
-def _explained() -> dict[str, str]:
-    """Return the sentences of the page, each with what is said about it."""
-    page = (DOCS / "troubleshooting.md").read_text()
-    parts = re.split(r"^###? (.*)$", page, flags=re.MULTILINE)[1:]
-    return {
-        heading.strip("`"): about.strip()
-        for heading, about in zip(parts[::2], parts[1::2])
-        if heading.startswith("`")
-    }
-
-
-def _is_open(sentence: str) -> bool:
-    """Tell whether a sentence is nearly all values, and would match anything."""
-    return len(re.sub(r"[^a-z]", "", sentence.lower())) < 10
+def _printed() -> list[str]:
+    return [sentence for entry in _entries() for sentence in entry.printed]
 
 
 def test_every_sentence_is_explained() -> None:
     """What is printed can be looked up, and nothing else stands there."""
-    explained = _explained()
-    sentences = sorted(_sentences())
-    assert len(sentences) > 80
-    closed = [_as_pattern(sentence) for sentence in sentences if not _is_open(sentence)]
-    spare = [entry for entry in explained if not any(p.fullmatch(entry) for p in closed)]
+    printed = _printed()
+    assert len(printed) == len(set(printed))
+    closed = [one for one in sentences() if not one.is_open]
+    # What only a sentence without words of its own would match: one for each such sentence.
+    spare = [text for text in printed if not any(one.pattern.fullmatch(text) for one in closed)]
     missing = [
-        sentence.replace(VALUE, "…")
-        for sentence in sentences
-        if not any(
-            _as_pattern(sentence).fullmatch(entry)
-            for entry in (spare if _is_open(sentence) else explained)
-        )
+        one.shown
+        for one in sentences()
+        if not any(one.pattern.fullmatch(text) for text in (spare if one.is_open else printed))
     ]
     assert not missing
-    # What only a sentence without words of its own would match: one entry for each such sentence.
-    assert len(spare) == len(sentences) - len(closed), spare
-    assert [entry for entry, about in explained.items() if len(about.split()) < 3] == []
+    assert len(spare) == len(sentences()) - len(closed), spare
+
+
+def test_every_entry_says_what_to_do() -> None:
+    """A reader in a hurry finds an entry by a short heading, and in it what to do now."""
+    entries = _entries()
+    assert len(entries) > 100
+    for entry in entries:
+        assert len(entry.heading) <= 70, entry.heading
+        assert len(entry.what_now.split()) > 1, entry.heading
+    headings = [entry.heading for entry in entries]
+    assert len(headings) == len(set(headings))
+    assert [sentence for sentence in _printed() if f"`{sentence}`" in headings] == []
+
+
+def test_the_worst_nights_come_first() -> None:
+    """Whoever is woken finds the four worst cases first, with commands; and the contents."""
+    page = (DOCS / "troubleshooting.md").read_text()
+    sections = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    contents = page.partition("\n## ")[0]
+    for section in sections:
+        assert f"[{section}](#" in contents, section
+    assert sections.index("The four nights") <= 1
+    nights = _entries("The four nights")
+    assert len(nights) == 4
+    for night in nights:
+        (commands,) = re.findall(r"^```sh\n(.*?)^```", night.text, re.MULTILINE | re.DOTALL)
+        assert len(commands.splitlines()) == 3, night.heading
+        assert f"[{night.heading}](#" in contents
+
+
+def test_values_of_options_are_listed_as_they_are() -> None:
+    """A sentence about an option is what the code says of the value in it, to the last word."""
+    seen = set()
+    for sentence in _printed():
+        found = re.match(r"unknown option '(\w+)'|(\w+)(?: must .*not '|: .* It takes )", sentence)
+        name = (found[1] or found[2]) if found else ""
+        if not found or (found[2] and name not in DEFAULTS):
+            continue
+        seen.add(name)
+        values = re.findall(r"'([^']*)'", sentence)
+        assert sentence in {
+            _refusal(name, value) for text in values for value in (text, _of_yaml(text))
+        }, sentence
+    assert len(seen) > 10
+
+
+def _of_yaml(text: str) -> object:
+    """Return what YAML makes of a text without quotes."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _refusal(option: str, value: object) -> str:
+    """Return what is said of an option with a value; '' where it is taken."""
+    try:
+        policy_from_options({option: value})
+    except PolicyError as error:
+        return error.message
+    return ""
 
 
 def test_every_error_is_a_sentence() -> None:
-    """The test above would not see an error that does not end as a sentence."""
-    errors = 0
-    for path in _modules():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not (isinstance(node, ast.Call) and node.args):
-                continue
-            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            text = _of_room(node) or _text(node.args[0])
-            if text is None or not (name.endswith("Error") or name in ("error", "fail_json")):
-                continue
-            errors += 1
-            # A value at the end is a sentence that was made elsewhere.
-            assert text.endswith((".", VALUE)), (path.name, node.lineno, text)
-    assert errors > 50
+    """The tests above would not see an error that does not end as a sentence."""
+    seen = 0
+    for module in modules():
+        for call in errors(module):
+            text = said(call) or said(call.args[0])
+            if text is not None:
+                seen += 1
+                # A value at the end is a sentence that was made elsewhere.
+                assert text.endswith((".", "…")), (module.path.name, call.lineno, text)
+    assert seen > 50
 
 
 def _rows() -> dict[str, str]:
@@ -167,10 +184,11 @@ def test_tests_that_are_named_exist() -> None:
 
 def test_sentences_of_the_rules_are_the_codes_own() -> None:
     """What the page quotes can be printed."""
-    patterns = [_as_pattern(sentence) for sentence in _sentences()]
     quoted = {text for row in _rows().values() for text in re.findall(r"`([^`]+\.)`", row)}
     assert len(quoted) > 10
-    assert [text for text in quoted if not any(p.fullmatch(text) for p in patterns)] == []
+    assert [
+        text for text in quoted if not any(one.pattern.fullmatch(text) for one in sentences())
+    ] == []
 
 
 def _pages() -> list[Path]:
