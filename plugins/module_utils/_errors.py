@@ -122,7 +122,7 @@ class ChangedMeanwhileError(HypervisorError):
 
     def __init__(self) -> None:
         super().__init__(
-            "someone else changed its definition after it was planned; nothing was written, run "
+            "someone else changed its definition after it was planned; nothing was written; run "
             "again."
         )
 

@@ -185,7 +185,7 @@ def test_unwritable_state_dir_changes_nothing(rfc: Libvirt, call: Call, tmp_path
         {"uri": rfc.uri, "guests": [{"name": "anuma"}], "state_dir": str(tmp_path / "file")},
     )
     assert run.failed
-    assert "nothing was changed, free space there or set state_dir" in run.msg
+    assert "nothing was changed; free space there or set state_dir" in run.msg
     assert rfc.dump("anuma") == before
 
 

@@ -178,7 +178,7 @@ def test_undefined_while_it_shuts_down(faulted: Faulted) -> None:
         faulted.go_down("g1")
     run = future.result()
     assert run.guest("g1")["action"] == "skipped"
-    assert "guest g1: someone else undefined it while it was to shut down; it was st" in run.output
+    assert "guest g1: someone else undefined it while it was shutting down; the mod" in run.output
     faulted.run_on("g1", boots=2)
     assert PASSWORD in faulted.libvirt.dump("g1", live=True)
     assert faulted.virsh("list", "--transient", "--name") == "g1"
@@ -329,7 +329,7 @@ def test_the_daemon_dies_while_it_starts_a_guest_and_stays_away(faulted: Faulted
     run = future.result()
     faulted.libvirt.host.release_daemon()
     assert run.failed
-    assert "whether it runs cannot be told" in run.msg or "ended on the way" in run.msg
+    assert "whether it runs cannot be told" in run.msg or "ended during the start" in run.msg
     assert "rolled back" not in run.msg
     assert faulted.libvirt.dump("g1") == planned
     faulted.check_writes_nothing()
@@ -502,7 +502,7 @@ def test_saved_while_it_shuts_down(faulted: Faulted) -> None:
         faulted.virsh("managedsave", "g1")
         run = future.result()
     assert run.guest("g1")["action"] == "skipped"
-    assert "while it was to shut down, it was saved by someone else; it stays off" in run.output
+    assert "while it was shutting down, it was saved by someone else; it stays off" in run.output
     assert faulted.state("g1") == "shut off"
     assert "g1" in faulted.virsh("list", "--all", "--with-managed-save", "--name")
     faulted.is_tidy()

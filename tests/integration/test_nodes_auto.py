@@ -104,7 +104,7 @@ def test_a_full_host(rfc: Libvirt, call: Call, tmp_path: Path) -> None:
     assert places == _places(checked)
     assert {*refused, *places} == set(guests)
     for sentence in refused.values():
-        assert "nodes 'auto' found no place for it: it needs " in sentence
+        assert "nodes 'auto' finds no room for it: it needs " in sentence
         assert " cores and " in sentence
     definitions = rfc.dumps(guests)
     for node, (cores, memory_kib) in _taken(definitions).items():
@@ -265,7 +265,7 @@ def test_devices_decide(call: Call, tmp_path: Path) -> None:
         required = _arguments(
             libvirt, guests=[{"name": "d2"}], cpu_overcommit=1, device_locality="require"
         )
-        assert "nodes 'auto' found no place for it" in call("vnuma_partition", required).msg
+        assert "nodes 'auto' finds no room for it" in call("vnuma_partition", required).msg
         # Whose nodes are named is told where its device is.
         hint = (
             "its passed-through devices are on host node 2, and it is on host node 0; change nodes"

@@ -143,8 +143,8 @@ def test_check_mode_writes_the_page_of_the_plan_alone(
         assert [text(row[0]) for row in now.rows] == ["none"]
         assert then.caption == "after this run"
         assert [text(row[0]) for row in then.rows] == [str(cell) for cell in range(count)]
-        assert part.threads("in effect").keys() == part.threads("planned").keys()
-        assert set(part.threads("in effect").values()) == {""}
+        assert part.threads("now").keys() == part.threads("planned").keys()
+        assert set(part.threads("now").values()) == {""}
         assert set(part.threads("planned").values()) == {"g1"}
 
 

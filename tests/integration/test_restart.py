@@ -130,7 +130,7 @@ def test_start_fails_after_redefine(bench: Bench) -> None:
     assert "nodeset='77'" in bench.libvirt.dump("guest")
     run = bench.restart()
     assert run.failed
-    assert "guest guest: it did not start with its new layout, so it was rolled back" in run.msg
+    assert "guest guest: it did not start with its new layout, so the module rolled" in run.msg
     assert "77" in run.msg
     assert _action(run)["action"] == "rolled_back"
     assert bench.state() == "running"
@@ -287,7 +287,7 @@ def test_destroyed_by_someone_else_meanwhile(bench: Bench, state_dir: Path) -> N
     assert not run.failed, run.msg
     assert _action(run)["action"] == "skipped"
     assert (
-        "while it was to shut down, it was forced off by someone else; it stays off" in run.output
+        "while it was shutting down, it was forced off by someone else; it stays off" in run.output
     )
     assert bench.state() == "shut off"
     assert bench.restart().result["restarted"] == []
@@ -402,7 +402,7 @@ def test_disk_full_where_the_old_definition_is_kept(bench: Bench, tmp_path: Path
     finally:
         bench.libvirt.run("umount", str(full))
     assert run.failed
-    assert "No space left on device; nothing was changed, free space" in run.msg
+    assert "No space left on device; nothing was changed; free space" in run.msg
     assert bench.libvirt.dump("guest") == before
     assert not left
 

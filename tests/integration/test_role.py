@@ -557,7 +557,7 @@ def test_a_guest_that_does_not_start_goes_back(
     hosts.guests("kvm1", "a", vnuma_pinning="none")
     run = hosts.play("kvm.vnuma.converge")
     assert run.failed
-    assert "guest a: it did not start with its new layout, so it was rolled back" in (run.output)
+    assert "guest a: it did not start with its new layout, so the module rolled" in (run.output)
     assert libvirt.dump("a") == before
     guestboot.wait_for_boots(hosts.console("a"), 2)
     assert libvirt.virsh("domstate", "a").strip() == "running"

@@ -151,8 +151,8 @@ class Power(Hypervisor):
                 raise refusal
             if time.monotonic() > deadline:
                 raise UnsettledError(
-                    f"it was started, and it is {condition}: libvirt at {self.uri} ended on the "
-                    "way; look at its log, and run again."
+                    f"it was started, and it is {condition}: libvirt at {self.uri} ended during "
+                    "the start; look at its log, and run again."
                 )
 
     def _try_to_start(self, domain: Domain, deadline: float) -> HypervisorError | None:

@@ -191,7 +191,7 @@ class Cycle:
         if turn.ours is False:
             self._forget(restart)
             restart.action = "skipped"
-            restart.warnings.append(f"while it was to shut down, {turn.why}; it stays off.")
+            restart.warnings.append(f"while it was shutting down, {turn.why}; it stays off.")
             return
         self._start(restart)
 
@@ -200,13 +200,13 @@ class Cycle:
         self._forget(restart)
         restart.action = "skipped"
         if not restart.transient_xml:
-            restart.warnings.append("someone else undefined it while it was to shut down.")
+            restart.warnings.append("someone else undefined it while it was shutting down.")
             return
         hidden = secrets(read_definition(restart.transient_xml).root)
         self._power.start_transient(restart.domain, restart.transient_xml, hidden)
         restart.warnings.append(
-            "someone else undefined it while it was to shut down; it was started again as the "
-            "transient guest that it was by then."
+            "someone else undefined it while it was shutting down; the module started it again, as "
+            "a transient guest."
         )
 
     def _start(self, restart: Restart) -> None:
@@ -273,23 +273,22 @@ class Cycle:
         kept = self._state_dir.layout(domain.uuid)
         if kept is None:
             raise HypervisorError(
-                f"it does not start, and no layout of earlier is known: {why}; it is off, correct "
-                "its definition and start it."
+                f"it does not start, and no earlier layout is known: {why}; it is off; correct its "
+                "definition and start it."
             )
         try:
             self._put_back(domain, kept)
         except DomainError as misfit:
             raise HypervisorError(
-                f"it does not start with its new layout ({why}), and the one that it ran with no "
-                f"longer fits, since {misfit.message.rstrip('.')}; its definition has the new "
-                "layout, and it is off; correct the definition, or change its options, and run "
-                "again."
+                f"it does not start with its new layout ({why}), and its old one no longer fits, "
+                f"since {misfit.message.rstrip('.')}; it is off, and its definition has the new "
+                "layout; correct the definition, or change its options, and run again."
             ) from None
         except HypervisorError as second:
             raise HypervisorError(
-                f"it does not start with its new layout ({why}), and the one that it ran with "
-                f"could not be defined ({second.message.rstrip('.')}); its definition has the new "
-                "layout, and it is off; fix the cause and run again."
+                f"it does not start with its new layout ({why}), and its old one could not be "
+                f"defined ({second.message.rstrip('.')}); it is off, and its definition has the "
+                "new layout; fix the cause and run again."
             ) from None
         try:
             self._power.start(domain, time.monotonic() + self._policy.timeout_s)
@@ -297,16 +296,16 @@ class Cycle:
             raise
         except HypervisorError as second:
             raise HypervisorError(
-                f"it starts neither with its new layout ({why}) nor with the one that it ran with "
-                f"({second.message.rstrip('.')}); it is off, and its definition has the one that "
-                "it ran with; fix the cause and run again, which starts it."
+                f"it starts neither with its new layout ({why}) nor with its old one "
+                f"({second.message.rstrip('.')}); it is off, and its definition has the old "
+                "layout; fix the cause and run again, which starts it."
             ) from None
         restart.action = "rolled_back"
         self._has_started(restart)
         self._drop_layout(restart)
         raise HypervisorError(
-            "it did not start with its new layout, so it was rolled back and runs with its old "
-            f"one: {why}; change its options, or free memory on the host, and run again."
+            "it did not start with its new layout, so the module rolled it back, and it runs with "
+            f"its old one: {why}; change its options, or free memory on the host, and run again."
         )
 
     def _put_back(self, domain: Domain, kept: str) -> None:

@@ -65,6 +65,6 @@ def spoilt(before: Definition, stored: Definition, again: Definition) -> Hypervi
     lost = lost_elements(before, stored)
     what = f"dropped {lost[0]}" if lost else "stored a layout other than the one it was given"
     return HypervisorError(
-        f"libvirt {what}, so the old definition was restored; please report this with the version "
-        "of libvirt."
+        f"libvirt {what}, so the module put the old definition back; please report this with the "
+        "version of libvirt."
     )

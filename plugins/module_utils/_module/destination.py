@@ -175,8 +175,8 @@ class Destination:
         if not looks_the_same(moving.live, there):
             return [
                 "it is defined there already, with another layout "
-                f"({'; '.join(visible_differences(moving.live, there))}); undefine it there if "
-                "nobody needs it."
+                f"({'; '.join(visible_differences(moving.live, there))}); undefine it there if it "
+                "is not needed."
             ]
         return []
 
@@ -186,7 +186,7 @@ class Destination:
             return self._unplanned(moving)
         if policy.pinning == "keep" and moving.live.state.vcpu_pins:
             raise LayoutError(
-                "its pins are kept as somebody has set them (pinning 'keep'), and name pCPUs of "
+                "its pins are kept as they were set by hand (pinning 'keep'), and name pCPUs of "
                 "its own host; set another pinning for the target, or remove the pins."
             )
         layout, ask = self._lay_out(moving, policy)

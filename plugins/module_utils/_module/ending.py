@@ -256,7 +256,7 @@ class Ending:
         which = "its source" if on_source else self._name
         try:
             end.pause(domain)
-            done = f"the copy on {which} was paused"
+            done = f"the module paused the copy on {which}"
         except VnumaError as error:
             done = (
                 f"the copy on {which} could not be paused ({error.message.rstrip('.')}), so run "

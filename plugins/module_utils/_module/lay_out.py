@@ -170,7 +170,9 @@ def _missed_devices(ask: Ask) -> list[str]:
     )
     if policy.device_locality == "require":
         raise LayoutError(f"{sentence}; change nodes, or set device_locality to 'prefer'.")
-    return [f"{sentence}; change nodes, or set device_locality to 'ignore' for no such hint."]
+    return [
+        f"{sentence}; change nodes, or set device_locality to 'ignore' to silence this warning."
+    ]
 
 
 def _ended_confinement(update: GuestUpdate, ask: Ask, host: Host) -> list[str]:

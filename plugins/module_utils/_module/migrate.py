@@ -261,7 +261,7 @@ def _go(
         if destination.changed({one.moving.domain.uuid for one in going}):
             raise HypervisorError(
                 f"a guest of {destination.name} was defined, changed or removed after this one was "
-                "planned; it was not migrated, run again."
+                "planned; it was not migrated; run again."
             )
         try:
             carry_out(source, move, destination, arrival, transfer, state_dir, say)

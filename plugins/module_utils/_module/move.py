@@ -207,7 +207,7 @@ def _check_unchanged(source: Source, moving: MovingGuest) -> None:
         or read_definition(source.migratable_xml(domain)).state != moving.live.state
     ):
         raise HypervisorError(
-            "someone else changed its definition after it was planned; it was not migrated, run "
+            "someone else changed its definition after it was planned; it was not migrated; run "
             "again."
         )
 

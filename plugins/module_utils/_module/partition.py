@@ -238,7 +238,7 @@ def _check_ledger(hypervisor: Hypervisor, result: PartitionResult, safeguards: S
     if (planned and planned != result.fingerprint) or now != before:
         raise HypervisorError(
             "a guest of this host was defined, changed or removed after nodes were chosen; nothing "
-            "was written, run again."
+            "was written; run again."
         )
 
 

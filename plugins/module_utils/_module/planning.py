@@ -72,7 +72,7 @@ class Ask:
             VnumaError: when it cannot be planned.
         """
         if self.layout is None:
-            raise self.error or LayoutError("it was not planned.")
+            raise self.error or LayoutError("it was not planned; please report this with the play.")
         return self.layout
 
     @property

@@ -93,7 +93,7 @@ class StateDir:
                 if time.monotonic() > deadline:
                     raise StateDirError(
                         "another run of kvm.vnuma is working on this host's guests; nothing was "
-                        "done, run again when it has ended."
+                        "done; run again when it has ended."
                     )
                 time.sleep(0.1)
             yield
@@ -298,7 +298,7 @@ class StateDir:
             yield
         except OSError as error:
             raise StateDirError(
-                f"{failing} in {self.folder}: {error.strerror}; nothing was changed, free space "
+                f"{failing} in {self.folder}: {error.strerror}; nothing was changed; free space "
                 "there or set state_dir to a writable directory."
             ) from None
 

@@ -173,7 +173,7 @@ def too_large_alone(load: Load, host: Host) -> Iterator[str]:
         wanted_kib = bound_kib([load], node)
         if wanted_kib > ordinary_kib(node):
             pooled_kib = node.memory_kib - ordinary_kib(node)
-            beside = f" besides its hugepage pools of {pooled_kib} KiB" if pooled_kib else ""
+            beside = f" without its hugepage pools of {pooled_kib} KiB" if pooled_kib else ""
             yield (
                 f"{wanted_kib} KiB of its memory would be bound to host node {node.id}, which has "
                 f"{ordinary_kib(node)} KiB in total{beside}; reduce its memory, use more nodes, or "

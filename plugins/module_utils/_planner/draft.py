@@ -298,8 +298,8 @@ def _pinnable(
         if not cpus.shared and policy.pinning in ("node", "cache"):
             raise LayoutError(
                 f"the pCPUs of host node {node_id} that are not reserved are isolated: "
-                f"{show_cpuset(cpus.all)}, and the host's scheduler does not spread vCPUs over "
-                "such; set pinning to 'core' or 'cpu', or exclude the node with nodes."
+                f"{show_cpuset(cpus.all)}, and the host's scheduler does not balance vCPUs over "
+                "them; set pinning to 'core' or 'cpu', or exclude the node with nodes."
             )
     return pinnable
 

@@ -257,8 +257,8 @@ def check_own_cells(guest: Guest) -> None:
         if max(reference.cells) >= count and guest.cell_count > count:
             had = f"{count} cell{'s' if count != 1 else ''}" if count else "no cells"
             raise LayoutError(
-                f"{reference.subject}, and on one host node it has the {had} that it had before "
-                f"its partition; {reference.remedy}, or set cells."
+                f"{reference.subject}, and on one host node the guest goes back to {had}, as "
+                f"before its partition; {reference.remedy}, or set cells."
             )
 
 
@@ -306,8 +306,8 @@ def topology_warnings(
         return
     if topology.threads > 1 and lacks_topoext(guest, host):
         yield (
-            f"it does not see its threads {topology.threads} on this {host.cpu_vendor} host; add "
-            "<feature policy='require' name='topoext'/> to its <cpu>, or set "
+            f"its kernel does not see {topology.threads} threads a core on this {host.cpu_vendor} "
+            "host; add <feature policy='require' name='topoext'/> to its <cpu>, or set "
             f"{first}threads to 1."
         )
     if guest.vcpus <= MOST_XAPIC_VCPUS and highest_apic_id(topology) > HIGHEST_XAPIC_ID:

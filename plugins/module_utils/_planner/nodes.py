@@ -36,7 +36,7 @@ def chosen_nodes(
     """
     if policy.nodes == AUTO and placed is None:
         raise LayoutError(
-            "nodes 'auto' chooses beside all the other guests of the host, which are not known "
+            "nodes 'auto' takes all other guests of the host into account, and they are not known "
             "here; use vnuma_partition or the filter plan_host, or name the nodes."
         )
     if not host.nodes:
@@ -201,8 +201,8 @@ def check_own_size(guest: Guest, policy: Policy) -> None:
     memory_kib = sum(cell.memory_kib for cell in guest.own_cells)
     if (vcpus, memory_kib) != (guest.vcpus, guest.memory_kib):
         raise LayoutError(
-            f"on one host node it has the {len(guest.own_cells)} "
-            f"cell{'s' if len(guest.own_cells) > 1 else ''} of its own, for {vcpus} "
+            f"on one host node it keeps its own {len(guest.own_cells)} "
+            f"cell{'s' if len(guest.own_cells) > 1 else ''}, for {vcpus} "
             f"vCPUs and {show_size(memory_kib)}; set cells for new ones, or leave vcpus and memory "
             "out."
         )
@@ -240,10 +240,11 @@ def _with_memory(guest: Guest, memory_kib: int) -> Guest:
     """
     before = memory_size(guest)
     total_kib = memory_kib + guest.devices_kib
-    beside = f" and its memory devices {show_size(guest.devices_kib)}" if guest.devices_kib else ""
+    devices = f" and the {show_size(guest.devices_kib)} of its memory devices"
+    together = f"{devices} are" if guest.devices_kib else " is"
     if guest.most_kib is not None and total_kib > guest.most_kib:
         raise LayoutError(
-            f"memory {show_size(memory_kib)}{beside} is more than its <maxMemory> of "
+            f"memory {show_size(memory_kib)}{together} more than its <maxMemory> of "
             f"{show_size(guest.most_kib)}; raise that with 'virsh edit', or set memory to at most "
             f"{show_size(max(0, guest.most_kib - guest.devices_kib))}."
         )
@@ -251,7 +252,7 @@ def _with_memory(guest: Guest, memory_kib: int) -> Guest:
         return replace(guest, memory_kib=memory_kib, current_kib=None)
     if before.current_kib > total_kib:
         raise LayoutError(
-            f"memory {show_size(memory_kib)}{beside} is less than the "
+            f"memory {show_size(memory_kib)}{together} less than the "
             f"{show_size(before.current_kib)} of its <currentMemory>, which it is ballooned to; "
             f"lower that with 'virsh setmem --config', or set memory to at least "
             f"{show_size(before.current_kib - guest.devices_kib)}."

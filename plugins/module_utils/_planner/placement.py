@@ -272,18 +272,18 @@ def _no_place(case: Case, room: Room) -> RoomError:
         key=lambda one: (-one[0], -one[1], one[2]),
     )
     listed = ", ".join(
-        f"node {node} {_room_text(cores, memory_kib)}"
+        f"node {node}: {_room_text(cores, memory_kib)}"
         for cores, memory_kib, node in left[:_MOST_SHOWN]
     )
-    more = f", and {len(left) - _MOST_SHOWN} more less" if len(left) > _MOST_SHOWN else ""
+    more = f", {len(left) - _MOST_SHOWN} more with less" if len(left) > _MOST_SHOWN else ""
     pages = "".join(
-        f" and {max(0, room.pages_left(node, size_kib))} pages of {size_kib} KiB on node {node}"
+        f", node {node}: {max(0, room.pages_left(node, size_kib))} pages of {size_kib} KiB"
         for size_kib, _number in need.pages
         for _cores, _memory_kib, node in left[:_MOST_SHOWN]
     )
     return RoomError(
-        f"nodes 'auto' found no place for it: it needs {need_text(need)} of "
-        f"{each}{case.demand.remark}, and left are {listed}{more}{pages}"
+        f"nodes 'auto' finds no room for it: it needs {need_text(need)} of "
+        f"{each}{case.demand.remark} (free: {listed}{more}{pages})"
         f"{_largest(case, need.memory_kib)}",
         "reduce its vCPUs or memory, or move guests away",
     )
@@ -305,7 +305,9 @@ def _largest(case: Case, memory_kib: int) -> str:
     largest_kib, name = max(floating, default=(0, ""))
     if largest_kib <= memory_kib:
         return ""
-    return f" (guest {name}, which is on no node in particular, has {mebibytes(largest_kib)} MiB)"
+    return (
+        f", and guest {name}, which is on no node in particular, has {mebibytes(largest_kib)} MiB"
+    )
 
 
 def _moves(cases: Mapping[int, Case], plan: Plan) -> tuple[str, ...]:
@@ -341,7 +343,7 @@ def _gain(cases: Mapping[int, Case], before: Plan, after: Plan) -> str:
         return ""
     changes = []
     if new[0] != old[0]:
-        changes.append(f"{old[0] - new[0]} more guests have a place")
+        changes.append(f"{old[0] - new[0]} more guests fit")
     if new[1] != old[1]:
         changes.append(f"guests are on {new[1]} host nodes in all instead of {old[1]}")
     if new[0] == old[0] and new[2] != old[2]:

@@ -290,8 +290,8 @@ def _shortage(demand: Demand, site: Site, size: int) -> str:
     }
     figures = "; ".join(f"node {node} has {' and '.join(one)}" for node, one in short.items())
     return (
-        f"the host cannot back its cells: over {size} of {len(demand.nodes)} nodes each would have "
-        f"to hold {need_text(need)}, and {figures}."
+        f"the host cannot back its cells: spread over {size} of {len(demand.nodes)} nodes, each "
+        f"node would need {need_text(need)}, and {figures}."
     )
 
 
@@ -301,12 +301,12 @@ def _no_shape(counts: Sequence[int | None], reasons: Mapping[str, str]) -> str:
     each = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in sorted(reasons.items()))
     if len(counts) == 1 and counts[0] is not None:
         return (
-            f"its shape of {counts[0]} cell{'s' if counts[0] != 1 else ''} cannot be had on every "
-            f"host of its migration group ({each}); take these hosts out of migration_group, or "
-            "set cells or rebalance for another shape."
+            f"its shape of {counts[0]} cell{'s' if counts[0] != 1 else ''} does not fit every host "
+            f"of its migration group ({each}); take these hosts out of migration_group, or set "
+            "cells or rebalance for another shape."
         )
     return (
-        f"no number of cells can be had on every host of its migration group ({each}); take hosts "
-        "out of migration_group, reduce the guest's vCPUs or memory, raise cpu_overcommit, or "
+        f"no number of cells fits every host of its migration group ({each}); take hosts out of "
+        "migration_group, reduce the guest's vCPUs or memory, raise cpu_overcommit, or "
         "lower reserved_memory."
     )

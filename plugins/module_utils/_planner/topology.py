@@ -280,7 +280,7 @@ def no_dies_warning(
         of = f" of host node{'s' if len(blank) > 1 else ''} {', '.join(map(str, blank))}"
         return (
             f"the host does not list the L3 caches{of if blank else ''}, so that its sockets have "
-            "one die each; set dies to 'none' for no such hint."
+            "one die each; set dies to 'none' to silence this warning."
         )
     node = nodes[0]
     cells = " and ".join(map(str, sorted(set(sizes), reverse=True)))

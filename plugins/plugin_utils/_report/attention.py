@@ -86,18 +86,18 @@ def overfull(node: int, account: Account) -> list[str]:
     cores = account.exclusive_cores + account.shared_cores
     if cores > account.cores:
         found.append(
-            f"host node {node}: guests take {cores} cores and it has {account.cores}; place some "
-            "elsewhere, or let them share."
+            f"host node {node}: guests take {cores} cores and it has {account.cores}; move some "
+            "to other nodes, or let them share."
         )
     if account.bound_kib > account.memory_kib:
         found.append(
             f"host node {node}: guests take {size_text(account.bound_kib)} of memory and it has "
-            f"{size_text(account.memory_kib)} beside its hugepages; place some elsewhere."
+            f"{size_text(account.memory_kib)} without its hugepages; move some to other nodes."
         )
     for size_kib, total, taken in account.hugepages:
         if taken > total:
             found.append(
                 f"host node {node}: guests take {taken} hugepages of {size_text(size_kib)} and its "
-                f"pool has {total}; enlarge the pool, or place some elsewhere."
+                f"pool has {total}; enlarge the pool, or move some to other nodes."
             )
     return found

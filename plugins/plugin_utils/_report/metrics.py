@@ -154,7 +154,10 @@ def _guest_families(host: HostView) -> Iterator[tuple[_Family, Samples]]:
         (({"state": state}, sum(guest.state == state for guest in guests)) for state in states),
     )
     yield (
-        _Family("vnuma_guest_drift", "Differences between plan, definition and what is in effect"),
+        _Family(
+            "vnuma_guest_drift",
+            "Differences between the planned, the defined and the running layout",
+        ),
         (({"guest": guest.name}, len(guest.drift)) for guest in guests),
     )
     yield (

@@ -189,7 +189,7 @@ def topologies(host: HostView) -> Iterator[Topology]:
     if not host.host.nodes:
         return
     now = any(guest.effective is not None for guest in host.guests) or not host.changes
-    words = [(False, "in effect")] if now else []
+    words = [(False, "now")] if now else []
     if host.changes:
         words.append((True, "planned"))
     for planned, word in words:

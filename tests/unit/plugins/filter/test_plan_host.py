@@ -132,5 +132,5 @@ def test_copies_with_one_uuid(uuids: list[str]) -> None:
 
 def test_one_definition_alone_has_no_ledger() -> None:
     """partition_domain cannot choose."""
-    with pytest.raises(AnsibleFilterError, match="nodes 'auto' chooses beside all the other"):
+    with pytest.raises(AnsibleFilterError, match="nodes 'auto' takes all other guests"):
         partition_domain(guest("a"), CAPABILITIES, nodes="auto")

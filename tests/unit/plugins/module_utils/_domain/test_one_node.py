@@ -119,7 +119,7 @@ def test_what_no_longer_fits_is_refused(host: HostOf) -> None:
     rfc = host("rfc-8n240c")
     two = put(read_definition(BY_HAND.replace("<cache level='1'/>", "")), rfc, 2, 3)
     grown = two.text.replace(">8</vcpu>", ">16</vcpu>")
-    with pytest.raises(LayoutError, match="it has the 2 cells of its own, for 8 vCPUs and 8 GiB;"):
+    with pytest.raises(LayoutError, match="it keeps its own 2 cells, for 8 vCPUs and 8 GiB;"):
         put(read_definition(grown), rfc, 3)
     plain = put(read_definition(PLAIN), rfc, 2, 3)
     device = (
@@ -128,5 +128,5 @@ def test_what_no_longer_fits_is_refused(host: HostOf) -> None:
     with_device = plain.text.replace("<devices/>", f"<devices>{device}</devices>").replace(
         "<memory unit='GiB'>8", "<memory unit='GiB'>9"
     )
-    with pytest.raises(LayoutError, match="on one host node it has the no cells that it had"):
+    with pytest.raises(LayoutError, match="on one host node the guest goes back to no cells"):
         put(read_definition(with_device), rfc, 3)

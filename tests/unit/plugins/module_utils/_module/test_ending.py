@@ -173,13 +173,13 @@ def test_what_becomes_of_both(
     [
         (
             *(RUNNING, RUNNING, "moving"),
-            "the copy on west was paused; the next run ends it. If that one is to stay, run 'virsh "
-            "destroy db1' on the source first.",
+            "the module paused the copy on west; the next run ends it. If that one is to stay, run "
+            "'virsh destroy db1' on the source first.",
             ["west: pause"],
         ),
         (
             *(RUNNING, RUNNING, "there"),
-            "the copy on its source was paused; end it with 'virsh destroy db1' there.",
+            "the module paused the copy on its source; end it with 'virsh destroy db1' there.",
             ["east: pause"],
         ),
         (RUNNING, USER, "there", "both are left as they are; end the one that is not to stay", []),

@@ -194,7 +194,7 @@ def test_a_target_that_changed_meanwhile(bench: Bench) -> None:
     (error,) = result.errors
     assert str(error) == (
         "guest b: a guest of empty was defined, changed or removed after this one was planned; it "
-        "was not migrated, run again."
+        "was not migrated; run again."
     )
     assert [one.action for one in result.moves] == ["migrated", "failed"]
 

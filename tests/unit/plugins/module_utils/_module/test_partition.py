@@ -246,11 +246,11 @@ def test_what_a_guest_runs_with_is_kept(fake: FakeHypervisor, call: Call, tmp_pa
     [
         (
             lambda xml: xml.replace(f" passwd='{SECRET}'", ""),
-            "libvirt dropped devices/graphics, so the old definition was restored;",
+            "libvirt dropped devices/graphics, so the module put the old definition back;",
         ),
         (
             lambda xml: xml.replace("mode='strict'", "mode='preferred'"),
-            "libvirt stored a layout other than the one it was given, so the old definition",
+            "libvirt stored a layout other than the one it was given, so the module put the",
         ),
         (
             lambda xml: xml.replace("<sibling id='7' value='10'/>", ""),
@@ -377,7 +377,7 @@ def test_changed_between_reading_and_writing(fake: FakeHypervisor, call: Call) -
     result = call([{"name": "anuma"}])
     assert _said(result) == [
         "guest anuma: someone else changed its definition after it was planned; nothing was "
-        "written, run again."
+        "written; run again."
     ]
     assert fake.calls == []
     assert "hvm " in fake.persistent["anuma"]

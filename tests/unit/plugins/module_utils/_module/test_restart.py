@@ -392,7 +392,7 @@ def test_a_guest_that_its_owner_takes_down(
     """It is not started: by its owner's will, or since it runs elsewhere."""
     answer, fake = _restart(FakeGuest(meanwhile=act), state_dir)
     assert (answer.action(), answer.errors) == ("skipped", [])
-    assert f"while it was to shut down, {said}; it stays off." in answer.warnings()
+    assert f"while it was shutting down, {said}; it stays off." in answer.warnings()
     assert (fake.guests["anuma"].active, _files(state_dir)) == (False, [])
     again = _again(fake, state_dir)
     assert (again.action(), again.errors, fake.guests["anuma"].active) == ("none", [], False)
@@ -417,7 +417,7 @@ def test_a_guest_that_loses_its_definition_on_the_way(state_dir: MigrationNotes)
     answer = _again(fake, state_dir, timeout_s=60)
     assert (answer.action(), answer.errors) == ("skipped", [])
     assert fake.calls == ["shut down anuma", "start transient anuma"]
-    assert "it was started again as the transient guest that it was" in answer.warnings()
+    assert "the module started it again, as a transient guest" in answer.warnings()
     assert (fake.guests["anuma"].live, _files(state_dir)) == (OLD, [])
 
 
@@ -533,7 +533,7 @@ def test_rolled_back(state_dir: MigrationNotes) -> None:
     answer, fake = _restart(guest, state_dir)
     assert answer.action() == "rolled_back"
     (said,) = answer.errors
-    assert "it did not start with its new layout, so it was rolled back" in said
+    assert "it did not start with its new layout, so the module rolled it back" in said
     assert "no room" in said
     assert fake.calls == ["shut down anuma", "start anuma", "define anuma", "start anuma"]
     assert read_definition(guest.persistent or "").state == read_definition(OLD).state
@@ -590,7 +590,7 @@ def test_the_old_layout_no_longer_fits(state_dir: MigrationNotes) -> None:
     (said,) = answer.errors
     assert "it does not start with its new layout (libvirt could not start it: no room)" in said
     assert "no longer fits, since it had cells for 4 vCPUs, and it has 2 now" in said
-    assert "its definition has the new layout, and it is off" in said
+    assert "it is off, and its definition has the new layout" in said
     assert fake.calls == ["shut down anuma", "start anuma"]
     assert _files(state_dir) == ["uuid-anuma.layout", "uuid-anuma.restart"]
 
@@ -602,7 +602,7 @@ def test_neither_starts(state_dir: MigrationNotes) -> None:
     assert answer.action() == "failed"
     (said,) = answer.errors
     assert "it starts neither with its new layout" in said
-    assert "its definition has the one that it ran with; fix the cause and run again" in said
+    assert "its definition has the old layout; fix the cause and run again" in said
     guest.does_not_start = ()
     assert _again(fake, state_dir).action() == "started"
     assert (guest.cells, _files(state_dir)) == (1, [])
@@ -613,7 +613,7 @@ def test_no_layout_is_known(state_dir: MigrationNotes) -> None:
     state_dir.begin_restart("uuid-anuma", RestartNote("anuma"))
     guest = FakeGuest(active=False, reason="shutdown", does_not_start=(4,))
     (said,) = _restart(guest, state_dir)[0].errors
-    assert "it does not start, and no layout of earlier is known" in said
+    assert "it does not start, and no earlier layout is known" in said
 
 
 @pytest.mark.parametrize("kept", [keep_layout(read_definition(_xml(2))), "<layout>", "damaged"])

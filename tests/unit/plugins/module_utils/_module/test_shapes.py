@@ -86,8 +86,8 @@ def test_a_host_that_is_added_and_cannot(hosts: dict[str, Host]) -> None:
     text = _partitioned(XML, hosts["a"], _in(_policy("a", "b"), XML, hosts["a"], hosts))
     with pytest.raises(LayoutError) as raised:
         _in(_policy("a", "b", "c"), text, hosts["a"], hosts)
-    assert "its shape of 8 cells cannot be had on every host" in str(raised.value)
-    assert "(c: the host cannot back its cells: over 2 of 2 nodes" in str(raised.value)
+    assert "its shape of 8 cells does not fit every host" in str(raised.value)
+    assert "(c: the host cannot back its cells: spread over 2 of 2 nodes" in str(raised.value)
 
 
 def test_the_record_alone_gives_the_plan_of_each_host(hosts: dict[str, Host]) -> None:

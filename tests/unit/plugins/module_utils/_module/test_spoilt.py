@@ -47,6 +47,6 @@ def test_what_libvirt_did(before: str, stored: str, again: str, what: str) -> No
         assert "restored" not in said
     else:
         assert said.startswith("libvirt dropped devices/")
-        assert "so the old definition was restored;" in said
+        assert "so the module put the old definition back;" in said
     assert "abc" not in said
     assert "xyz" not in said

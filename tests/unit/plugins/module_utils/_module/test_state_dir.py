@@ -65,7 +65,7 @@ def test_what_cannot_be_written_leaves_no_draft(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("in the way")
     with pytest.raises(StateDirError) as raised:
         StateDir(str(tmp_path / "state"), "host").keep_layout("a", "<layout/>")
-    assert "nothing was changed, free space there or set state_dir" in str(raised.value)
+    assert "nothing was changed; free space there or set state_dir" in str(raised.value)
 
 
 def test_leftovers(tmp_path: Path) -> None:

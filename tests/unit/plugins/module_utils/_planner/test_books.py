@@ -300,7 +300,7 @@ def test_a_rule_is_not_taken_for_want_of_room() -> None:
     text = domain("x", 4, 2, inside=cells)
     for vcpus in (2, 6):
         found = planned(host, [text], {"name": "x", "nodes": "auto", "vcpus": vcpus})
-        assert "it has the 2 cells of its own" in found["errors"][0]["msg"]
+        assert "it keeps its own 2 cells" in found["errors"][0]["msg"]
 
 
 def test_real_time_vcpus_that_share() -> None:

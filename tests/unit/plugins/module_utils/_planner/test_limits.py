@@ -40,7 +40,7 @@ def test_amd_guests_are_told_about_topoext(
     small = guest(8, 1 << 20, **keys)
     warnings = planned(small, host("edited-amd-2n16c-smt2"), **options).warnings
     assert len(warnings) == hidden
-    assert all("it does not see its threads 2 on this AMD host" in one for one in warnings)
+    assert all("does not see 2 threads a core on this AMD host" in one for one in warnings)
     assert planned(small, host("rfc-8n240c"), **options).warnings == ()
 
 

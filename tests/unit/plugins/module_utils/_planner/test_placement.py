@@ -391,7 +391,7 @@ def test_widen_takes_more_nodes_where_the_fewest_are_not_free() -> None:
         for node in (0, 1)
     ]
     (refused,) = place(host, [asks("g", 6, 4)], taken)
-    assert "left are node 0 3 cores and 31744 MiB, node 1 3 cores and 31744 MiB" in str(refused)
+    assert "free: node 0: 3 cores and 31744 MiB, node 1: 3 cores and 31744 MiB" in str(refused)
     assert nodes_of(place(host, [asks("g", 6, 4, widen=True)], taken)) == [(0, 1)]
 
 
@@ -405,7 +405,7 @@ def test_rebalance_moves_only_where_that_is_better() -> None:
     moved = place_guests([*placed, wide], host, (), rebalance=True)
     assert None not in nodes_of(moved.answers)
     assert len(moved.moves) == 1
-    assert moved.gain.startswith("1 more guests have a place")
+    assert moved.gain.startswith("1 more guests fit")
     # More guests would have a place if those that are there had none.
     there = [asks("a", 5, 8, (0,)), asks("b", 5, 8, (1,))]
     small = [asks(f"c{number}", 4, 8) for number in range(4)]

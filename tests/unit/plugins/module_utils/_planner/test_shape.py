@@ -273,12 +273,12 @@ def test_who_cannot_is_named(host: HostOf, guest: GuestOf) -> None:
     with pytest.raises(ShapeError) as raised:
         common_shape(members, Policy())
     assert set(raised.value.reasons) == {"tiny-2n2c"}
-    assert "over 2 of 2 nodes each would have to hold 8 cores" in raised.value.reasons["tiny-2n2c"]
+    assert "over 2 of 2 nodes, each node would need 8 cores" in raised.value.reasons["tiny-2n2c"]
     shaped = replace(Policy(), cells=8, threads=1, migration_group=("rfc-8n240c", "tiny-2n2c"))
     with pytest.raises(ShapeError) as raised:
         check_shape(members, shaped)
     assert set(raised.value.reasons) == {"tiny-2n2c"}
-    with pytest.raises(LayoutError, match=r"cannot back its cells: over 2 of 2 nodes"):
+    with pytest.raises(LayoutError, match=r"cannot back its cells: spread over 2 of 2 nodes"):
         plan(large, host("tiny-2n2c"), shaped)
 
 

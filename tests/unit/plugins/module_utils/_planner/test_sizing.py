@@ -117,7 +117,7 @@ _DIMM = "<memory model='dimm'><target><size unit='GiB'>2</size><node>0</node></t
         (
             _text(current=12).replace("<devices/>", f"<devices>{_DIMM}</devices>"),
             {"memory": "8 GiB"},
-            "memory 8 GiB and its memory devices 2 GiB is less than the 12 GiB of its "
+            "memory 8 GiB and the 2 GiB of its memory devices are less than the 12 GiB of its "
             "<currentMemory>",
         ),
         (

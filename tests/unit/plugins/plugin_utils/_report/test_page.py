@@ -166,18 +166,18 @@ def test_what_needs_attention_comes_first() -> None:
         ],
         [
             *("node overfull", "a", ""),
-            "host node 2: guests take 19 cores and it has 15; place some elsewhere, or let them "
-            "share.",
+            "host node 2: guests take 19 cores and it has 15; move some to other nodes, or let "
+            "them share.",
         ],
         [
             *("node overfull", "a", ""),
-            "host node 2: guests take 128.0 GiB of memory and it has 128 GiB beside its "
-            "hugepages; place some elsewhere.",
+            "host node 2: guests take 128.0 GiB of memory and it has 128 GiB without its "
+            "hugepages; move some to other nodes.",
         ],
         [
             *("node overfull", "a", ""),
             "host node 2: guests take 6 hugepages of 2 MiB and its pool has 5; enlarge the pool, "
-            "or place some elsewhere.",
+            "or move some to other nodes.",
         ],
         [
             *("better placement", "a", ""),
@@ -230,7 +230,7 @@ def test_caches_and_isolated_cpus() -> None:
     rows = part.table("processors").dicts()
     assert {text(row["Cache domain"]) for row in rows} == {"0", "1"}
     assert {text(row["Cache domain"]) for row in bare.table("processors").dicts()} == {"not known"}
-    assert part.threads("in effect") == bare.threads("in effect")
+    assert part.threads("now") == bare.threads("now")
     assert "isolated from the kernel's scheduler: 2-3." in part.text
     assert len(part.element.xpath("//path[contains(@class, 'iso')]")) > 0
     for picture in part.element.xpath("//svg[contains(@aria-label, 'socket')]"):
@@ -274,7 +274,7 @@ def test_every_host_can_be_drawn(name: str) -> None:
     """Each pCPU once, whatever the machine."""
     facts = reports.facts(name)
     part = reading.read(report({"a": {"topology": facts}}))
-    shown = part.threads("in effect")
+    shown = part.threads("now")
     there = {cpu for node in facts["nodes"] for cpu in reading.ids(node["cpus"])}
     assert set(shown) == there
 

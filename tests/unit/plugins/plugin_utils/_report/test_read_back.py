@@ -15,7 +15,7 @@ from reading import Part, ids, kib, text
 
 TITLES = {"live": "running", "persistent": "defined", "planned": "planned"}
 #: What the pictures and tables of a host are of, the second one where there is a plan.
-WHEN = ("in effect", "planned")
+WHEN = ("now", "planned")
 Make = Callable[[], reports.Entry]
 
 
