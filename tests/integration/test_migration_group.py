@@ -92,7 +92,9 @@ def test_a_host_that_is_added_later(hosts: Hosts) -> None:
     run = hosts.play("kvm.vnuma.converge")
     assert run.failed
     assert "guest on-kvm1: its shape of 8 cells does not fit every host" in run.output
-    assert re.search(r"\(tiny: the host cannot back its cells: spread over 2 of 2 nodes", run.output)
+    assert re.search(
+        r"\(tiny: the host cannot back its cells: spread over 2 of 2 nodes", run.output
+    )
     assert "kvm2: the host" not in run.output
     hosts.libvirts["kvm2"].virsh("undefine", "new")
     assert hosts.dumps() == before

@@ -100,7 +100,8 @@ class Cycle:
         if not self._is_down(restart):
             return False
         restart.warnings.append(
-            f"it took longer than {self._policy.timeout_s:g} s to shut down; increase timeout."
+            f"it took longer than {self._policy.timeout_s:g} s to shut down; increase timeout (in "
+            "the role, vnuma_restart_timeout)."
         )
         self._bring_up(restart)
         return True
@@ -158,7 +159,8 @@ class Cycle:
             self._record(restart, replace(restart.note, phase="late"))
         late = (
             f"it did not shut down within {policy.timeout_s:g} s and keeps running with its old "
-            "layout; check why in the guest, increase timeout, or set mode to 'force'."
+            "layout; check why in the guest, increase timeout, or set mode to 'force' (in the "
+            "role, vnuma_restart_timeout and vnuma_restart_mode)."
         )
         later = (
             f"If it goes down within {LATE_S / 3600:g} h, the next run starts it."

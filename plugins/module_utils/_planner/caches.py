@@ -162,7 +162,7 @@ def without_caches(backing: Sequence[Node | None], shared: Mapping[int, Ids]) ->
         return []
     return [
         f"libvirt's capabilities list no L3 cache of {nodes_text(found)}, so its vCPUs there are "
-        "pinned as with pinning 'node'; set that, or give cache_domains in host."
+        "pinned as with pinning 'node'; set that, or give cache_domains in topology."
     ]
 
 

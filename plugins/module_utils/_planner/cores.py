@@ -37,7 +37,7 @@ def on_host(policy: Policy, host: Host) -> Policy:
     if host.isolated_cpus is None:
         raise LayoutError(
             "reserved_cpus 'isolated' cannot be used: which pCPUs are isolated is read on the host "
-            "itself, and is not known here; name them, or give them in host as isolated_cpus."
+            "itself, and is not known here; name them, or give them in topology as isolated_cpus."
         )
     reserved = tuple(sorted({*policy.reserved_cpus, *host.isolated_cpus}))
     return replace(policy, reserved_cpus=reserved, reserves_isolated=False)

@@ -427,7 +427,7 @@ def test_a_slow_guest_is_watched_while_the_others_take(state_dir: MigrationNotes
     guests = {"a": slow, "b": FakeGuest(meanwhile=lambda _guest: _shut_off(slow))}
     answer, _fake = _restart(guests, state_dir)
     assert (answer.errors, answer.action("a"), answer.action("b")) == ([], "restarted", "restarted")
-    assert "it took longer than 0.05 s to shut down; increase timeout." in answer.warnings("a")
+    assert "it took longer than 0.05 s to shut down; increase timeout" in answer.warnings("a")
     assert (slow.active, slow.cells, _files(state_dir)) == (True, 4, [])
 
 

@@ -235,7 +235,7 @@ def test_hosts_without_a_list(host: HostOf, guest: GuestOf) -> None:
     assert bare.vcpu_pins == with_node.vcpu_pins
     assert bare.warnings == (
         "libvirt's capabilities list no L3 cache of host nodes 0-7, so its vCPUs there are pinned "
-        "as with pinning 'node'; set that, or give cache_domains in host.",
+        "as with pinning 'node'; set that, or give cache_domains in topology.",
     )
     partial = _host([4, 4])
     some = replace(partial.nodes[0], cache_domains=((0, 1, 2, 3),))
