@@ -13,13 +13,13 @@ options:
   uri:
     description:
       - Connection URI of the libvirt daemon, as C(virsh --connect) takes it.
-      - It is opened as it is given, with the programs and files that it names (C(command=),
-        C(keyfile=)), by the user of the module. Never take it from what a host has answered.
+      - The module opens it as it is given, as the module's user, with the programs and files that
+        it names (C(command=), C(keyfile=)). Never take it from what a host has answered.
     type: str
     default: qemu:///system
   daemon_timeout:
     description:
-      - How long a libvirt daemon that is away, takes no connection or falls silent is waited for,
+      - How long to wait for a libvirt daemon that is away, accepts no connection or falls silent,
         in seconds.
     type: float
     default: 60
@@ -29,5 +29,5 @@ requirements:
   - lxml (the distribution's package C(python3-lxml))
 notes:
   - The bindings of libvirt are most often installed for the distribution's own interpreter only.
-    Under another one the module looks for an interpreter that has them, and continues under that.
+    Under another interpreter, the module looks for one that has them, and continues under that.
 """

@@ -32,7 +32,7 @@ options:
         that hold it, nearest first, and counts all other guests of the host, whether they run or
         are off. A guest that has such nodes keeps them. A guest on one node gets pins and a memory
         binding only. Its CPU topology and cells stay as they are, so that its kernel sees no
-        difference; O(cells=1) gives it a cell all the same.
+        difference. With O(cells=1) it gets a cell.
       - A nodeset may name a node that has pCPUs and no memory. The memory of its cell is bound to
         the nearest node with memory, and the distances in the guest say so.
     type: str
@@ -45,15 +45,14 @@ options:
       - V(cache) is the pCPUs of one L3 cache of that node, such as a CCX, shared with other guests.
         A cell gets the fewest caches that hold its cores within O(cpu_overcommit), and the least
         used of these. A guest that already fits its caches keeps them. If the host lists no caches,
-        this is as V(node), with a warning.
+        this is like V(node), with a warning.
       - V(core) pins the threads of a guest core to the sibling threads of one host core. V(cpu)
         pins every vCPU to a pCPU of its own; a guest gets whole cores first, and no two guests
         share a core while one is whole. With both, no two guests share a pCPU, and no other guest
         of the call is pinned to what they own. Isolated pCPUs are taken first. A guest whose pins
         are right keeps them.
       - V(keep) leaves the pins of the vCPUs as they are.
-      - V(none) removes the pins of the vCPUs, also those that were made by hand, and also in a
-        running guest.
+      - V(none) removes the pins of the vCPUs, those made by hand included, also in a running guest.
     type: str
     choices: [node, cache, core, cpu, none, keep]
     default: node
@@ -66,10 +65,10 @@ options:
     description:
       - Mode of the memory binding of every cell to its host node.
       - With V(strict) memory comes from that node or not at all. A guest whose hugepages, or locked
-        memory, do not fit there does not start. If the node is full later, the host's kernel may
-        kill a process on it, which may be the guest.
+        memory, do not fit there does not start. If the node is full later, the host's OOM killer
+        may kill the guest.
       - With V(preferred) memory is taken from other nodes if that node has none left.
-      - V(restrictive) is as V(strict), and held by the guest's cgroup alone. A running guest
+      - V(restrictive) is like V(strict), but enforced by the guest's cgroup alone. A running guest
         without cells can then be moved to another node with its memory.
       - V(none) binds nothing, and removes a binding that was made by hand.
     type: str
@@ -77,30 +76,30 @@ options:
     default: strict
   vcpus:
     description:
-      - The most vCPUs that the guest is to have. They are all split over its cells again. By
-        default it keeps its number.
+      - The number of vCPUs of the guest, those for hotplug included. All of them are split over its
+        cells again. By default the guest keeps its number.
       - If all vCPUs were online at boot, all will be. If some were kept for hotplug, those that are
-        online stay so, and new ones are offline.
-      - To leave the option out later changes nothing. O(state=absent) restores the number from
-        before it was first set.
+        online stay online, and new ones are offline.
+      - Removing the option later changes nothing. O(state=absent) restores the number from before
+        it was first set.
     type: int
     version_added: 1.1.0
   memory:
     description:
-      - Memory that the guest's cells are to share, as an integer with a unit such as V(32 GiB). It
-        is split over the cells again. Memory devices (DIMMs) come on top of it. By default the
-        guest keeps its memory.
-      - A guest that is ballooned to less than its memory stays at that. Every other guest gets all
-        of it.
-      - To leave the option out later changes nothing. O(state=absent) restores the size from before
-        it was first set.
+      - Memory that the guest's cells share, as an integer with a unit such as V(32 GiB). It is
+        split over the cells again. Memory devices (DIMMs) come on top of it. By default the guest
+        keeps its memory.
+      - A guest that is ballooned to less than its memory stays at that. Any other guest gets all of
+        it.
+      - Removing the option later changes nothing. O(state=absent) restores the size from before it
+        was first set.
     type: str
     version_added: 1.1.0
   cpu_overcommit:
     description:
-      - How many guest cores each host core takes, for O(pinning=node), O(pinning=cache) and
-        O(pinning=none). O(nodes=auto) and migration groups ask it of nodes, O(pinning=cache) of
-        caches. Cores are counted, and not threads. If guests on a node have different values, the
+      - How many guest cores share a host core, for O(pinning=node), O(pinning=cache) and
+        O(pinning=none). O(nodes=auto) and migration groups apply it to nodes, O(pinning=cache) to
+        caches. Cores are counted, not threads. If guests on a node have different values, the
         lowest applies.
       - From 1 to 64, with at most three decimals.
     type: float
@@ -109,8 +108,8 @@ options:
   device_locality:
     description:
       - Whether the host nodes of the guest's passed-through PCI devices matter.
-      - V(prefer) has O(nodes=auto) take these nodes if they have room. If a guest is elsewhere, a
-        warning says so.
+      - With V(prefer), O(nodes=auto) takes these nodes if they have room. If a guest is on other
+        nodes, a warning says so.
       - V(require) refuses a guest that is not on all of them.
       - V(ignore) does not look at devices.
     type: str
@@ -140,9 +139,9 @@ options:
       - Sockets of the guest, V(auto), V(cells) or a number. No socket straddles cells, though a
         socket may hold several cells.
       - V(auto) is one for each host socket that the guest's nodes are on, if its cells divide
-        evenly over them and a guest's kernel was seen to take it without complaint (Intel's
-        processors). Otherwise it is as V(cells). A guest that is partitioned keeps its sockets
-        while its cells stay.
+        evenly over them and a guest's kernel is known to accept that without complaint (Intel's
+        processors). Otherwise it is like V(cells). A partitioned guest keeps its sockets while its
+        cells stay.
       - V(cells) is one for each cell if cells have the same size, otherwise as many sockets of one
         size as fill each cell.
     type: str
@@ -162,15 +161,15 @@ options:
     version_added: 1.1.0
   migration_group:
     description:
-      - Names of the hosts that the guest is to be able to move to while it runs, with or without
-        its own host. The topology of each is needed too.
-      - The guest gets the shape that all of them can back. That is the most cells that a number of
-        nodes of each host divides equally and holds (the fewest with O(nodes=auto)), with threads,
-        granule and distances in common. O(cells), O(threads), O(granule) and O(distances) that are
-        given are kept. If the hosts differ, each pair of cells gets the largest of their distances,
-        both ways.
-      - A guest keeps its shape while every host of the group can back it. If one cannot, the guest
-        is refused before anything is written.
+      - Names of the hosts that the guest can move to while it runs, with or without its own host.
+        The topology of each is needed too.
+      - The guest gets a shape that fits all of them. That is the most cells that spread evenly over
+        some nodes of each host and have room there (the fewest with O(nodes=auto)), with threads,
+        granule and distances in common. O(cells), O(threads), O(granule) and O(distances) are used
+        as they are given. If the hosts differ, each pair of cells gets the largest of their
+        distances, both ways.
+      - A guest keeps its shape while it fits every host of the group. If it does not fit one, the
+        module refuses the guest before it writes anything.
     type: list
     elements: str
     version_added: 1.1.0
@@ -245,7 +244,7 @@ options:
   distances:
     description:
       - V(host) copies the distances of the host nodes. V(none) writes none.
-      - A matrix, row by row and with a row for each cell, such as V([[10, 21], [21, 10]]), is taken
+      - A matrix, row by row and with a row for each cell, such as V([[10, 21], [21, 10]]), is used
         as it is. Each value is 10 from a cell to itself, and 11 to 254 to every other.
     type: raw
     default: host

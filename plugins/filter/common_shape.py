@@ -12,8 +12,8 @@ version_added: 1.1.0
 author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:
-  - Takes the hosts of a group and the definition of a guest, and returns the shape that it can have
-    on all of them, so that it can move from one to another while it runs.
+  - Takes the hosts of a group and the definition of a guest, and returns the shape that fits all of
+    them, so that the guest can move from one to another while it runs.
   - It is the shape that M(kvm.vnuma.vnuma_partition) gives a guest with O(migration_group).
 requirements:
   - lxml, on the controller
@@ -64,11 +64,11 @@ _value:
     shape:
       description:
         - The shape, as options of M(kvm.vnuma.vnuma_partition) and of
-          P(kvm.vnuma.partition_domain#filter); null where there is none.
+          P(kvm.vnuma.partition_domain#filter); null if there is none.
       type: dict
       contains:
         cells:
-          description: Number of cells; missing where the guest keeps its own on every host.
+          description: Number of cells; missing if the guest keeps its own on every host.
           type: int
         threads:
           description: Threads of a guest core.
@@ -77,7 +77,7 @@ _value:
           description: Smallest unit that memory is split in, such as V(1 MiB).
           type: str
         distances:
-          description: The matrix, row by row; V(none) or V(host) where it has none of its own.
+          description: The matrix, row by row; V(none) or V(host) if it has none of its own.
           type: raw
         migration_group:
           description: Names of the hosts.
@@ -87,10 +87,10 @@ _value:
       description: The host nodes that back it as a nodeset, by name of the host.
       type: dict
     msg:
-      description: Why there is no shape; empty where there is one.
+      description: Why there is no shape; empty if there is one.
       type: str
     errors:
-      description: Hosts that stand against a shape, with C(name) and C(msg).
+      description: Hosts that no shape fits, with C(name) and C(msg).
       type: list
       elements: dict
 """

@@ -13,8 +13,8 @@ author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:
   - Takes what M(kvm.vnuma.vnuma_facts) and M(kvm.vnuma.vnuma_info) returned for a host, and returns
-    metrics in Prometheus' text format, for the textfile collector of node_exporter. The role
-    variable C(vnuma_textfile) has it written on every host.
+    metrics in Prometheus' text format, for the textfile collector of node_exporter. With the role
+    variable C(vnuma_textfile), the role writes it on every host.
   - For each host node its memory and hugepages (C(vnuma_node_memory_bytes), C(_available_bytes),
     C(_taken_bytes), C(_resident_bytes), C(_free_bytes); C(vnuma_node_hugepages), C(_taken),
     C(_free)) and its cores (C(vnuma_node_cores), C(vnuma_node_cores_taken)); for each guest
@@ -37,8 +37,8 @@ options:
     type: float
   previous:
     description:
-      - The metrics of the run before, as text. Where something could not be determined this time,
-        the time of the last success is taken from there.
+      - The metrics of the run before, as text. If something could not be determined this time, the
+        time of the last success is taken from there.
     type: str
     default: ""
 seealso:

@@ -13,7 +13,7 @@ author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:
   - Takes a domain definition and returns it partitioned, as M(kvm.vnuma.vnuma_partition) would
-    define it. For templates that another module defines.
+    define it. It is for templates that another module defines.
   - Partitioning the result again changes nothing. With O(state=absent) it returns the definition as
     it was before it was partitioned.
   - The switch of the libvirt RFC of September 2018 in the input, C(check='numa'), is accepted and
@@ -54,7 +54,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The definition, partitioned; the same text where nothing had to change.
+  description: The definition, partitioned; the same text if nothing had to change.
   type: str
 """
 

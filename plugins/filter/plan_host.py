@@ -13,18 +13,18 @@ author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:
   - Takes the definitions of all guests of a host, and returns the plan that
-    M(kvm.vnuma.vnuma_partition) would carry out there; with O(nodes=auto) for capacity planning,
-    and for definitions that are kept under version control.
-  - On which host nodes passed-through PCI devices are is not known here. O(device_locality) is
-    of no effect.
+    M(kvm.vnuma.vnuma_partition) would carry out there. It is for capacity planning with
+    O(nodes=auto), and for definitions that are kept under version control.
+  - O(device_locality) has no effect, since the filter does not know on which host nodes
+    passed-through PCI devices are.
 requirements:
   - lxml, on the controller
 positional: topology
 options:
   _input:
     description:
-      - The definition of every guest of the host, as a list of texts. They all count, whether they
-        are planned or not.
+      - The definition of every guest of the host, as a list of texts. All of them count, whether
+        they are planned or not.
     type: list
     elements: str
     required: true
@@ -69,14 +69,14 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - A dictionary. RV(_value) holds definitions as they are to be, with their passwords.
+    - A dictionary. RV(_value) holds the new definitions, with their passwords.
   type: dict
   contains:
     guests:
       description:
         - One entry for each guest that was planned, by name, with C(name), C(changed), C(layout),
           C(placement) and C(warnings) as M(kvm.vnuma.vnuma_partition) returns them, and
-          C(definition), its definition as it is to be.
+          C(definition), its new definition.
       type: list
       elements: dict
     errors:
@@ -90,10 +90,10 @@ _value:
     ledger:
       description:
         - What all guests take of each host node, as M(kvm.vnuma.vnuma_partition) returns it; null
-          where no nodes were chosen.
+          if no nodes were chosen.
       type: dict
     rebalance:
-      description: Who moves (C(moves)), and what that brings (C(gain)).
+      description: Which guests move (C(moves)), and what that brings (C(gain)).
       type: dict
 """
 

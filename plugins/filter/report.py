@@ -15,15 +15,15 @@ description:
   - Takes what M(kvm.vnuma.vnuma_facts) and M(kvm.vnuma.vnuma_info) returned for any number of
     hosts, and returns an HTML page. What needs attention comes first, then the fleet, then each
     host with its sockets, nodes, cache domains, cores and threads, coloured by guest.
-  - What M(kvm.vnuma.vnuma_partition) returned in check mode, or P(kvm.vnuma.plan_host#filter), is
-    drawn beside it. The page then shows the layout of each guest before and after.
+  - With what M(kvm.vnuma.vnuma_partition) returned in check mode, or P(kvm.vnuma.plan_host#filter),
+    the page shows the layout of each guest before and after.
   - The page is one file. It loads nothing, has no script, follows the reader's choice of light or
     dark, and prints. Everything in a picture is in a table under it.
   - Nothing of a guest's definition is in it except its name and its NUMA layout. The same input
     gives the same page, byte for byte.
   - The playbook C(kvm.vnuma.report) gathers the input and writes the page.
 requirements:
-  - lxml, on the controller, where C(topology) is the text of C(virsh capabilities)
+  - lxml, on the controller, if C(topology) is the text of C(virsh capabilities)
 options:
   _input:
     description:
@@ -39,7 +39,7 @@ options:
     type: str
     default: NUMA placement
   gathered:
-    description: When the input was gathered, as text. By default the page says nothing of it.
+    description: When the input was gathered, as text. By default the page does not say.
     type: str
     default: ""
 seealso:

@@ -14,8 +14,8 @@ author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:
   - Reads the host's NUMA topology from libvirt and returns it as C(ansible_facts.vnuma_host).
-  - What it returns can be given to O(kvm.vnuma.vnuma_partition#module:topology) and to the filter
-    P(kvm.vnuma.partition_domain#filter).
+  - O(kvm.vnuma.vnuma_partition#module:topology) and the filter
+    P(kvm.vnuma.partition_domain#filter) accept what it returns.
   - Can be listed in C(FACTS_MODULES) or C(ansible_facts_modules), to run with C(gather_facts).
 extends_documentation_fragment:
   - kvm.vnuma.attributes
@@ -56,7 +56,7 @@ ansible_facts:
       type: dict
       contains:
         nodes:
-          description: The host's NUMA nodes, those without pCPUs or memory included, by id.
+          description: The host's NUMA nodes, nodes without pCPUs or memory included, by id.
           type: list
           elements: dict
           contains:
@@ -65,15 +65,15 @@ ansible_facts:
               type: int
               sample: 0
             cpus:
-              description: Its online pCPUs, as a cpuset. Empty for a node without.
+              description: Its online pCPUs, as a cpuset. Empty for a node without pCPUs.
               type: str
               sample: 0-14,120-134
             memory_kib:
-              description: Its memory in KiB, V(0) for a node without.
+              description: Its memory in KiB, V(0) for a node without memory.
               type: int
               sample: 134217728
             free_kib:
-              description: Its free memory in KiB; null where libvirt's driver does not report it.
+              description: Its free memory in KiB; null if libvirt's driver does not report it.
               type: int
               sample: 120795955
             hugepages:
@@ -90,8 +90,8 @@ ansible_facts:
                   type: int
                   sample: 512
                 free:
-                  description: Pages that are not in use; null where libvirt's driver does not
-                    report it.
+                  description: Pages that are not in use; null if libvirt's driver does not report
+                    it.
                   type: int
                   sample: 512
             distances:
@@ -109,7 +109,7 @@ ansible_facts:
               elements: int
               sample: [0]
             cache_domains:
-              description: Its online pCPUs by the L3 cache that they share, as cpusets. Empty where
+              description: Its online pCPUs by the L3 cache that they share, as cpusets. Empty if
                 libvirt does not list caches.
               type: list
               elements: str
@@ -123,11 +123,11 @@ ansible_facts:
           type: str
           sample: x86_64
         cpu_vendor:
-          description: Vendor of the host's CPUs, as libvirt names it. Empty where unknown.
+          description: Vendor of the host's CPUs, as libvirt names it. Empty if unknown.
           type: str
           sample: Intel
         cpu_model:
-          description: Model of the host's CPUs, as libvirt names it. Empty where unknown.
+          description: Model of the host's CPUs, as libvirt names it. Empty if unknown.
           type: str
           sample: Skylake-Server-IBRS
         hugepage_default_kib:
@@ -135,13 +135,13 @@ ansible_facts:
           type: int
           sample: 2048
         isolated_cpus:
-          description: pCPUs over which the host's scheduler spreads no threads (C(isolcpus=)), as a
-            cpuset. Null over a remote URI, where nobody knows.
+          description: pCPUs over which the host's scheduler does not balance threads
+            (C(isolcpus=)), as a cpuset. Null over a remote URI, where they are unknown.
           type: str
           sample: 2-15
         cpu_kinds:
           description: pCPUs of a hybrid processor by kind, as cpusets, the fastest kind first.
-            Empty where all are alike, and over a remote URI.
+            Empty if all are alike, and over a remote URI.
           type: list
           elements: str
           sample: ["0-15", "16-31"]
@@ -150,7 +150,7 @@ ansible_facts:
           type: str
           sample: 9.0.0
         hypervisor_version:
-          description: Version of the hypervisor, such as QEMU. Empty where it is unknown.
+          description: Version of the hypervisor, such as QEMU. Empty if it is unknown.
           type: str
           sample: 7.2.22
 """

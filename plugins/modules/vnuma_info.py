@@ -16,10 +16,9 @@ description:
   - For each guest of a host, returns the layout that was planned for it, the one that it is defined
     with, the one that it runs with, the pCPUs that its vCPUs can run on, and the host nodes that
     its memory is on.
-  - Compares them, and says in one sentence for each difference what differs and what to do about
-    it.
-  - One call handles every guest of a host, partitioned or not, persistent or transient. Nothing is
-    changed, and a read-only connection will do.
+  - Compares them, and says in one sentence for each difference what differs and what to do.
+  - One call handles every guest of a host, partitioned or not, persistent or transient. Changes
+    nothing, and works over a read-only connection.
 extends_documentation_fragment:
   - kvm.vnuma.attributes
   - kvm.vnuma.attributes.action_group
@@ -47,9 +46,9 @@ options:
     type: bool
     default: true
 notes:
-  - Where the memory is can only be determined on the hypervisor host itself, by a user who may read
-    C(/proc/PID/numa_maps) of its QEMU processes, which is root for C(qemu:///system). Otherwise it
-    is null and RV(guests[].notes) says why. Everything else is there over a remote O(uri) too.
+  - The module can tell where memory is only on the hypervisor host itself, as a user who may read
+    C(/proc/PID/numa_maps) of the QEMU processes, which is root for C(qemu:///system). Otherwise it
+    is null and RV(guests[].notes) says why. Everything else works over a remote O(uri) too.
 seealso:
   - module: kvm.vnuma.vnuma_partition
   - module: kvm.vnuma.vnuma_restart
@@ -63,7 +62,7 @@ EXAMPLES = r"""
   kvm.vnuma.vnuma_info:
   register: vnuma
 
-- name: Fail where anything has drifted
+- name: Fail if anything has drifted
   ansible.builtin.assert:
     that: vnuma.drifted | length == 0
     fail_msg: >-
@@ -179,8 +178,8 @@ guests:
           description:
             - V(planned-persistent) if it is not defined as planned (V(planned-live) for a transient
               guest), V(persistent-live) if it does not run as defined, V(persistent-saved) if its
-              managed-save image would bring back another layout, V(live-actual) if the kernel has
-              its threads or its memory elsewhere than it runs with, V(topology-pins) if its pins do
+              managed-save image would bring back another layout, V(live-actual) if its threads or
+              its memory are not where its running layout has them, V(topology-pins) if its pins do
               not deliver what its CPU topology tells its kernel.
           type: str
           sample: live-actual
@@ -189,8 +188,8 @@ guests:
             - V(cells), V(topology), V(distances), V(vcpu_pins), V(emulator_pins),
               V(iothread_pins), V(memory_binding), V(vcpu_placement); V(memory) for pages on
               the wrong host node, V(plan) if its options no longer give a valid layout, V(restart)
-              if a restart was interrupted, V(dies) if vCPUs that share a die inside may run beside
-              more than one L3 cache of the host.
+              if a restart was interrupted, V(dies) if vCPUs that share a die inside may run on more
+              than one L3 cache of the host.
           type: str
           sample: vcpu_pins
         msg:
@@ -234,7 +233,7 @@ ledger:
       type: list
       elements: dict
     floating:
-      description: Guests that are on no node in particular; they are shared over all by size.
+      description: Guests without pins and binding, which are charged to all nodes by size.
       type: list
       elements: str
 rebalance:
@@ -249,7 +248,7 @@ rebalance:
       type: list
       elements: str
     gain:
-      description: What that would bring, as a sentence; empty where it would bring nothing.
+      description: What that would bring, as a sentence; empty if it would bring nothing.
       type: str
 errors:
   description: What could not be determined, guest by guest.

@@ -13,15 +13,15 @@ version_added: 1.1.0
 author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:
-  - Migrates guests live from the host that the module runs on. Each is planned on its target beside
-    the guests that are there, and runs there with the target's pins and memory bindings, also after
-    its next start. What its kernel sees stays the same.
-  - Every guest is checked and planned before the first one leaves. What stands against it is said
-    all at once. In check mode nothing else happens.
-  - Where several targets can take a guest, it goes to the one of which the smallest share is taken.
-    The largest guest is given a target first.
-  - A guest whose migration fails runs on where it was, defined as before. A guest that runs on a
-    target already is left alone.
+  - Migrates guests live from the host that the module runs on. The module plans each guest on its
+    target together with the guests of that host. The guest then runs with the target's pins and
+    memory bindings, also after its next start. What its kernel sees stays the same.
+  - All guests are checked and planned before the first one leaves, and all obstacles are reported
+    together. In check mode nothing more is done.
+  - If several targets can take a guest, it goes to the least loaded of them. Targets are assigned
+    to the largest guest first.
+  - If a migration fails, the guest continues to run where it was, defined as before. A guest that
+    runs on a target already is left alone.
   - The module itself connects to the targets too, as the user that it runs as.
 extends_documentation_fragment:
   - kvm.vnuma.attributes
@@ -36,7 +36,7 @@ attributes:
 options:
   guests:
     description:
-      - Names, UUIDs or shell patterns. By default every guest of the host that runs.
+      - Names, UUIDs or shell patterns. By default every running guest of the host.
     type: list
     elements: str
   targets:
@@ -48,7 +48,7 @@ options:
     suboptions:
       name:
         description:
-          - How results and errors call it. By default its URI.
+          - Name of the target in results and errors. By default its URI.
         type: str
       uri:
         description:
@@ -64,44 +64,44 @@ options:
       topology:
         description:
           - Its topology, C(ansible_facts.vnuma_host) as M(kvm.vnuma.vnuma_facts) returns it. By
-            default it is asked for; which pCPUs are isolated is known from these facts only.
+            default the module asks the target, which does not tell which pCPUs are isolated.
         type: raw
       policy:
         description:
           - Options of M(kvm.vnuma.vnuma_partition) that are this host's own, such as
-            C(reserved_cpus) or C(auto_nodes). All others are those that the guest was partitioned
-            with.
+            C(reserved_cpus) or C(auto_nodes). All other options are the ones stored with the guest.
         type: dict
   partial:
     description:
-      - Whether guests that can migrate do so where others cannot. Those are errors all the same.
+      - Whether guests that can migrate do so even if others cannot. The others are still errors.
     type: bool
     default: false
   at_once:
     description:
-      - How many guests may be on their way together.
+      - How many guests to migrate in parallel.
     type: int
     default: 1
   timeout:
     description:
       - How long the migration of a guest may take, in seconds. A guest that writes to its memory
-        faster than that is copied never gets there; then its migration is ended, and it runs on
-        where it was. See O(options.post_copy).
+        faster than that is copied would never arrive. The module then ends its migration, and the
+        guest continues to run where it was.
+      - See O(options.post_copy) for such guests.
     type: float
     default: 600
   copy_storage:
     description:
       - V(none) refuses guests with disks that are not on shared storage.
       - V(all) copies disks that are not shared, V(incremental) what they have beyond their backing
-        files. The files must be there at the target, unless libvirt can make them in a pool. What
-        is in them is overwritten.
+        files. The files must exist on the target, unless libvirt can make them in a pool. What is
+        in them is overwritten.
     type: str
     choices: [none, all, incremental]
     default: none
   undefine_source:
     description:
-      - Whether the guest's definition is removed from the source once it runs on the target.
-      - With V(false) do not start it on the source, and turn its autostart off there. Two guests
+      - Whether to remove the guest's definition from the source once the guest runs on the target.
+      - With V(false), do not start it on the source, and turn its autostart off there. Two guests
         would write to the same disks.
     type: bool
     default: true
@@ -119,53 +119,54 @@ options:
         type: str
       compression:
         description:
-          - How memory is compressed on its way.
+          - How to compress memory that is sent.
         type: str
         choices: [none, xbzrle, mt]
         default: none
       auto_converge:
         description:
-          - Slow a guest down that writes to its memory faster than that is copied.
+          - Slow down a guest that writes to its memory faster than that is copied.
         type: bool
         default: false
       post_copy:
         description:
-          - After O(timeout), let the guest run on at the target, which fetches the rest of its
-            memory from the source. If the source or the network fails before that has ended, the
-            guest is lost.
-          - The copy on the target is not paused until the one on the source is over, since libvirt
-            does not allow that. If the target's daemon ends in the moment of the handover, both may
+          - After O(timeout), switch to post-copy. The guest continues on the target, which fetches
+            the rest of its memory from the source. If the source or the network fails before that
+            has ended, the guest is lost.
+          - libvirt does not allow the module to keep the copy on the target paused until the one on
+            the source is over. If the target's daemon ends in the moment of the handover, both may
             run.
         type: bool
         default: false
       tls:
         description:
-          - Encrypt memory and disks on their way, by the certificates that QEMU is configured with
+          - Encrypt memory and disks that are sent, by the certificates that QEMU is configured with
             on both hosts.
         type: bool
         default: false
       peer_to_peer:
         description:
-          - Let the two daemons carry the migration out. It goes on if the module ends, and the
+          - Let the two daemons carry out the migration. It continues if the module ends, and the
             guest is then paused on the target until the module is run again.
-          - V(false) has the module carry it out over its own connections to both. If the module
-            ends before all memory is sent, the migration fails, and the guest runs on where it was.
-            If it ends in the moment after that, the guest is paused until the module is run again.
+          - With V(false) the module carries it out over its own connections to both. If the module
+            ends before all memory is sent, the migration fails, and the guest continues to run
+            where it was. If it ends in the moment after that, the guest is paused until the module
+            is run again.
         type: bool
         default: true
   trust_uris:
     description:
-      - Take URIs of O(targets) by which libvirt runs programs or reads files that they name, as the
-        user of the module or of the source's daemon. These are the parameters C(command),
+      - Accept URIs of O(targets) that name programs to run or files to read, which libvirt does as
+        the user of the module or of the source's daemon. These are the parameters C(command),
         C(netcat), C(keyfile), C(known_hosts) and C(pkipath), and the transport C(ext).
-      - They are refused otherwise. Set it only where the URIs come from the play, the inventory or
-        C(--extra-vars), and never from what a host has answered.
+      - By default the module refuses them. Set the option only if the URIs come from the play, the
+        inventory or C(--extra-vars), and never from what a host has answered.
     type: bool
     default: false
     version_added: 2.0.0
 notes:
-  - What an earlier run has begun and not ended, because something died, is brought to its end
-    first. See the guide on guests that move.
+  - If an earlier run began a migration and could not end it, the module first brings that to its
+    end. See the guide on guests that move.
   - libvirt's log, C(virsh domjobinfo), and the system log on the source say how far a migration is.
 seealso:
   - module: kvm.vnuma.vnuma_partition
@@ -180,7 +181,7 @@ EXAMPLES = r"""
       - name: kvm2
         uri: qemu+ssh://root@kvm2/system
 
-- name: Say which guests could go to which of two hosts, and why others could not
+- name: Show which guests could go to which of two hosts, and why others could not
   kvm.vnuma.vnuma_migrate:
     targets:
       - {name: kvm2, uri: qemu+ssh://root@kvm2/system}
@@ -206,8 +207,8 @@ guests:
     action:
       description:
         - V(migrated), also if an earlier run had begun it; V(none) if it runs on a target already,
-          or if others kept it back; V(refused) if it cannot go to any; or V(failed). In check mode,
-          what would be.
+          or if other guests were refused; V(refused) if it cannot go to any target; or V(failed).
+          In check mode, what would be done.
       type: str
       sample: migrated
     target:
@@ -227,8 +228,8 @@ guests:
     downtime_ms:
       description:
         - How long it stood still, in milliseconds, from libvirt's event that it was stopped on the
-          source until it was resumed on the target; as libvirt measured it, where it was paused or
-          a connection broke.
+          source until it was resumed on the target. If it was paused, or a connection broke, as
+          libvirt measured it.
       type: int
       sample: 87
     sent_kib:

@@ -20,16 +20,16 @@ description:
     O(memory_mode), O(vcpus), O(memory) and O(cpu_overcommit). Most plays need no other.
   - B(Common options) are O(device_locality), O(threads), O(dies), O(sockets), O(split),
     O(migration_group), O(emulator_pinning) and O(iothread_pinning). All others are B(advanced).
-  - One call handles every guest of a host. A guest that cannot be partitioned is not changed and is
-    named in the error; the others are handled and reported, and the task fails at the end.
-  - Only C(vcpu@placement), C(cputune/vcpupin), C(numatune/memory), C(numatune/memnode),
-    C(cpu/topology) and C(cpu/numa) are changed; and C(cputune/emulatorpin),
-    C(cputune/iothreadpin), C(vcpu), C(vcpus), C(memory) and C(currentMemory) where an
-    option asks for it. Their content before the first partition is kept in the guest's
-    C(<metadata>), and O(state=absent) restores it.
+  - One call handles every guest of a host. A guest that cannot be partitioned is not changed, and
+    the error names it. The others are handled and reported, and the task fails at the end.
+  - Changes only C(vcpu@placement), C(cputune/vcpupin), C(numatune/memory), C(numatune/memnode),
+    C(cpu/topology) and C(cpu/numa). If an option asks for it, also C(cputune/emulatorpin),
+    C(cputune/iothreadpin), C(vcpu), C(vcpus), C(memory) and C(currentMemory). A record in the
+    guest's C(<metadata>) keeps their content from before the first partition, and O(state=absent)
+    restores it.
   - Never starts, stops or restarts a guest. The layout of a running guest changes at its next cold
-    start; RV(restart_required) names the guests that wait for it. Where only pins differ, they are
-    changed in the running guest too, and no restart is needed.
+    start; RV(restart_required) names the guests that wait for it. If only pins differ, the module
+    changes them in the running guest too, and no restart is needed.
 extends_documentation_fragment:
   - kvm.vnuma.attributes
   - kvm.vnuma.attributes.action_group
@@ -48,8 +48,8 @@ options:
   managed_save:
     description:
       - What to do with a guest that is off and has a managed-save image, which would restore its
-        old layout at the next start. V(refuse) fails without changing the guest; V(drop) discards
-        the image and the state that was saved in it. What the guest had in memory is lost then.
+        old layout at the next start. V(refuse) fails without changing the guest. V(drop) discards
+        the image; what the guest had in memory is then lost.
     type: str
     choices: [refuse, drop]
     default: refuse
@@ -65,8 +65,8 @@ options:
   planned:
     description:
       - What an earlier run in check mode returned, as C(register) has it, to carry out just that.
-      - A guest that has to be redefined, and whose definition was changed since, is not changed and
-        is named in the error. A guest that already has its layout is no error, whoever changed it.
+      - If a guest has to be redefined and its definition was changed since, the module leaves it as
+        it is, and the error names it. A guest that has its layout already is no error.
       - If a guest of the host was defined, changed or removed since, and a guest whose nodes were
         chosen has to be redefined, nothing is written.
     type: dict
@@ -107,7 +107,7 @@ EXAMPLES = r"""
     guests:
       - name: "*"
 
-- name: More vCPUs and memory for a guest, with all that it was partitioned with
+- name: More vCPUs and memory for a guest, and otherwise the options that it has
   kvm.vnuma.vnuma_partition:
     reserved_cpus: "0,15,120,135"
     guests:
@@ -235,7 +235,7 @@ guests:
           sample: 67108864
         cells:
           description:
-            - The guest's cells, by id; empty where O(nodes=auto) leaves it the cells of its own.
+            - The guest's cells, by id; empty if O(nodes=auto) leaves the guest its own cells.
           type: list
           elements: dict
           contains:
@@ -247,7 +247,7 @@ guests:
               type: int
             memory_node:
               description: The host node that its memory is bound to.
-              returned: where the host node that backs it has no memory
+              returned: if the host node that backs it has no memory
               type: int
             vcpus:
               description: Its vCPUs as a cpuset.
@@ -258,18 +258,18 @@ guests:
               type: int
               sample: 8388608
             pins:
-              description: pCPUs its vCPUs are pinned to, as a cpuset; empty where they are not.
+              description: pCPUs its vCPUs are pinned to, as a cpuset; empty if they are not.
               type: str
               sample: 0-14,120-134
             distances:
-              description: Distance to every cell, by cell id; empty where none are written.
+              description: Distance to every cell, by cell id; empty if none are written.
               returned: for guests that change
               type: list
               elements: int
               sample: [10, 21, 31, 21, 21, 31, 31, 31]
         topology:
           description:
-            - The guest's CPU topology; null where O(nodes=auto) leaves it as it is.
+            - The guest's CPU topology; null if O(nodes=auto) leaves it as it is.
           type: dict
           contains:
             sockets:
@@ -289,7 +289,7 @@ guests:
               type: int
               sample: 2
         memory_mode:
-          description: Mode of the memory binding, V(none) where nothing is bound.
+          description: Mode of the memory binding, V(none) if nothing is bound.
           type: str
           sample: strict
         nodeset:
@@ -297,15 +297,15 @@ guests:
           type: str
           sample: 0-7
         vcpu_pins:
-          description: pCPUs of each vCPU as a cpuset, by vCPU; empty where nothing is pinned.
+          description: pCPUs of each vCPU as a cpuset, by vCPU; empty if nothing is pinned.
           returned: for guests that change
           type: list
           elements: str
         emulator_pins:
-          description: pCPUs of the emulator's threads; null where they are not managed.
+          description: pCPUs of the emulator's threads; null if they are not managed.
           type: str
         iothread_pins:
-          description: pCPUs of each iothread, by its id; null where they are not managed.
+          description: pCPUs of each iothread, by its id; null if they are not managed.
           type: dict
 ledger:
   description:
@@ -327,10 +327,10 @@ ledger:
           type: int
           sample: 15
         exclusive_cores:
-          description: Cores that guests have for themselves.
+          description: Cores that guests own.
           type: int
         shared_cores:
-          description: Guest cores that share the others.
+          description: Guest cores that share the remaining cores.
           type: int
         memory_kib:
           description: Its memory in KiB, without hugepage pools.
@@ -348,7 +348,7 @@ ledger:
           type: list
           elements: str
     floating:
-      description: Guests that are on no node in particular; they are shared over all by size.
+      description: Guests without pins and binding, which are charged to all nodes by size.
       type: list
       elements: str
     reserved_memory_kib:
@@ -361,7 +361,7 @@ ledger:
       description: Digest of every definition of the host that was planned with.
       type: str
 rebalance:
-  description: Who moves, and what it brings.
+  description: Which guests move, and what that brings.
   returned: with O(rebalance=true) and O(nodes=auto)
   type: dict
   contains:
@@ -370,7 +370,7 @@ rebalance:
       type: list
       elements: str
     gain:
-      description: What that brings, as a sentence; empty where nobody moves.
+      description: What that brings, as a sentence; empty if no guest moves.
       type: str
 restart_required:
   description: Names of the guests that run with another layout than they are defined with.

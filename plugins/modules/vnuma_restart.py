@@ -15,19 +15,19 @@ author:
 description:
   - Shuts down and starts each guest that runs with another layout than the one it is defined with.
     A reboot from inside is not enough, since it keeps the QEMU process.
-  - A guest that ran before runs after, unless its owner turns it off, saves it or migrates it away
-    meanwhile. Where it does not start with its new layout, the layout that it ran with is put back
-    and it is started with that, and the task fails and says so. Only the managed elements are put
-    back, into the definition as it is then.
-  - Each guest is decided in its turn, from what libvirt says then. One that its owner has shut
-    down, restarted, undefined or paused since the task began is left as it is, and a warning says
-    so.
-  - Guests that are off stay off; only one that an earlier, interrupted run had shut down is
-    started, where nothing tells that its owner has decided otherwise since.
-  - A guest that is paused, suspended, crashed, in the middle of a job such as a migration or a
-    backup, or with a block job on one of its disks, is not restarted, and a warning names it.
-  - Whether a guest runs is seen, by its state and its process. What cannot be found out is said as
-    unknown; the task fails then, and the next run completes the restart.
+  - A guest that ran before runs afterwards, unless its owner turns it off, saves it or migrates it
+    away meanwhile. If it does not start with its new layout, the module puts the layout back that
+    it ran with and starts it with that, and the task fails and says so. Only the managed elements
+    are put back, into the definition as it is then.
+  - The module decides what each guest needs when its turn comes, from what libvirt says then. If
+    its owner has shut it down, restarted, undefined or paused it since the task began, the module
+    leaves it as it is and warns.
+  - Guests that are off stay off. The module starts only a guest that an earlier, interrupted run
+    had shut down, unless its owner has decided otherwise since.
+  - The module does not restart a guest that is paused, suspended or crashed, or that has a job such
+    as a migration, a backup or a block job, and warns.
+  - The module looks at a guest's state and process to see whether it runs. If that cannot be found
+    out, the task fails and says so, and the next run completes the restart.
 extends_documentation_fragment:
   - kvm.vnuma.attributes
   - kvm.vnuma.attributes.action_group
@@ -43,8 +43,9 @@ options:
   guests:
     description:
       - Names, UUIDs or shell patterns. By default every guest of the host that was partitioned.
-      - A guest that is given by name or UUID is also restarted if its layout was changed by other
-        means; one that a pattern matches only if this collection partitioned it.
+      - A guest that is named, or given by UUID, is also restarted if its layout was changed by
+        other means. A guest that a pattern matches is restarted only if this collection partitioned
+        it.
     type: list
     elements: str
   mode:
@@ -58,8 +59,8 @@ options:
   timeout:
     description:
       - How long a guest may take to shut down, and again to start, in seconds.
-      - The module watches a guest that takes longer for as long as it works on other guests, and
-        starts it when it goes down.
+      - The module watches a guest that takes longer as long as it works on other guests, and starts
+        it when it goes down.
     type: float
     default: 300
   at_once:
@@ -69,7 +70,8 @@ options:
     default: 1
   agent_timeout:
     description:
-      - How long to wait after the start until the guest's agent answers, in seconds; V(0) not to.
+      - How long to wait after the start until the guest's agent answers, in seconds. With V(0) a
+        guest counts as restarted once QEMU runs.
     type: float
     default: 0
 seealso:
@@ -86,7 +88,7 @@ EXAMPLES = r"""
     at_once: 2
     timeout: 600
 
-- name: Guests that have nothing to lose, forced off where they do not shut down in a minute
+- name: Guests without data to lose, forced off if they do not shut down in a minute
   kvm.vnuma.vnuma_restart:
     guests: [build*]
     mode: force

@@ -242,6 +242,13 @@ def errors(module: _Module) -> Iterator[ast.Call]:
                 yield node
 
 
+def documentation(path: Path) -> Iterator[str]:
+    """Yield the texts of a file that are assigned to a name: Ansible's documents and fragments."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            yield str(node.value.value)
+
+
 @cache
 def sentences() -> tuple[Sentence, ...]:
     """Return what the code can say: every text in it that ends as a sentence does."""

@@ -15,10 +15,29 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     policy_from_options,
 )
 from rules import RULES
-from sentences import errors, modules, said, sentences
+from sentences import documentation, errors, literals, modules, said, sentences
 
 PROJECT = Path(__file__).resolve().parents[2]
 DOCS = PROJECT / "docs"
+
+#: Words that operators do not write, each with what to write for it.
+PRIVATE_WORDS = {
+    r"besides?": "together with, next to, given, in addition",
+    r"anew": "again, from scratch",
+    r"at once": "immediately, together",
+    r"nobody": "no one; or name what there is none of: no guest, no run",
+    r"somebody": "someone",
+    r"whoever": "name the one who acts",
+    r"who (?:is|are)": "name them: guests that are placed",
+    r"of theirs": "of their own",
+    r"heed(?:s|ed)?": "apply, use",
+    r"kin": "similar ones",
+    r"stand(?:s|ing)? against": "conflict with, be an obstacle",
+    r"(?:found|finds?|has|have) (?:a |no )?place": "has room",
+    r"sits well": "already fits",
+    r"in effect": "in use, running",
+    r"for no such hint": "to silence this warning",
+}
 
 
 @dataclass(frozen=True)
@@ -146,6 +165,39 @@ def test_every_error_is_a_sentence() -> None:
                 # A value at the end is a sentence that was made elsewhere.
                 assert text.endswith((".", "…")), (module.path.name, call.lineno, text)
     assert seen > 50
+
+
+def _texts() -> dict[str, str]:
+    """Return every text that users read, by where it is."""
+    files = [
+        *_pages(),
+        PROJECT / "roles/vnuma/README.md",
+        *(PROJECT / "roles").rglob("*.yml"),
+        *(PROJECT / "playbooks").glob("*.yml"),
+        *(DOCS / "examples").rglob("*.yml"),
+    ]
+    texts = {str(path.relative_to(PROJECT)): path.read_text() for path in files}
+    for folder in ("modules", "filter", "doc_fragments"):
+        for path in (PROJECT / "plugins" / folder).glob("*.py"):
+            texts[str(path.relative_to(PROJECT))] = "\n".join(documentation(path))
+    for module in modules():
+        for node, text in literals(module):
+            if " " in text:
+                where = f"{module.path.relative_to(PROJECT)}:{getattr(node, 'lineno', 0)}"
+                texts[where] = text
+    return texts
+
+
+def test_words_are_those_of_operators() -> None:
+    """No text has a word that its readers would have to learn here."""
+    found = [
+        f"{where}: {match[0]!r}; write: {better}"
+        for where, text in _texts().items()
+        for word, better in PRIVATE_WORDS.items()
+        # A sentence may go on in the next line, in a comment too.
+        for match in re.finditer(rf"\b{word}\b", re.sub(r"\s*\n[\s#]*", " ", text), re.IGNORECASE)
+    ]
+    assert not found, "\n".join(found)
 
 
 def _rows() -> dict[str, str]:
