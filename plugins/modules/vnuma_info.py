@@ -16,6 +16,7 @@ description:
   - For each guest of a host, returns the layout that was planned for it, the one that it is defined
     with, the one that it runs with, the pCPUs that its vCPUs can run on, and the host nodes that
     its memory is on.
+  - The only B(basic option) is O(guests). All others are B(advanced).
   - Compares them, and says in one sentence for each difference what differs and what to do.
   - One call handles every guest of a host, partitioned or not, persistent or transient. Changes
     nothing, and works over a read-only connection.

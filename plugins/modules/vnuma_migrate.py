@@ -16,6 +16,8 @@ description:
   - Migrates guests live from the host that the module runs on. The module plans each guest on its
     target together with the guests of that host. The guest then runs with the target's pins and
     memory bindings, also after its next start. What its kernel sees stays the same.
+  - B(Basic options) are O(guests) and O(targets). B(Common options) are O(partial), O(at_once),
+    O(timeout), O(copy_storage) and O(undefine_source). All others are B(advanced).
   - All guests are checked and planned before the first one leaves, and all obstacles are reported
     together. In check mode nothing more is done.
   - If several targets can take a guest, it goes to the least loaded of them. Targets are assigned

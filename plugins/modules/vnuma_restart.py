@@ -15,6 +15,7 @@ author:
 description:
   - Shuts down and starts each guest that runs with another layout than the one it is defined with.
     A reboot from inside is not enough, since it keeps the QEMU process.
+  - B(Basic options) are O(guests), O(mode) and O(timeout). All others are B(advanced).
   - A guest that ran before runs afterwards, unless its owner turns it off, saves it or migrates it
     away meanwhile. If it does not start with its new layout, the module puts the layout back that
     it ran with and starts it with that, and the task fails and says so. Only the managed elements

@@ -350,6 +350,43 @@ def test_every_option_is_written_about() -> None:
     assert [option for option in DEFAULTS if option != "state" and f"`{option}" not in page] == []
 
 
+def _groups() -> dict[str, set[str]]:
+    """Return the policy options by group, as the module's documentation has them."""
+    text = (PROJECT / "plugins/modules/vnuma_partition.py").read_text()
+    groups = {
+        name.lower(): set(re.findall(r"O\((\w+)\)", sentence)) & set(DEFAULTS)
+        for name, sentence in re.findall(r"B\((Basic|Common) options\)(.*?)\.", text, re.DOTALL)
+    }
+    return {**groups, "advanced": set(DEFAULTS) - set().union(*groups.values())}
+
+
+def test_options_are_in_three_groups_everywhere() -> None:
+    """The same ones in the module's documentation and in the tables of options and variables."""
+    groups = _groups()
+    assert [len(groups[name]) for name in ("basic", "common")] == [8, 8]
+    for page, prefix in ((DOCS / "options.md", ""), (PROJECT / "roles/vnuma/README.md", "vnuma_")):
+        tables = dict(
+            re.findall(
+                r"^\| (Basic|Common|Advanced) \w+ \|(.*?)\n\n", page.read_text(), re.M | re.S
+            )
+        )
+        for name, options in groups.items():
+            rows = tables[name.capitalize()].splitlines()
+            first = " ".join(row.split("|")[1] for row in rows[2:])
+            shown = set(re.findall(rf"`{prefix}(\w+)`", first)) & set(DEFAULTS)
+            assert shown == options, (page.name, name)
+
+
+def test_the_first_half_of_the_guide_needs_basic_options_alone() -> None:
+    """README and the first half of the guide: what else there is comes later."""
+    guide = (DOCS / "guide.md").read_text()
+    others = set(DEFAULTS) - _groups()["basic"]
+    for text in ((PROJECT / "README.md").read_text(), guide[: len(guide) // 2]):
+        blocks = "".join(re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+        used = set(re.findall(r"\b(?:vnuma_)?(\w+): ", blocks))
+        assert used & others == set()
+
+
 def test_every_file_is_on_the_map() -> None:
     """The map has every file there is, and no other."""
     page = (DOCS / "architecture.md").read_text()
