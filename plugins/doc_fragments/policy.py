@@ -12,8 +12,43 @@ from typing import Any
 
 import yaml
 
-#: Every policy option, in the three groups that tables have.
-POLICY = r"""
+
+def _guests(policy: str) -> str:
+    """Return the documentation of ``guests``: a name, and each policy option to override."""
+    options: dict[str, dict[str, Any]] = yaml.safe_load(policy)["options"]
+    typed = ("type", "elements", "choices")
+    entry: dict[str, dict[str, Any]] = {
+        "name": {
+            "description": [
+                "Name, UUID, or shell pattern such as V(db*).",
+                "A name wins over a UUID, and both win over patterns; of two patterns the first "
+                "wins. A name that matches nothing is an error, a pattern that matches nothing a "
+                "warning.",
+            ],
+            "type": "str",
+            "required": True,
+        }
+    }
+    for name, option in options.items():
+        types = {key: option[key] for key in typed if key in option}
+        entry[name] = {"description": [f"Overrides O({name})."], **types}
+    guests = {
+        "description": [
+            "The guests to handle. Any policy option can be overridden for a guest.",
+        ],
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "suboptions": entry,
+    }
+    return str(yaml.safe_dump({"options": {"guests": guests}}, sort_keys=False))
+
+
+class ModuleDocFragment:
+    """How guests are partitioned."""
+
+    #: Every policy option, in the three groups that tables have.
+    DOCUMENTATION = r"""
 options:
   state:
     description:
@@ -250,45 +285,8 @@ options:
     default: host
 """
 
-
-def _guests() -> str:
-    """Return the documentation of ``guests``: a name, and each policy option to override."""
-    options: dict[str, dict[str, Any]] = yaml.safe_load(POLICY)["options"]
-    typed = ("type", "elements", "choices")
-    entry: dict[str, dict[str, Any]] = {
-        "name": {
-            "description": [
-                "Name, UUID, or shell pattern such as V(db*).",
-                "A name wins over a UUID, and both win over patterns; of two patterns the first "
-                "wins. A name that matches nothing is an error, a pattern that matches nothing a "
-                "warning.",
-            ],
-            "type": "str",
-            "required": True,
-        }
-    }
-    for name, option in options.items():
-        types = {key: option[key] for key in typed if key in option}
-        entry[name] = {"description": [f"Overrides O({name})."], **types}
-    guests = {
-        "description": [
-            "The guests to handle. Any policy option can be overridden for a guest.",
-        ],
-        "type": "list",
-        "elements": "dict",
-        "required": True,
-        "suboptions": entry,
-    }
-    return str(yaml.safe_dump({"options": {"guests": guests}}, sort_keys=False))
-
-
-class ModuleDocFragment:
-    """How guests are partitioned."""
-
-    DOCUMENTATION = POLICY
-
     #: The guests of a call.
-    GUESTS = _guests()
+    GUESTS: str = _guests(DOCUMENTATION)
 
     #: Other hosts, for those who may have a migration group.
     TOPOLOGIES = r"""

@@ -163,30 +163,16 @@ def _as_text(policy: Policy) -> dict[str, str | None]:
     }
 
 
-def override_spec() -> dict[str, dict[str, Any]]:
-    """Return the policy options as the entry of a guest takes them."""
+def argument_spec() -> dict[str, dict[str, Any]]:
+    """Return the policy options as a module takes them (ansible.module_utils.common.arg_spec)."""
     return {
         name: {
             "type": option.type,
             **({"elements": "str"} if option.type == "list" else {}),
             **({"choices": list(option.choices)} if option.choices else {}),
+            **({} if DEFAULTS[name] is None else {"default": option.typed(str(DEFAULTS[name]))}),
         }
         for name, option in OPTIONS.items()
-    }
-
-
-def argument_spec() -> dict[str, dict[str, Any]]:
-    """Return them as a module takes them (ansible.module_utils.common.arg_spec)."""
-    return {
-        name: {
-            **spec,
-            **(
-                {}
-                if DEFAULTS[name] is None
-                else {"default": OPTIONS[name].typed(str(DEFAULTS[name]))}
-            ),
-        }
-        for name, spec in override_spec().items()
     }
 
 

@@ -290,7 +290,7 @@ def test_a_thread_that_libvirt_did_not_move(machine: Bench) -> None:
     guest = machine.guest()
     assert guest["drift"] == []
     assert guest["actual"]["vcpus"]["2"] == everywhere
-    threads = machine.libvirt.seen(Path(f"/proc/{guest['placement']['pid']}/task"))
+    threads = machine.libvirt.seen(Path(f"/proc/{guest['actual']['pid']}/task"))
     (thread,) = [
         int(folder.name)
         for folder in threads.iterdir()
@@ -478,5 +478,5 @@ def test_without_root(bench: Bench, call: Call, tmp_path: Path) -> None:
     assert guest["actual"]["cells"] is None
     assert guest["actual"]["vcpus"]["2"] == "1"
     assert len(guest["notes"]) == 1
-    assert f"this user may not read /proc/{guest['placement']['pid']}/" in guest["notes"][0]
+    assert f"this user may not read /proc/{guest['actual']['pid']}/" in guest["notes"][0]
     assert subprocess.run(["id", "-u"], check=True, capture_output=True).stdout == b"0\n"

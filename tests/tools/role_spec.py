@@ -72,7 +72,9 @@ def module_options(module: str) -> dict[str, Option]:
 
 def policy_options() -> dict[str, Option]:
     """Return the policy options, in their groups."""
-    options = yaml.safe_load(documented("plugins/doc_fragments/policy.py", "POLICY"))["options"]
+    options = yaml.safe_load(documented("plugins/doc_fragments/policy.py", "DOCUMENTATION"))[
+        "options"
+    ]
     assert isinstance(options, dict)
     return options
 

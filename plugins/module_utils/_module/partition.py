@@ -368,28 +368,6 @@ def _group(topologies: Mapping[str, object] | None) -> dict[str, Host]:
     return group_from_facts(topologies)
 
 
-class GuestsModule(AnsibleModule):  # type: ignore[misc]
-    """A module whose ``guests`` override policy options: a sentence about one names the guest."""
-
-    def fail_json(self, msg: str, **kwargs: Any) -> None:
-        """Fail; Ansible's own check of an entry, which names no guest, is told as ours."""
-        refused = _refused_entries(self.params.get("guests"))
-        super().fail_json(msg=refused or msg, **kwargs)
-
-
-def _refused_entries(entries: object) -> str:
-    """Return what is wrong with the options of entries, entry by entry."""
-    refused = []
-    for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, Mapping) and entry.get("name"):
-            options = {option: value for option, value in entry.items() if option != "name"}
-            try:
-                policy_from_options(options)
-            except PolicyError as error:
-                refused.append(str(error.for_guest(str(entry["name"]))))
-    return " ".join(refused)
-
-
 def partition(module: AnsibleModule) -> dict[str, Any]:
     """Partition the guests and return what came of it."""
     given = module.params["topology"]

@@ -64,13 +64,17 @@ def select_guests(domains: Sequence[Domain], entries: Sequence[Mapping[str, Any]
                     guest=name,
                 )
             )
+        elif not name:
+            selection.errors.append(
+                HypervisorError("an entry of guests has no name; give it one, or remove the entry.")
+            )
         elif domain is None and _PATTERN_CHARACTERS.intersection(name):
             patterns.append(entry)
         elif domain is None:
             selection.errors.append(
                 HypervisorError(
                     "it does not exist on this host; correct the name, or define it first.",
-                    guest=name or "without a name",
+                    guest=name,
                 )
             )
         elif domain.uuid in matched:

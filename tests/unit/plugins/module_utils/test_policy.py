@@ -9,6 +9,8 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+import yaml
+from ansible_collections.kvm.vnuma.plugins.doc_fragments.policy import ModuleDocFragment
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import PolicyError
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     CHOICES,
@@ -16,7 +18,6 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._policy import (
     OPTIONS,
     Policy,
     argument_spec,
-    override_spec,
     policy_from_options,
     policy_from_record,
     policy_to_record,
@@ -329,13 +330,17 @@ def test_the_table_is_the_policy() -> None:
     assert policy_from_options(given) == Policy()
 
 
-def test_the_entry_of_a_guest_takes_every_option() -> None:
-    """With the same type and values, and no default: that is the call's."""
-    entry = override_spec()
-    assert entry.keys() == _SPEC.keys() == OPTIONS.keys()
+def test_the_documentation_has_every_option_as_it_is() -> None:
+    """The call's with type, values and default; those of a guest without one, and all of them."""
+    called = yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["options"]
+    guests = yaml.safe_load(ModuleDocFragment.GUESTS)["options"]["guests"]["suboptions"]
+    keys = {"type", "elements", "choices", "default"}
+    assert called.keys() == _SPEC.keys() == OPTIONS.keys()
+    assert guests.keys() == {"name", *OPTIONS}
     for name, one in _SPEC.items():
-        assert entry[name] == {key: value for key, value in one.items() if key != "default"}
-        assert ("choices" in one) is (name in CHOICES)
+        assert {key: called[name][key] for key in keys & called[name].keys()} == one
+        entry = {key: value for key, value in one.items() if key != "default"}
+        assert {key: guests[name][key] for key in keys & guests[name].keys()} == entry
 
 
 def test_a_record_of_another_version() -> None:

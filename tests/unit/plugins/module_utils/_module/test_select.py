@@ -55,8 +55,7 @@ def test_picks(entries: list[str], picked: dict[str, int]) -> None:
         ),
         (
             [""],
-            ["guest without a name: it does not exist on this host; correct the name, or define "
-             "it first."],
+            ["an entry of guests has no name; give it one, or remove the entry."],
             [],
             [],
         ),
