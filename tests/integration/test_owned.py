@@ -447,7 +447,7 @@ def test_growing_a_guest_whose_cells_leave_vcpus_unnamed(smt: Libvirt, call: Cal
     for flags in (("--check",), (), ()):
         run = call("vnuma_partition", _asked(smt, "odd", nodes="auto", vcpus=6), *flags)
         assert run.failed
-        assert "guest odd: on one host node it has the 1 cell" in run.msg
+        assert "guest odd: on one host node it keeps its own 1 cell" in run.msg
         assert ", for 4 vCPUs and 1 GiB; set cells for new ones, " in run.msg
         assert smt.dump("odd") == before
     run = call("vnuma_partition", _asked(smt, "odd", nodes="auto"))
