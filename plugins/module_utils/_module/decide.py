@@ -116,7 +116,7 @@ def _decide_off(power: Power, listed: Domain, now: Domain, note: RestartNote | N
         return Decision(
             "unknown",
             f"{turn.why} had ended; whether that request or its owner turned it off cannot be "
-            f"told, so it stays off; start it with 'virsh start {now.name}' if it is to run.",
+            f"told, so it stays off; start it with 'virsh start {now.name}' if it should run.",
         )
     return Decision("forget", f"a restart of it was begun; since then {turn.why}, so it stays off.")
 

@@ -95,7 +95,7 @@ def carry_out(
         )
     if problem is not None:
         move.warnings.append(
-            f"libvirt reported an error, and it has arrived all the same: {problem.message}"
+            f"libvirt reported an error, and it has arrived nonetheless: {problem.message}"
         )
     move.seconds = round(time.monotonic() - began, 1)
     move.action = "migrated"

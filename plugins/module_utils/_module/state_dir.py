@@ -288,7 +288,7 @@ class StateDir:
                 return
             except OSError as error:
                 raise StateDirError(
-                    f"{self.folder / name} is of no more use and cannot be removed: "
+                    f"{self.folder / name} is no longer needed and cannot be removed: "
                     f"{error.strerror}; remove it."
                 ) from None
 

@@ -103,7 +103,7 @@ def _count(found: Unfinished, domain: Domain, destination: Destination, outcome:
     elif outcome.place == "nowhere":
         raise HypervisorError(
             f"a migration of it to {destination.name} was begun, and it is off since. "
-            f"{outcome.sentence} Start it where it is defined, if it is to run."
+            f"{outcome.sentence} Start it where it is defined, if it should run."
         )
 
 

@@ -240,7 +240,7 @@ def test_an_error_of_one_that_has_arrived(bench: Bench) -> None:
     move = bench.carry_out()
     assert move.action == "migrated"
     assert move.warnings == [
-        "libvirt reported an error, and it has arrived all the same: libvirt could not migrate it: "
+        "libvirt reported an error, and it has arrived nonetheless: libvirt could not migrate it: "
         "connection reset."
     ]
 

@@ -567,7 +567,7 @@ def test_a_state_folder_that_becomes_unwritable(
     assert guest.active
     assert not any("nothing was changed" in error for error in errors), errors
     if action != "failed":
-        with pytest.raises(StateDirError, match="is of no more use and cannot be removed"):
+        with pytest.raises(StateDirError, match="is no longer needed and cannot be removed"):
             tidy(cast(Power, fake), state_dir)
     monkeypatch.undo()
     answer = _again(fake, state_dir, timeout_s=0.05)

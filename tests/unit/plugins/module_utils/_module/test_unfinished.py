@@ -102,7 +102,8 @@ def test_one_that_is_off(bench: Bench) -> None:
     (error,) = bench.finish(["db1"]).errors
     assert str(error) == (
         "guest db1: a migration of it to west was begun, and it is off since. It is off "
-        "(destroyed) on its source and gone on west. Start it where it is defined, if it is to run."
+        "(destroyed) on its source and gone on west. Start it where it is defined, if it should "
+        "run."
     )
     assert not bench.is_noted
 
