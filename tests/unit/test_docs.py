@@ -281,6 +281,23 @@ def test_plays_are_examples() -> None:
     assert seen > 5
 
 
+def test_recipes_are_shown_whole() -> None:
+    """The page of recipes has every play of its folder, and each begins with what it is for."""
+    page = (DOCS / "recipes.md").read_text()
+    recipes = sorted((DOCS / "examples/recipes").glob("*.yml"))
+    assert len(recipes) > 9
+    for path in recipes:
+        text = path.read_text()
+        assert "\n# Recipe: " in text, path.name
+        assert f"```yaml\n{text[text.index('- name: ') :]}```" in page, path.name
+    parts = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
+    plays = [part for part in parts if "```yaml" in part]
+    assert len(plays) == len(recipes)
+    for part in plays:
+        assert "**What else has to be so.**" in part, part[:40]
+        assert "**To see that it worked.**" in part, part[:40]
+
+
 def _yaml_of(path: Path) -> list[str]:
     """Return a file of YAML, or what a page shows of it."""
     if path.suffix == ".yml":
