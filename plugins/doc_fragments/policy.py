@@ -118,7 +118,7 @@ options:
       - Removing the option later changes nothing. O(state=absent) restores the number from before
         it was first set.
     type: int
-    version_added: 1.1.0
+    version_added: 2.0.0
   memory:
     description:
       - Memory that the guest's cells share, as an integer with a unit such as V(32 GiB). It is
@@ -129,7 +129,7 @@ options:
       - Removing the option later changes nothing. O(state=absent) restores the size from before it
         was first set.
     type: str
-    version_added: 1.1.0
+    version_added: 2.0.0
   cpu_overcommit:
     description:
       - How many guest cores share a host core, for O(pinning=node), O(pinning=cache) and
@@ -139,7 +139,7 @@ options:
       - From 1 to 64, with at most three decimals.
     type: float
     default: 1.0
-    version_added: 1.1.0
+    version_added: 2.0.0
   device_locality:
     description:
       - Whether the host nodes of the guest's passed-through PCI devices matter.
@@ -150,7 +150,7 @@ options:
     type: str
     choices: [prefer, require, ignore]
     default: prefer
-    version_added: 1.1.0
+    version_added: 2.0.0
   threads:
     description:
       - Threads of a guest core, V(auto) or a number.
@@ -168,7 +168,7 @@ options:
     type: str
     choices: [none, host]
     default: none
-    version_added: 1.1.0
+    version_added: 2.0.0
   sockets:
     description:
       - Sockets of the guest, V(auto), V(cells) or a number. No socket straddles cells, though a
@@ -181,7 +181,7 @@ options:
         size as fill each cell.
     type: str
     default: auto
-    version_added: 1.1.0
+    version_added: 2.0.0
   split:
     description:
       - How large the cells are.
@@ -193,7 +193,7 @@ options:
     type: str
     choices: [even, equal, proportional]
     default: even
-    version_added: 1.1.0
+    version_added: 2.0.0
   migration_group:
     description:
       - Names of the hosts that the guest can move to while it runs, with or without its own host.
@@ -207,7 +207,7 @@ options:
         module refuses the guest before it writes anything.
     type: list
     elements: str
-    version_added: 1.1.0
+    version_added: 2.0.0
   emulator_pinning:
     description:
       - What the emulator's own threads are pinned to.
@@ -230,7 +230,7 @@ options:
       - Nodes that O(nodes=auto) may choose from, as a nodeset. By default every node with online
         pCPUs and memory.
     type: str
-    version_added: 1.1.0
+    version_added: 2.0.0
   placement:
     description:
       - What O(nodes=auto) does among nodes that hold a guest equally well. V(pack) keeps whole
@@ -238,14 +238,14 @@ options:
     type: str
     choices: [pack, spread]
     default: pack
-    version_added: 1.1.0
+    version_added: 2.0.0
   widen:
     description:
       - Whether O(nodes=auto) may put a guest on more nodes than the fewest that can hold it, if no
         set of so few is free.
     type: bool
     default: false
-    version_added: 1.1.0
+    version_added: 2.0.0
   reserved_memory:
     description:
       - Memory of every node that O(nodes=auto) and migration groups leave to the host itself, with

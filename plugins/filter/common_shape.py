@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: common_shape
 short_description: Find the cells that every host of a group can back
-version_added: 1.1.0
+version_added: 2.0.0
 author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:

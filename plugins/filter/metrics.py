@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: metrics
 short_description: Write the NUMA figures of a host as Prometheus takes them
-version_added: 1.1.0
+version_added: 2.0.0
 author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: plan_host
 short_description: Plan all guests of a host from their definitions, without libvirt
-version_added: 1.1.0
+version_added: 2.0.0
 author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: report
 short_description: Draw hosts, nodes and guests as one HTML page
-version_added: 1.1.0
+version_added: 2.0.0
 author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: vnuma_migrate
 short_description: Migrate running guests to other hosts
-version_added: 1.1.0
+version_added: 2.0.0
 author:
   - The kvm.vnuma authors (@kvm-vnuma)
 description:

@@ -61,7 +61,7 @@ options:
       - A running guest that moves needs a cold start, as for any other change.
     type: bool
     default: false
-    version_added: 1.1.0
+    version_added: 2.0.0
   planned:
     description:
       - What an earlier run in check mode returned, as C(register) has it, to carry out just that.
