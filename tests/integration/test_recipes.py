@@ -349,7 +349,7 @@ def test_passthrough(kitchen: Kitchen) -> None:
     second = _with(anuma("gpu-2", 12, 56 * GIB), _device(addresses[1]))
     kitchen.define("devices", large, second)
     output = kitchen.run("passthrough.yml", fails=True)
-    assert "guest gpu-2: nodes 'auto' found no place for it" in output
+    assert "guest gpu-2: nodes 'auto' finds no room for it" in output
 
 
 def _windows(xml: str, system: str) -> str:
