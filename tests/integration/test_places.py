@@ -148,8 +148,9 @@ def test_metrics_where_another_user_was_first(
     before = _inode(path)
     play = place.play(vnuma_textfile=str(place.open / "vnuma.prom"))
     assert play.failed
-    assert f"The metrics cannot be written to {place.open / 'vnuma.prom'}: there, or" in " ".join(
-        play.output.split()
+    assert (
+        f"The metrics cannot be written to {place.open / 'vnuma.prom'}: that name, or"
+        in " ".join(play.output.split())
     )
     assert "untouched" not in play.output
     assert _inode(path) == before

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
 #: A value that may be anything.
@@ -247,6 +250,35 @@ def documentation(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
             yield str(node.value.value)
+
+
+def _tasks(content: object) -> Iterator[dict[str, Any]]:
+    """Yield the tasks of a file of plays or tasks, those in blocks included."""
+    for entry in content if isinstance(content, list) else []:
+        yield entry
+        for part in ("tasks", "block", "rescue", "always"):
+            yield from _tasks(entry.get(part))
+
+
+@cache
+def role_sentences() -> tuple[Sentence, ...]:
+    """Return what tasks of the role and of the playbooks fail with."""
+    folders = (PROJECT / "roles/vnuma/tasks", PROJECT / "playbooks")
+    files = [path for folder in folders for path in folder.glob("*.yml")]
+    steered = yaml.safe_load((PROJECT / "roles/vnuma/vars/main.yml").read_text())
+    texts = [steered["vnuma_steered_by"]]
+    for task in (task for path in files for task in _tasks(yaml.safe_load(path.read_text()))):
+        texts.append((task.get("ansible.builtin.assert") or {}).get("fail_msg", ""))
+        texts.append((task.get("ansible.builtin.fail") or {}).get("msg", ""))
+    found = []
+    for text in texts:
+        pieces = re.split(r"{[{%-].*?[}%]}", " ".join(text.split()), flags=re.DOTALL)
+        words = [re.escape(piece.strip()) for piece in pieces]
+        sentence = Sentence("…".join(pieces), re.compile(OPEN.join(words), re.DOTALL))
+        if not sentence.is_open:
+            found.append(sentence)
+    assert len(found) > 4
+    return tuple(found)
 
 
 @cache
