@@ -76,5 +76,5 @@ def _storage(source: Source, moving: MovingGuest, transfer: Transfer) -> list[st
         return []
     return [
         f"its storage is not shared: {', '.join(local)}; put it on storage that both hosts have, "
-        "or set copy_storage to 'all' or 'incremental'."
+        "or set copy_storage (in the role, vnuma_migrate_copy_storage) to 'all' or 'incremental'."
     ]

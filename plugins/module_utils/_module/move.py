@@ -217,8 +217,9 @@ def _why(problem: HypervisorError | None, watch: _Watch, transfer: Transfer) -> 
     if watch.timed_out:
         far = "" if watch.progress is None else f" ({progress_text(watch.progress)})"
         return (
-            f"it did not finish within {transfer.timeout_s:g} s{far}; raise timeout or bandwidth, "
-            "set auto_converge or post_copy, or migrate it when it has less to do"
+            f"it did not finish within {transfer.timeout_s:g} s{far}; raise timeout or "
+            "options.bandwidth, set options.auto_converge or options.post_copy (in the role, "
+            "vnuma_migrate_timeout and vnuma_migrate_options), or migrate it when it has less to do"
         )
     if problem is None:
         return "libvirt reported no error, and it did not arrive; see its log on both hosts"

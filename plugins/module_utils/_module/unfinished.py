@@ -166,5 +166,5 @@ def _target_of(
         )
     raise UnsettledError(
         f"a migration of it to {note.target} was begun and has not ended, so that it is left "
-        f"alone; run again with {note.target} in targets."
+        f"alone; run again with {note.target} in targets (in the role, vnuma_migrate_to)."
     )
