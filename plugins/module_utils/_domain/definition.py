@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
@@ -215,7 +215,13 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
         vcpu_pins=tuple(sorted(state.vcpu_pins.items())),
         thread_pins=_thread_pins(state, iothreads, cpuset),
         cpuset=cpuset,
-        realtime_vcpus=_realtime_vcpus(root),
+        realtime_vcpus=_vcpus_of(
+            one
+            for one in root.iterfind("cputune/vcpusched")
+            if one.get("scheduler") in ("fifo", "rr")
+        ),
+        cachetune_vcpus=_vcpus_of(root.iterfind("cputune/cachetune")),
+        has_shares=root.find("cputune/shares") is not None,
         kind=root.get("type", ""),
         cpu_mode="" if cpu is None else cpu.get("mode", ""),
         cpu_model=(root.findtext("cpu/model") or "").strip(),
@@ -301,13 +307,10 @@ def _thread_pins(state: ManagedState, iothreads: Ids, cpuset: Ids) -> tuple[tupl
     return tuple((what, cpus) for what, cpus in pins if cpus)
 
 
-def _realtime_vcpus(root: Element) -> Ids:
-    """Return the vCPUs that the host's kernel runs before all ordinary threads."""
-    found: set[int] = set()
-    for element in root.iterfind("cputune/vcpusched"):
-        if element.get("scheduler") in ("fifo", "rr") and element.get("vcpus"):
-            found.update(parse_cpuset(element.get("vcpus")))
-    return tuple(sorted(found))
+def _vcpus_of(tunings: Iterable[Element]) -> Ids:
+    """Return the vCPUs that elements of ``<cputune>`` are about, by their attribute ``vcpus``."""
+    sets = (parse_cpuset(one.get("vcpus")) for one in tunings if one.get("vcpus"))
+    return tuple(sorted({vcpu for vcpus in sets for vcpu in vcpus}))
 
 
 def pci_devices(definition: Definition) -> tuple[str, ...]:

@@ -97,6 +97,8 @@ class Guest:
             such as ``its iothread 1``.
         cpuset: pCPUs of ``<vcpu cpuset>``, where its threads without pins run; empty for any.
         realtime_vcpus: vCPUs of ``<vcpusched>`` with a real-time scheduler.
+        cachetune_vcpus: vCPUs of ``<cachetune>``, which have a part of a cache of the host.
+        has_shares: whether it has a weight against others on the same pCPUs (``<shares>``).
         kind: its type, such as ``kvm``, '' where unknown.
         has_topoext: whether its CPU asks for AMD's ``topoext`` feature.
         cache_mode: mode of its CPU's ``<cache>``, '' where the definition does not say.
@@ -132,6 +134,8 @@ class Guest:
     thread_pins: tuple[tuple[str, Ids], ...] = ()
     cpuset: Ids = ()
     realtime_vcpus: Ids = ()
+    cachetune_vcpus: Ids = ()
+    has_shares: bool = False
     kind: str = ""
     cpu_mode: str = ""
     cpu_model: str = ""

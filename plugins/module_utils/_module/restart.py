@@ -101,8 +101,8 @@ def policy_from(options: dict[str, Any]) -> RestartPolicy:
     if policy.at_once < 1 or policy.timeout_s <= 0 or policy.agent_timeout_s < 0:
         raise PolicyError(
             "at_once must be at least 1, timeout more than 0 s and agent_timeout at least 0 s, not "
-            f"{policy.at_once}, {policy.timeout_s:g} s and {policy.agent_timeout_s:g} s (in the role, "
-            "vnuma_restart_at_once, vnuma_restart_timeout and vnuma_restart_agent_timeout)."
+            f"{policy.at_once}, {policy.timeout_s:g} s and {policy.agent_timeout_s:g} s (in the "
+            "role, vnuma_restart_at_once, vnuma_restart_timeout and vnuma_restart_agent_timeout)."
         )
     return policy
 

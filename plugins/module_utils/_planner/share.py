@@ -111,14 +111,30 @@ def pin_together(guests: Sequence[Sharing], host: Host, others: Sequence[Load]) 
         _pin_by_cache(guests, host, others, owners)
     _say_what_is_shared(guests, host, others, owners)
     for one in guests:
-        if one.planned is not None and one.guest.realtime_vcpus:
-            one.warnings += _real_time_warnings(one)
+        if one.planned is not None and one.policy.pinning != KEEP:
+            one.warnings += _tuning_warnings(one, one.policy.pinning)
 
 
-def _real_time_warnings(one: Sharing) -> Iterator[str]:
-    """Yield which vCPUs of a real-time scheduler share pCPUs, where they keep others waiting."""
-    pinning = one.policy.pinning
-    if pinning in EXCLUSIVE or pinning == "keep":
+def _tuning_warnings(one: Sharing, pinning: str) -> Iterator[str]:
+    """Yield what is kept of ``<cputune>``, and had its sense from pins that are replaced."""
+    guest, owns = one.guest, pinning in EXCLUSIVE
+    before, now = dict(guest.vcpu_pins), dict(enumerate(one.vcpu_pins))
+    moved = {
+        vcpu for vcpu in range(guest.vcpus) if before.get(vcpu, guest.cpuset) != now.get(vcpu, ())
+    }
+    tuned = moved.intersection(guest.cachetune_vcpus)
+    if tuned:
+        yield (
+            f"its <cachetune> gives vCPUs {format_cpuset(sorted(tuned))} a part of a cache, and "
+            "these get other pCPUs; see whether it names the caches of those, and correct or remove it."
+        )
+    if guest.has_shares and owns and moved:
+        yield (
+            "its <shares> weigh it against other guests on the same pCPUs, and with pinning "
+            f"'{pinning}' it has pCPUs of its own, where they have no effect; remove them, or set "
+            "pinning to 'node'."
+        )
+    if owns or not guest.realtime_vcpus:
         return
     yield (
         f"its vCPUs {format_cpuset(one.guest.realtime_vcpus)} have a real-time scheduler "

@@ -315,6 +315,34 @@ def test_real_time_vcpus_that_share() -> None:
         assert guest["warnings"] == []
 
 
+@pytest.mark.parametrize(
+    ("inside", "pinning", "said"),
+    [
+        ("<cachetune vcpus='0'/>", "node", "its <cachetune> gives vCPUs 0 a part of a cache"),
+        ("<cachetune vcpus='0-1'/>", "core", "its <cachetune> gives vCPUs 0-1 a part of a cache"),
+        ("<shares>2048</shares>", "cpu", "its <shares> weigh it against other guests"),
+        ("<shares>2048</shares>", "node", ""),
+        ("<cachetune vcpus='0-1'/><shares>9</shares>", "keep", ""),
+    ],
+)
+def test_what_had_its_sense_from_pins(inside: str, pinning: str, said: str) -> None:
+    """Is said when these are replaced, and no more once the guest has its new ones."""
+    host = make_host(1, 8, 1)
+    text = domain("x", 2, inside=tune("4", "5").replace("</cputune>", f"{inside}</cputune>"))
+    (guest,) = planned(host, [text], {"name": "x", "pinning": pinning})["guests"]
+    if pinning in ("core", "cpu"):
+        # It owns these already, and keeps them.
+        assert guest["warnings"] == []
+        bare = domain("x", 2, inside=f"<cputune>{inside}</cputune>")
+        (guest,) = planned(host, [bare], {"name": "x", "pinning": pinning})["guests"]
+    assert [one for one in guest["warnings"] if "<cachetune>" in one or "<shares>" in one] == (
+        [one for one in guest["warnings"] if one.startswith(said)] if said else []
+    )
+    assert any(one.startswith(said) for one in guest["warnings"]) is bool(said)
+    (again,) = planned(host, [guest["definition"]], {"name": "x", "pinning": pinning})["guests"]
+    assert again["warnings"] == []
+
+
 def test_in_proportion_whatever_the_order_of_nodes() -> None:
     """The small node may come first."""
     for sizes in ((4, 16), (16, 4)):
