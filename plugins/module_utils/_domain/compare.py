@@ -12,7 +12,7 @@ from .._model.host import Host
 from .._model.layout import Ids, MemorySize, VcpuCount
 from .._policy import NONE, Policy, policy_to_record
 from .._size import granule_kib
-from .definition import Definition, devices_kib
+from .definition import Definition, cpuset_of, devices_kib
 from .managed import MANAGED
 from .record import ORIGINAL, original, recorded_policy
 from .xml import Element, elements
@@ -90,9 +90,10 @@ def looks_the_same(live: Definition, persistent: Definition) -> bool:
 def live_pins(live: Definition, persistent: Definition, host: Host) -> list[LivePin]:
     """Return the pins to set so that the running guest has those of the definition.
 
-    What the definition leaves free belongs on every pCPU.
+    What the definition leaves free belongs on the pCPUs of ``<vcpu cpuset>``, else on every one.
     """
     everywhere = tuple(sorted({cpu for node in host.nodes for cpu in node.cpus}))
+    free_now, free_then = (cpuset_of(one.root) or everywhere for one in (live, persistent))
     options = {
         option
         for definition in (live, persistent)
@@ -105,8 +106,8 @@ def live_pins(live: Definition, persistent: Definition, host: Host) -> list[Live
             continue
         now, then = (getattr(one.state, element.field) for one in (live, persistent))
         for number in sorted({*now, *then}):
-            wanted = then.get(number, everywhere)
-            if wanted and now.get(number, everywhere) != wanted:
+            wanted = then.get(number, free_then)
+            if wanted and now.get(number, free_now) != wanted:
                 changes.append(LivePin(element.field, number, wanted))
     return changes
 

@@ -197,8 +197,7 @@ def _guest(definition: Definition, hugepage_default_kib: int) -> Guest:
             "KiB; none is left for its cells; increase <memory>."
         )
     first = state.cells[0] if state.cells else None
-    iothreads, everywhere = _iothread_ids(root), _attribute(root, "vcpu", "cpuset")
-    cpuset = parse_cpuset(everywhere) if everywhere.strip() else ()
+    iothreads, cpuset = _iothread_ids(root), cpuset_of(root)
     return Guest(
         name=definition.name,
         uuid=(root.findtext("uuid") or "").strip(),
@@ -298,6 +297,12 @@ def _memory_devices(root: Element) -> tuple[MemoryDevice, ...]:
             )
         )
     return tuple(found)
+
+
+def cpuset_of(root: Element) -> Ids:
+    """Return the pCPUs of all threads that have no pin of their own, () where these are any."""
+    cpuset = _attribute(root, "vcpu", "cpuset")
+    return parse_cpuset(cpuset) if cpuset.strip() else ()
 
 
 def _thread_pins(state: ManagedState, iothreads: Ids, cpuset: Ids) -> tuple[tuple[str, Ids], ...]:

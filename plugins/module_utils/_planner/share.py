@@ -126,7 +126,8 @@ def _tuning_warnings(one: Sharing, pinning: str) -> Iterator[str]:
     if tuned:
         yield (
             f"its <cachetune> gives vCPUs {format_cpuset(sorted(tuned))} a part of a cache, and "
-            "these get other pCPUs; see whether it names the caches of those, and correct or remove it."
+            "these get other pCPUs; see whether it names the caches of those, and correct or "
+            "remove it."
         )
     if guest.has_shares and owns and moved:
         yield (

@@ -122,6 +122,17 @@ def test_live_pins(host: Callable[[str], Host]) -> None:
     assert live_pins(running, defined, unknown) == [LivePin("vcpu_pins", 1, (1, 121))]
 
 
+def test_what_is_free_in_a_confined_guest(host: Callable[[str], Host]) -> None:
+    """It belongs on the pCPUs that the guest is confined to, as after its next start."""
+    vcpu = "<vcpu placement='static' cpuset='8-11'>2</vcpu>"
+    pinned = _domain("<cputune><vcpupin vcpu='0' cpuset='0'/></cputune>", vcpu=vcpu)
+    running, defined = read_definition(pinned), read_definition(_domain(vcpu=vcpu))
+    rfc = host("rfc-8n240c")
+    assert live_pins(running, defined, rfc) == [LivePin("vcpu_pins", 0, (8, 9, 10, 11))]
+    freed = read_definition(pinned.replace("cpuset='0'/>", "cpuset='8-11'/>"))
+    assert live_pins(freed, defined, rfc) == []
+
+
 @pytest.mark.parametrize("option", ["", "emulator_pinning='nodes'", "iothread_pinning='nodes'"])
 def test_helper_pins_only_where_the_policy_has_them(
     host: Callable[[str], Host], option: str
