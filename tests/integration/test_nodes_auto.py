@@ -203,12 +203,9 @@ def test_a_guest_that_is_defined_after_the_plan(rfc: Libvirt, call: Call, tmp_pa
     """Nothing is written on a ledger that is no longer true."""
     _define(rfc, {"first": (6, 6)}, tmp_path)
     plan = call("vnuma_partition", _arguments(rfc), "--check")
-    fingerprint = plan.result["ledger"]["fingerprint"]
     before = rfc.dump("first")
     _define(rfc, {"second": (15, 6)}, tmp_path)
-    arguments = _arguments(
-        rfc, guests=[{"name": "first"}], planned={"ledger": {"fingerprint": fingerprint}}
-    )
+    arguments = _arguments(rfc, guests=[{"name": "first"}], planned=plan.result)
     run = call("vnuma_partition", arguments)
     assert "a guest of this host was defined, changed or removed after nodes were chosen" in run.msg
     assert rfc.dump("first") == before

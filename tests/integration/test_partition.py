@@ -210,15 +210,16 @@ def test_a_definition_changed_meanwhile_is_left_alone(rfc: Libvirt, call: Call) 
     """What was planned is not written over what someone else wrote since."""
     rfc.define(anuma())
     arguments = {"uri": rfc.uri, "guests": [{"name": "anuma"}]}
-    planned = call("vnuma_partition", arguments, "--check").result["guests"]
-    rfc.define(re.sub("<name>", f"<uuid>{planned[0]['uuid']}</uuid><name>", anuma(vcpus=32)))
+    planned = call("vnuma_partition", arguments, "--check").result
+    uuid = planned["guests"][0]["uuid"]
+    rfc.define(re.sub("<name>", f"<uuid>{uuid}</uuid><name>", anuma(vcpus=32)))
     before = rfc.dump("anuma")
-    run = call("vnuma_partition", {**arguments, "planned": _fingerprints(planned)})
+    run = call("vnuma_partition", {**arguments, "planned": planned})
     assert run.failed
     assert "someone else changed its definition after it was planned" in run.msg
     assert rfc.dump("anuma") == before
-    planned = call("vnuma_partition", arguments, "--check").result["guests"]
-    assert not call("vnuma_partition", {**arguments, "planned": _fingerprints(planned)}).failed
+    planned = call("vnuma_partition", arguments, "--check").result
+    assert not call("vnuma_partition", {**arguments, "planned": planned}).failed
 
 
 def test_a_run_that_waited_for_another_ones_lock(rfc: Libvirt, call: Call, state_dir: Path) -> None:
@@ -256,10 +257,6 @@ def _that_have_open(path: Path) -> list[int]:
             if link.readlink() == path and int(link.parts[2]) != os.getpid():
                 found.append(int(link.parts[2]))
     return found
-
-
-def _fingerprints(guests: list[dict[str, str]]) -> dict[str, str]:
-    return {guest["uuid"]: guest["fingerprint"] for guest in guests}
 
 
 def test_interpreter_without_bindings_hands_over(rfc: Libvirt, call: Call) -> None:

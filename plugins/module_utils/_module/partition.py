@@ -347,13 +347,15 @@ def _define(hypervisor: Hypervisor, update: GuestUpdate, safeguards: Safeguards)
 def planned_earlier(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `Safeguards` hold of the result of an earlier run in check mode.
 
+    Something else is refused: without fingerprints nothing would be held on to.
+
     Raises:
         PolicyError: when it is no such result.
     """
-    guests, ledger = result.get("guests", []), result.get("ledger", {})
     try:
-        planned = {str(one["uuid"]): str(one["fingerprint"]) for one in guests}
-        return {"planned": planned, "planned_ledger": str(ledger.get("fingerprint", ""))}
+        planned = {str(one["uuid"]): str(one["fingerprint"]) for one in result["guests"]}
+        ledger = result.get("ledger", {}).get("fingerprint", "")
+        return {"planned": planned, "planned_ledger": str(ledger)}
     except (AttributeError, KeyError, TypeError):
         raise PolicyError(
             "planned must be what vnuma_partition returned in check mode, as register has it."
@@ -370,7 +372,7 @@ def _group(topologies: Mapping[str, object] | None) -> dict[str, Host]:
 
 def partition(module: AnsibleModule) -> dict[str, Any]:
     """Partition the guests and return what came of it."""
-    given = module.params["topology"]
+    given, planned = module.params["topology"], module.params["planned"]
     topology = None if given is None else host_from_facts(given)
     options = {option: module.params[option] for option in DEFAULTS}
     hypervisor = Hypervisor(module.params["uri"], patience_s=patience_s(module))
@@ -384,7 +386,7 @@ def partition(module: AnsibleModule) -> dict[str, Any]:
             safeguards=Safeguards(
                 StateDir(module.params["state_dir"] or default_state_dir(), hypervisor.host_uuid()),
                 drop_saved=module.params["managed_save"] == "drop",
-                **planned_earlier(module.params["planned"] or {}),
+                **({} if planned is None else planned_earlier(planned)),
             ),
             rebalance=module.params["rebalance"],
             group=_group(module.params["topologies"]),

@@ -21,7 +21,10 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Condition, Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, HugepagePool
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import partition_guests
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import (
+    partition_guests,
+    planned_earlier,
+)
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import (
     RestartNote,
     StateDir,
@@ -856,3 +859,20 @@ def test_what_libvirt_spoils_is_told_where_it_stays(
     assert [error.guest for error in result.errors] == ["anuma"]
     assert [(one.domain.name, one.changed) for one in result.updates] == [("anuma", True)] * told
     assert (fake.persistent["anuma"] == _xml("anuma")) is not told
+
+
+@pytest.mark.parametrize(
+    "given", [{"uuid-anuma": "4f"}, {"ledger": {}}, {"guests": ["anuma"]}, {"guests": 5}, {}]
+)
+def test_what_is_no_earlier_result_is_refused(given: dict[str, Any]) -> None:
+    """Fingerprints in another form would hold on to nothing, without a word."""
+    with pytest.raises(PolicyError, match="planned must be what vnuma_partition returned"):
+        planned_earlier(given)
+
+
+def test_what_is_held_of_an_earlier_result() -> None:
+    """The definitions that were planned, and the ledger where nodes were chosen."""
+    guests = [{"uuid": "a", "fingerprint": "1", "layout": None}]
+    assert planned_earlier({"guests": guests}) == {"planned": {"a": "1"}, "planned_ledger": ""}
+    chosen = {"guests": guests, "ledger": {"fingerprint": "2", "nodes": []}}
+    assert planned_earlier(chosen)["planned_ledger"] == "2"
