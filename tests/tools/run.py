@@ -43,6 +43,11 @@ PLANNER = "tests/unit/plugins/module_utils/_planner"
 #: The same of the integration tests.
 RESTARTS = ("tests/integration/test_restart.py", "tests/integration/test_role.py")
 HOSTS = ("tests/integration/test_hosts.py",)
+#: The same: whole plays, those of the documentation and those about hosts that are not to be trusted.
+PLAYS = tuple(
+    f"tests/integration/test_{name}.py"
+    for name in ("examples", "recipes", "trust", "places", "migration_group")
+)
 #: Guests that migrate between hosts; apart from `make test`, which would take too long with them.
 MIGRATION = tuple(
     f"tests/integration/test_{name}.py"
@@ -56,6 +61,8 @@ README = ("tests/integration/test_readme.py",)
 #: What needs programs that a machine may lack, and that the other tests do not need.
 PAGE = ("tests/integration/test_page.py",)
 REPORT = ("tests/integration/test_report.py",)
+#: What has a step of its own.
+APART = (*RESTARTS, *FAULTS, *HOSTS, *PLAYS, *PAGE, *REPORT, *MIGRATION, *README)
 _PRINTING = threading.Lock()
 #: Steps at the same time, on two cores: those with real guests wait for them half of their time.
 _AT_ONCE = 3
@@ -335,22 +342,20 @@ STEPS = (
         alone=True,
     ),
     Step(
-        "restarts",
-        "guests that run, and faults that happen",
-        _pytest(ansible, *RESTARTS),
-    ),
-    Step(
         "integration",
         "real libvirt",
         _pytest(
             ansible,
             "tests/integration",
-            *(
-                f"--ignore={path}"
-                for path in (*RESTARTS, *FAULTS, *HOSTS, *PAGE, *REPORT, *MIGRATION, *README)
-            ),
+            *(f"--ignore={path}" for path in APART),
         ),
     ),
+    Step(
+        "restarts",
+        "guests that run, and faults that happen",
+        _pytest(ansible, *RESTARTS),
+    ),
+    Step("plays", "whole plays, those of the documentation among them", _pytest(ansible, *PLAYS)),
     Step("hosts", "a dozen guests on every made-up host", _pytest(ansible, *HOSTS)),
     Step("report", "page and metrics by whole plays", _report, _linked, required=False),
     Step("browser", "the page in a browser", _browser, _linked, required=False),
@@ -462,6 +467,7 @@ def _main(names: list[str]) -> int:
     print(f"run: ansible-core {taken.core.version} with {taken.python}", flush=True)
     tarball = (
         "integration",
+        "plays",
         "hosts",
         "restarts",
         "faults",
