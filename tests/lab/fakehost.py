@@ -35,6 +35,8 @@ from errors import LabError
 
 _HERE = Path(__file__).resolve().parent
 _PATIENCE_S = 60.0
+#: For a daemon that knows none of QEMU's programs yet, while other tests run.
+_PROBES_S = 240.0
 
 _LIBVIRTD_CONF = """\
 auth_unix_ro = "none"
@@ -304,10 +306,22 @@ class FakeHost:
         return set(self.exec(["pgrep", "-x", self.platform.daemon], check=False).stdout.split())
 
     def _wait_for_daemon(self) -> None:
+        # Its first answer takes long: it starts each of QEMU's programs to learn what that can do.
+        # One of them was seen to hang (7.2, qemu-system-m68k): the thread of its monitor had taken
+        # the connection that its main thread went on to accept. libvirt waits for that for ever.
         deadline = time.monotonic() + _PATIENCE_S
-        while subprocess.run(
-            ["virsh", "--quiet", "--connect", self.uri, "version"], check=False, capture_output=True
-        ).returncode:
+        words = ["virsh", "--quiet", "--connect", self.uri, "version"]
+        while True:
+            try:
+                done = subprocess.run(words, check=False, capture_output=True, timeout=_PROBES_S)
+            except subprocess.TimeoutExpired:
+                probes = self.exec(["pgrep", "-af", "machine none"], check=False).stdout
+                raise LabError(
+                    f"the libvirt daemon of fake host {self.name} did not answer within "
+                    f"{_PROBES_S:.0f} s; it waits for: {probes}"
+                ) from None
+            if not done.returncode:
+                return
             if time.monotonic() > deadline:
                 raise LabError(f"the libvirt daemon of fake host {self.name} does not answer.")
             time.sleep(0.1)

@@ -43,7 +43,7 @@ PLANNER = "tests/unit/plugins/module_utils/_planner"
 #: The same of the integration tests.
 RESTARTS = ("tests/integration/test_restart.py", "tests/integration/test_role.py")
 HOSTS = ("tests/integration/test_hosts.py",)
-#: The same: whole plays, those of the documentation and those about hosts that are not to be trusted.
+#: The same: whole plays, those of the documentation, and those about hosts that lie.
 PLAYS = tuple(
     f"tests/integration/test_{name}.py"
     for name in ("examples", "recipes", "trust", "places", "migration_group")
