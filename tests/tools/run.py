@@ -357,15 +357,15 @@ STEPS = (
     ),
     Step("plays", "whole plays, those of the documentation among them", _pytest(ansible, *PLAYS)),
     Step("hosts", "a dozen guests on every made-up host", _pytest(ansible, *HOSTS)),
-    Step("report", "page and metrics by whole plays", _report, _linked, required=False),
-    Step("browser", "the page in a browser", _browser, _linked, required=False),
-    Step("sanity", "ansible-test sanity", _sanity(ansible)),
     Step(
         "integration-latest",
         "real libvirt, newest ansible-core",
         _pytest(newest, *LATEST, "-m", "not slow"),
         required=False,
     ),
+    Step("report", "page and metrics by whole plays", _report, _linked, required=False),
+    Step("browser", "the page in a browser", _browser, _linked, required=False),
+    Step("sanity", "ansible-test sanity", _sanity(ansible)),
     Step(
         "sanity-latest", "ansible-test sanity, newest ansible-core", _sanity(newest), required=False
     ),
