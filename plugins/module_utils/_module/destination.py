@@ -29,7 +29,7 @@ from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._model.placement import Load
 from .._planner.books import bound_kib, cannot_start, make_ledger, ordinary_kib
-from .._policy import Policy
+from .._policy import KEEP, Policy
 from .._size import show_size
 from .planning import Ask, Others, load_of, plan_asks
 from .update import fingerprint
@@ -184,7 +184,7 @@ class Destination:
         policy = held_policy(moving.persistent, moving.live, self.options)
         if policy is None:
             return self._unplanned(moving)
-        if policy.pinning == "keep" and moving.live.state.vcpu_pins:
+        if policy.pinning == KEEP and moving.live.state.vcpu_pins:
             raise LayoutError(
                 "its pins are kept as they were set by hand (pinning 'keep'), and name pCPUs of "
                 "its own host; set another pinning for the target, or remove the pins."

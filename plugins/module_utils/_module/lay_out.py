@@ -20,7 +20,7 @@ from .._model.host import Host
 from .._model.layout import Ids, Layout
 from .._planner.books import bound_kib, cannot_start, overbooked
 from .._planner.nodes import resized
-from .._policy import AUTO, Policy, policy_from_options
+from .._policy import AUTO, KEEP, Policy, policy_from_options
 from .planning import Ask, Others, Planned, load_of, readable
 from .select import select_guests
 from .update import GuestUpdate, PartitionResult, fingerprint, ledger_fingerprint
@@ -177,7 +177,7 @@ def _missed_devices(ask: Ask) -> list[str]:
 
 def _ended_confinement(update: GuestUpdate, ask: Ask, host: Host) -> list[str]:
     """Say where somebody has held all vCPUs of a guest to some pCPUs of a node, and that ends."""
-    if update.before.record is not None or ask.policy.pinning == "keep":
+    if update.before.record is not None or ask.policy.pinning == KEEP:
         return []
     pins = dict(ask.now.vcpu_pins)
     sets = {pins.get(vcpu, ask.now.cpuset) for vcpu in range(ask.now.vcpus)}

@@ -22,7 +22,7 @@ from .._model.guest import Guest
 from .._model.host import Host, Node
 from .._model.layout import Ids, Layout
 from .._model.placement import Load, Need, Share, Threads
-from .._policy import Policy
+from .._policy import KEEP, Policy
 from .books import check_page_sizes
 from .cores import EXCLUSIVE, on_host, open_threads
 from .distribution import assign_vcpus
@@ -186,7 +186,7 @@ def owned_cpus(host: Host, pinning: str, pins: Iterable[Ids]) -> frozenset[int]:
     """Return the pCPUs that a guest owns by what it is pinned to, as its policy has it."""
     if pinning in EXCLUSIVE:
         return frozenset(cpu for cpus in pins for cpu in cpus)
-    return exclusive_cpus(host, pins) if pinning == "keep" else frozenset()
+    return exclusive_cpus(host, pins) if pinning == KEEP else frozenset()
 
 
 def _owned(host: Host, pins: Iterable[Ids], pinning: str | None) -> frozenset[int]:

@@ -92,7 +92,7 @@ def pin_together(guests: Sequence[Sharing], host: Host, others: Sequence[Load]) 
         if one.planned is not None:
             layout = one.planned.layout
             one.vcpu_pins = layout.vcpu_pins
-            if one.policy.pinning == "keep":
+            if one.policy.pinning == KEEP:
                 pins = dict(one.guest.vcpu_pins)
                 kept = tuple(pins.get(vcpu, ()) for vcpu in range(one.guest.vcpus))
                 one.vcpu_pins = kept if any(kept) else ()
@@ -236,7 +236,7 @@ def _held(guests: Sequence[Sharing], others: Sequence[Load], host: Host) -> froz
     pinned = [one.cpus for load in others for one in load.threads if one.is_held]
     for one in guests:
         pinned += [threads.cpus for threads in _own_threads(one)]
-        if one.planned is None or one.policy.pinning == "keep":
+        if one.planned is None or one.policy.pinning == KEEP:
             pinned += [cpus for _vcpu, cpus in one.guest.vcpu_pins]
     nodes = {node.id: frozenset(node.cpus) for node in host.nodes}
     found: set[int] = set()
