@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,28 @@ def run_logged(log: Path, *command: str | Path) -> None:
     if done.returncode:
         said = log.read_text(errors="replace").splitlines()[-5:]
         raise LabError(f"{' '.join(words[:2])} failed; {log} ends: {said}")
+
+
+def bootstrap(suite: str, folder: Path, log: Path, *include: str) -> None:
+    """Make the root of a release with Debian's smallest set of packages, and some more.
+
+    It reaches what this machine does, and starts no services.
+
+    Raises:
+        LabError: when it cannot be made.
+    """
+    packages = cache() / "roots/packages"
+    packages.mkdir(parents=True, exist_ok=True)
+    run_logged(
+        log,
+        *("debootstrap", "--variant=minbase", f"--cache-dir={packages}"),
+        *(f"--include={','.join(('ca-certificates', *include))}", suite, folder, mirror()),
+    )
+    # What lets this machine reach its mirror lets the root.
+    for name in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
+        if (Path("/") / name).exists():
+            (folder / name).unlink(missing_ok=True)
+            shutil.copyfile(Path("/") / name, folder / name)
+    policy = folder / "usr/sbin/policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,13 +68,13 @@ class FreshRoot(Platform):
 
 def controller(folder: Path) -> FreshRoot:
     """Make the controller's root; the folder must not be there."""
-    packages = debian.cache() / "roots/packages"
-    packages.mkdir(parents=True, exist_ok=True)
-    _run(
-        *("debootstrap", "--variant=minbase", f"--cache-dir={packages}"),
-        *("--include=ca-certificates,sudo", SUITE, str(folder), debian.mirror()),
-    )
-    _let_out(folder)
+    debian.bootstrap(SUITE, folder, Path(f"{folder}.log"), "sudo")
+    for name in _SETTINGS:
+        source = Path("/") / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, dirs_exist_ok=True)
+        elif source.exists():
+            shutil.copyfile(source, folder / name)
     return FreshRoot("controller", SUITE, place=str(folder))
 
 
@@ -84,39 +83,15 @@ def host(folder: Path) -> FreshRoot:
     made = PLATFORMS[SUITE]
     made.make()
     assert made.folder is not None
-    _run("cp", "--archive", "--reflink=auto", str(made.folder), str(folder))
+    log = Path(f"{folder}.log")
+    debian.run_logged(log, "cp", "--archive", "--reflink=auto", made.folder, folder)
     root = FreshRoot("host", SUITE, place=str(folder))
-    _let_out(folder)
     root.type(
         f"apt-get purge --yes --quiet {' '.join(_BINDINGS)}",
         "apt-get update --quiet",
         "apt-get install --yes --quiet --no-install-recommends sudo",
     )
     return root
-
-
-def _let_out(folder: Path) -> None:
-    for name in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
-        if (Path("/") / name).exists():
-            (folder / name).unlink(missing_ok=True)
-            shutil.copyfile(Path("/") / name, folder / name)
-    for name in _SETTINGS:
-        source = Path("/") / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, dirs_exist_ok=True)
-        elif source.exists():
-            shutil.copyfile(source, folder / name)
-    policy = folder / "usr/sbin/policy-rc.d"
-    policy.write_text("#!/bin/sh\nexit 101\n")
-    policy.chmod(0o755)
-
-
-def _run(*words: str) -> None:
-    with tempfile.TemporaryFile("w+") as said:
-        done = subprocess.run(words, check=False, stdout=said, stderr=subprocess.STDOUT)
-        if done.returncode:
-            said.seek(0)
-            raise LabError(f"{words[0]} ended with {done.returncode}: {said.read()[-2000:]}")
 
 
 def commands(page: str, heading: str, language: str = "sh") -> list[Sequence[str]]:

@@ -223,20 +223,7 @@ class _Maker:
         place.chmod(0o755)
 
     def _bootstrap(self) -> None:
-        packages = self._folder.parent / "packages"
-        packages.mkdir(exist_ok=True)
-        self._run(
-            *("debootstrap", "--variant=minbase", f"--cache-dir={packages}"),
-            *("--include=ca-certificates", self._platform.suite, self._folder, debian.mirror()),
-        )
-        # What lets this machine reach its mirror lets the root.
-        for name in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
-            if (Path("/") / name).exists():
-                (self._folder / name).unlink(missing_ok=True)
-                shutil.copyfile(Path("/") / name, self._folder / name)
-        policy = self._folder / "usr/sbin/policy-rc.d"
-        policy.write_text("#!/bin/sh\nexit 101\n")
-        policy.chmod(0o755)
+        debian.bootstrap(self._platform.suite, self._folder, self._log)
         sources = self._folder / "etc/apt/sources.list.d/source.list"
         sources.write_text(f"deb-src {debian.mirror()} {self._platform.suite} main\n")
 
