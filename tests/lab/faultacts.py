@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import time
 from collections.abc import Callable
 
 from errors import LabError
@@ -18,6 +19,7 @@ from faultguests import (
     PAUSED,
     RUNS,
     SAVED,
+    SLOWEST_S,
     TRANSIENT,
     Owned,
     World,
@@ -179,13 +181,10 @@ def act(world: World, choice: random.Random) -> str:
 def put_in_order(world: World) -> None:
     """Have owners end what they have begun, so that all guests are where they were at first."""
     for one in world.owned:
-        if one.job:
-            ends = {
-                "copy": ("blockjob", one.name, "vda", "--abort"),
-                "backup": ("domjobabort", one.name),
-            }
-            world.virsh(*ends[one.job], check=False)
-            one.job = ""
+        # Also one that nothing was expected of, since a restart of the guest had begun before it.
+        world.virsh("blockjob", one.name, "vda", "--abort", check=False)
+        world.virsh("domjobabort", one.name, check=False)
+        one.job = ""
         if one.wants == PAUSED:
             world.virsh("resume", one.name)
         elif one.wants == AWAY:
@@ -224,4 +223,9 @@ def _to_first_state(world: World, one: Owned) -> None:
     elif state == "shut off":
         # From its saved image, where it has one; that has the layout of then.
         world.virsh("start", one.name)
+        if one.wants == SAVED:
+            # A run may have asked it to shut down before it was saved, and it goes on with that.
+            time.sleep(SLOWEST_S + 1)
+            if world.states()[one.name] == "shut off":
+                world.virsh("start", one.name)
     one.wants = first

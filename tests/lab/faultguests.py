@@ -145,6 +145,14 @@ class World:
         words = ["pgrep", "-f", f"^/usr/bin/qemu-system-x86_64 .*uuid {one.uuid}"]
         return (on or self.host).exec(words, check=False).returncode == 0
 
+    def end_held(self, names: set[str]) -> None:
+        """Have the daemon forget guests that it holds half started, as our sentence says it."""
+        self.host.kill_daemon(hold=True)
+        for name in names:
+            self.host.exec(["pkill", "-KILL", "-f", f"guest={name},"], check=False)
+            (self.host.root / f"run/libvirt/qemu/{name}.xml").unlink()
+        self.host.release_daemon()
+
     def noted(self, one: Owned) -> bool:
         """Tell whether a run has begun to restart a guest, and has not ended that."""
         return bool(list(self.state_dir.rglob(f"{one.uuid}.restart")))
