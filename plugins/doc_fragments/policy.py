@@ -151,6 +151,23 @@ options:
     choices: [prefer, require, ignore]
     default: prefer
     version_added: 2.0.0
+  devices:
+    description:
+      - Whether passed-through PCI devices are put on the cells that mirror their host nodes.
+      - With V(keep), devices stay where they are in the guest, and its kernel is told no node of
+        them.
+      - V(host) gives the guest an expander bus for each host node and root complex that has devices
+        of it, and puts each device behind a root port there. The device gets another PCI address in
+        the guest, so a network interface that is named by its address gets another name.
+      - It takes effect at the guest's next cold start. O(state=absent), or leaving the option out
+        again, puts devices back where they were.
+      - It needs cells, ACPI, and a machine type C(q35), or C(virt) on aarch64. A device that cannot
+        be put on a cell stays where it is, with a warning; O(device_locality=require) refuses the
+        guest then.
+    type: str
+    choices: [keep, host]
+    default: keep
+    version_added: 2.0.0
   threads:
     description:
       - Threads of a guest core, V(auto) or a number.

@@ -38,6 +38,8 @@ Matrix = tuple[tuple[int, ...], ...]
 ALL, AUTO = "all", "auto"
 #: Of pins: leave them alone, or remove them.
 KEEP, NONE = "keep", "none"
+#: As the host has it.
+HOST = "host"
 #: A socket for each cell that is as large as the others, or for each part that they have in common.
 CELLS = "cells"
 #: Among ``reserved_cpus``: those that the host's kernel isolates.
@@ -58,6 +60,7 @@ class Policy:
         cpu_overcommit: guest cores for each host core, where pins are not exclusive.
         reserved_memory_kib: memory of every node that ``auto`` leaves to the host itself, in KiB.
         device_locality: whether the nodes of passed-through PCI devices decide.
+        devices: whether passed-through PCI devices are put on the cells that mirror their nodes.
         cells: number of guest cells, None for one per chosen node.
         distribution: how vCPUs are assigned to cells.
         split: whether cells may differ by a core and a granule (``even``), must be equal, or are in
@@ -86,6 +89,7 @@ class Policy:
     cpu_overcommit: Fraction = Fraction(1)
     reserved_memory_kib: int = 1 << 20
     device_locality: str = "prefer"
+    devices: str = KEEP
     cells: int | None = None
     distribution: str = "contiguous"
     split: str = "even"
@@ -404,7 +408,8 @@ OPTIONS: Mapping[str, Option] = {
     "memory_mode": _choice("strict", "preferred", "restrictive", "none"),
     "placement": _choice("pack", "spread"),
     "device_locality": _choice("prefer", "require", "ignore"),
-    "dies": _choice("none", "host"),
+    "devices": _choice(KEEP, HOST),
+    "dies": _choice("none", HOST),
     "reserved_cpus": Option(_reserved),
     "nodes": Option(_nodes),
     "auto_nodes": Option(_auto_nodes),

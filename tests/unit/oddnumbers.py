@@ -26,6 +26,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import partitioned
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.devices import HostDevice
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, host_to_facts
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.info import (
@@ -163,9 +164,9 @@ class FakeHypervisor:
     def saved_xml(self, _domain: Domain) -> str | None:
         """No managed-save image."""
 
-    def device_nodes(self, _devices: tuple[str, ...]) -> tuple[int, ...]:
+    def pci_devices(self, devices: tuple[str, ...]) -> dict[str, HostDevice]:
         """Where its devices are."""
-        return (0,)
+        return {device: HostDevice(0) for device in devices}
 
 
 def calls(text: str, host: Host, folder: str) -> Iterator[tuple[str, Callable[[], object]]]:

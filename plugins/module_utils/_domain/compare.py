@@ -50,7 +50,7 @@ def is_up_to_date(definition: Definition, wanted: ManagedState, policy: Policy) 
         getattr(now, element.field) == getattr(wanted, element.field)
         # Where there is nothing to pin to, what stood before has to come back: only an edit tells.
         and (
-            not element.option
+            not element.falls_back
             or bool(getattr(wanted, element.field))
             or recorded[element.option] == NONE
         )

@@ -16,6 +16,7 @@ from .._model.domain import ManagedState
 from .._model.guest import Guest, HugepageUse, MemoryDevice, Partition
 from .._model.layout import Ids, Layout
 from .._policy import Policy
+from .pci import passed_devices
 from .record import find_record, recorded_policy
 from .state import own_state, read_state, wanted_state
 from .units import MAX_IOTHREADS, MAX_UINT, integer, kib, memory_kib
@@ -29,11 +30,8 @@ _ONCE = (
     *("vcpu", "vcpus", "memory", "memoryBacking", "cputune", "numatune", "cpu", "metadata"),
     *("iothreads", "iothreadids", "devices"),
 )
-#: The highest of each part of a PCI address (virPCIDeviceAddressIsValid, src/util/virpci.c).
-_PCI_PARTS = {"domain": 0xFFFFFFFF, "bus": 0xFF, "slot": 0x1F, "function": 7}
 #: Models of memory devices that are memory of the host; the others are files.
 _HOST_MEMORY = ("dimm", "virtio-mem")
-_HEXADECIMAL = re.compile("(?:0x)?([0-9a-f]{1,8})", re.ASCII | re.IGNORECASE)
 #: Where virt-manager, virt-install and others say what a guest runs.
 _LIBOSINFO = "{http://libosinfo.org/xmlns/libvirt/domain/1.0}"
 
@@ -319,38 +317,12 @@ def _vcpus_of(tunings: Iterable[Element]) -> Ids:
 
 
 def pci_devices(definition: Definition) -> tuple[str, ...]:
-    """Return the PCI devices that are passed through, as libvirt's node devices are named.
+    """Return the PCI devices that are passed through, by their addresses on the host.
 
     Raises:
         DomainError: when one has an address that is none; the error names the guest.
     """
-    root = definition.root
-    addresses = (
-        *root.iterfind("devices/hostdev[@type='pci']/source/address"),
-        *root.iterfind("devices/interface[@type='hostdev']/source/address[@type='pci']"),
-    )
-    return definition.named(lambda: tuple(sorted({device_name(one) for one in addresses})))
-
-
-def device_name(address: Element) -> str:
-    """Return what libvirt calls the node device of a PCI address, ``pci_0000_3b_00_0``.
-
-    Raises:
-        DomainError: when a part of the address is no number, or out of range.
-    """
-    numbers = [_hexadecimal(address.get(part), part, most) for part, most in _PCI_PARTS.items()]
-    return "pci_{:04x}_{:02x}_{:02x}_{:x}".format(*numbers)
-
-
-def _hexadecimal(text: str | None, name: str, most: int) -> int:
-    digits = _HEXADECIMAL.fullmatch((text or "0").strip())
-    number = int(digits[1], 16) if digits else most + 1
-    if number > most:
-        raise DomainError(
-            f"the {name} of a PCI device must be a hexadecimal number of at most {most:#x}, not "
-            f"'{text}'; correct its definition."
-        )
-    return number
+    return definition.named(lambda: tuple(sorted(passed_devices(definition.root))))
 
 
 def _iothread_ids(root: Element) -> tuple[int, ...]:

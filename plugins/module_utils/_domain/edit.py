@@ -21,6 +21,7 @@ from .compare import has_rfc_switch
 from .definition import Definition, secrets, wanted_of
 from .element import CONTAINERS, drop_empty_containers
 from .managed import MANAGED, MEMORY
+from .pci import apart
 from .record import (
     NAMESPACE,
     ORIGINAL,
@@ -132,7 +133,8 @@ def lost_elements(before: Definition, after: Definition) -> list[str]:
     ``<cpu check>`` is left out: the RFC's switch is replaced there.
     """
     asked = options_in_use(before.record) | options_in_use(after.record)
-    lost = _unmanaged(before.root, asked) - _unmanaged(after.root, asked)
+    first, second = (_unmanaged(one.root, asked, before, after) for one in (before, after))
+    lost = first - second
     return sorted({path for path, _name, _value in lost})
 
 
@@ -142,7 +144,7 @@ def changed_elements(before: Definition, after: Definition) -> list[str]:
     The order of elements is left out, and so are passwords.
     """
     hidden = secrets(before.root) | secrets(after.root)
-    first, second = (_unmanaged(one.root, ()) for one in (before, after))
+    first, second = (_unmanaged(one.root, (), before, after) for one in (before, after))
     came: dict[tuple[str, str], list[str]] = {}
     for path, name, value in sorted((second - first).elements()):
         came.setdefault((path, name), []).append(value)
@@ -176,7 +178,7 @@ def _write(root: Element, wanted: ManagedState, policy: Policy) -> None:
             is_new = is_first or (element.option and element.option not in before)
             if is_new and not element.is_kept(kept):
                 element.keep(root, kept)
-            if element.option and not value and after[element.option] != NONE:
+            if element.falls_back and not value and after[element.option] != NONE:
                 # Nothing to pin to: what stood before.
                 element.restore(root, kept)
             elif element.read(root) != value:
@@ -261,11 +263,15 @@ def _meaning(element: Element | None) -> tuple[object, ...] | None:
     )
 
 
-def _unmanaged(root: Element, asked: Collection[str]) -> Counter[tuple[str, str, str]]:
+def _unmanaged(
+    root: Element, asked: Collection[str], *both: Definition
+) -> Counter[tuple[str, str, str]]:
     """Return everything that is not managed, as (path, attribute, value).
 
-    Without its policy option in *asked*, an element is not managed.
+    Without its policy option in *asked*, an element is not managed. What is managed one by one is
+    so in *both* definitions that are compared.
     """
+    single = apart(root, [one.record for one in both if one.record is not None])
     managed = {
         path
         for element in MANAGED
@@ -280,7 +286,7 @@ def _unmanaged(root: Element, asked: Collection[str]) -> Counter[tuple[str, str,
     while waiting:
         element, above = waiting.pop()
         path = f"{above}{element.tag}"
-        if path in managed or element is record:
+        if path in managed or element is record or element in single:
             continue
         values = dict(element.attrib)
         if path == "cpu":

@@ -74,6 +74,7 @@ def effective_layout(definition: Definition, host: Host) -> Layout:
         memory_kib=sum(place.memory_kib for place in found),
         emulator_pins=emulator[0] if emulator else None,
         iothread_pins=dict(sorted(iothreads.items())) if iothreads else None,
+        devices=state.devices,
     )
 
 

@@ -56,6 +56,8 @@ class ManagedElement(Generic[V]):
     own = False
     #: Whether it names pCPUs or nodes of the host.
     of_host = False
+    #: Whether what was there before comes back where a layout has nothing to say of it.
+    falls_back = False
 
     def __init__(
         self, field: str, container: str, tags: Sequence[str], before: Sequence[str] = ()

@@ -40,12 +40,14 @@ def runs_with(live: Definition, text: str) -> bool:
     root = etree.Element("domain")
     # What these say decides how sizes are compared, and is not managed.
     root.extend(copied(one) for one in elements(live.root, "os", "vcpu", "memory"))
-    devices = etree.SubElement(root, "devices")
-    devices.extend(copied(one) for one in live.root.iterfind("devices/memory"))
+    devices, metadata = etree.SubElement(root, "devices"), etree.SubElement(root, "metadata")
+    tags = ("memory", "controller", "hostdev", "interface")
+    devices.extend(copied(one) for one in elements(live.root.find("devices"), *tags))
+    if live.record is not None:
+        metadata.append(copied(live.record))
     for element in MANAGED:
         element.restore(root, kept)
-    if record is not None:
-        etree.SubElement(root, "metadata").append(copied(record))
+    _set_record(root, record)
     return not needs_restart(live, Definition("", root))
 
 
@@ -63,14 +65,18 @@ def put_back(definition: Definition, text: str) -> Edit:
         if not element.option or element.option in options:
             element.restore(root, kept)
     drop_empty_containers(root, created_containers(kept))
+    _set_record(root, record)
+    _check_fits(root, definition, read_state(root), "memory" in options)
+    after = Definition(to_text(root, definition.text), root)
+    return Edit(after, changed=not means_the_same(definition, after))
+
+
+def _set_record(root: Element, record: Element | None) -> None:
     now = find_record(root)
     if record is not None:
         write_record(root, copied(record))
     elif now is not None:
         drop_record(now)
-    _check_fits(root, definition, read_state(root), "memory" in options)
-    after = Definition(to_text(root, definition.text), root)
-    return Edit(after, changed=not means_the_same(definition, after))
 
 
 def _check_fits(root: Element, now: Definition, then: ManagedState, resized: bool) -> None:

@@ -19,6 +19,7 @@ from .._model.domain import Binding
 from .._model.layout import Cell, Ids, MemorySize, Topology, VcpuCount
 from .._policy import MAX_CELLS, MAX_VCPUS
 from .element import CPU, CPUTUNE, NUMATUNE, ManagedElement, only
+from .pci import DEVICES
 from .units import MAX_DISTANCE, MAX_UINT, integer, kib, memory_kib
 from .xml import Element, copied, elements, etree, in_bytes, insert_after, remove
 
@@ -149,7 +150,7 @@ class _Pins(ManagedElement[Mapping[int, Ids]]):
 
     def __init__(self, field: str, tag: str, before: Sequence[str], option: str) -> None:
         super().__init__(field, CPUTUNE, [tag], before)
-        self.option = option
+        self.option, self.falls_back = option, bool(option)
         #: Attribute with the number of the thread; there is only one emulator.
         self.key = "" if tag == "emulatorpin" else tag.removesuffix("pin")
         # By libvirt's schema (vcpuid and unsignedInt, src/conf/schemas/domaincommon.rng).
@@ -298,6 +299,7 @@ MANAGED: tuple[ManagedElement[Any], ...] = (
     _CellBindings("cell_bindings", NUMATUNE, ["memnode"], ("memory",)),
     _CpuTopology("topology", CPU, ["topology"], _CPU_MODEL),
     _Cells("cells", CPU, ["numa"], _BEFORE_NUMA),
+    DEVICES,
 )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from .._model.domain import Binding, ManagedState
 from .._model.layout import Ids, Layout
-from .._policy import KEEP, Policy
+from .._policy import HOST, KEEP, Policy
 from .managed import MANAGED
 from .record import find_record, original
 from .xml import Element, copied, etree
@@ -80,6 +80,7 @@ def wanted_state(
         },
         topology=layout.topology or (own.topology if layout.leaves_cells else None),
         cells=own.cells if layout.leaves_cells else layout.cells,
+        devices=layout.devices if policy.devices == HOST else now.devices,
     )
 
 

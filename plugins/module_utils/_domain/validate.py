@@ -18,6 +18,7 @@ from .._model.domain import ManagedState
 from .._model.guest import CellReference, VcpuReference
 from .._policy import MAX_VCPUS
 from .._size import granule_kib
+from .pci import added_indexes
 from .units import integer
 from .xml import Element, elements
 
@@ -27,10 +28,12 @@ QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 def cell_references(root: Element) -> tuple[CellReference, ...]:
     """Return the devices that are in a cell of the guest."""
     found = []
+    # Those of this collection follow their cells.
+    ours = {str(index) for index in added_indexes(root)}
     for tag, subject in (("memory", "a memory device"), ("controller", "a PCI expander bus")):
         for device in elements(root.find("devices"), tag):
             text = (device.findtext("target/node") or "").strip()
-            if text:
+            if text and device.get("index") not in ours:
                 # What is no number that a cell can have is in no cell that will be there.
                 number = whole_number(text)
                 cell = MAX_ID if number is None else number

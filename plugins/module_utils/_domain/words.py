@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from .._cpuset import format_cpuset, nodes_text, numbered
+from .._model.devices import ExpanderBus
 from .._model.domain import Binding, ManagedState
 from .._model.layout import Cell, Ids, MemorySize, Topology, VcpuCount
 from .._size import show_size
@@ -24,8 +25,8 @@ class Difference:
 
     Attributes:
         what: ``cells``, ``topology``, ``distances``, ``vcpus``, ``memory_size``, ``vcpu_pins``,
-            ``emulator_pins``, ``iothread_pins``, ``memory_binding`` or
-            ``vcpu_placement``.
+            ``emulator_pins``, ``iothread_pins``, ``memory_binding``,
+            ``vcpu_placement`` or ``devices``.
         subject: what it is about, with its verb, such as ``vCPUs 2-3 are``.
     """
 
@@ -129,6 +130,23 @@ def _cells(first: tuple[Cell, ...], second: tuple[Cell, ...]) -> Iterator[Differ
                 yield Difference("cells", subject, before or "not set", after or "not set")
 
 
+def _devices(
+    first: tuple[ExpanderBus, ...], second: tuple[ExpanderBus, ...]
+) -> Iterator[Difference]:
+    now, then = (
+        {device: (bus.cell, address) for bus in buses for device, address in bus.addresses()}
+        for buses in (first, second)
+    )
+    for device in sorted({*now, *then}):
+        texts = [_on_cell_text(places.get(device)) for places in (now, then)]
+        if texts[0] != texts[1]:
+            yield Difference("devices", f"device {device} is", *texts)
+
+
+def _on_cell_text(place: tuple[int | None, str] | None) -> str:
+    return "on no cell" if place is None else f"on cell {place[0]} at {place[1]}"
+
+
 def _vcpus_text(count: VcpuCount | None) -> str:
     if count is None:
         return "no vCPUs"
@@ -192,4 +210,5 @@ WORDS: Mapping[str, Callable[[Any, Any], Iterator[Difference]]] = {
     "memory_binding": _one("memory_binding", "its memory as a whole is", _binding_text),
     "cell_bindings": _cell_bindings,
     "vcpu_placement": _one("vcpu_placement", "its vCPU placement is", str),
+    "devices": _devices,
 }

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterable
@@ -11,9 +12,10 @@ from contextlib import suppress
 from typing import Any
 
 from .._cpuset import format_cpuset, whole_number
-from .._domain.definition import device_name
+from .._domain.pci import device_address
 from .._domain.xml import parse_xml
 from .._errors import DaemonLostError, HypervisorError, UnsettledError
+from .._model.devices import HostDevice
 from .._model.domain import Condition, Domain
 from .._model.layout import Ids
 from .connection import PATIENCE_S, Connection, libvirt
@@ -21,6 +23,8 @@ from .daemon_limits import CpuDrivers, Schema
 from .libvirt_host import LibvirtHost
 
 #: By the numbers of virDomainState, so that they are there without the bindings too.
+#: The first part of a PCI device's path in sysfs.
+_ROOT_COMPLEX = re.compile(r"/(pci[0-9a-f]{4,8}:[0-9a-f]{2})/")
 _STATES = {
     1: "running",
     2: "running",
@@ -263,33 +267,28 @@ class Hypervisor(LibvirtHost):
             }
         return None
 
-    def device_nodes(self, devices: Iterable[str]) -> Ids:
-        """Return the host nodes of PCI devices, ascending; without those that are on none.
+    def pci_devices(self, devices: Iterable[str]) -> dict[str, HostDevice]:
+        """Return where PCI devices of the host are, by their addresses.
 
-        Also over a remote URI: the daemon reads them from its own sysfs. A virtual function that
+        Also over a remote URI: the daemon reads it from its own sysfs. A virtual function that
         does not say is where its physical function is.
-
-        Names are those of node devices, such as ``pci_0000_3b_00_0``.
         """
-        found = (self._device_node(device) for device in devices)
-        return tuple(sorted({node for node in found if node is not None}))
+        return {device: self._pci_device(device) for device in devices}
 
-    def _device_node(self, device: str, follow: bool = True) -> int | None:
+    def _pci_device(self, device: str, follow: bool = True) -> HostDevice:
         # One that is unplugged, or that the daemon cannot list, is on no node in particular.
         with suppress(libvirt.libvirtError):
-            text = str(self._connection.raw.nodeDeviceLookupByName(device).XMLDesc(0))
-            capability = parse_xml(text, "device", HypervisorError, "node device").find(
-                "capability[@type='pci']"
-            )
-            if capability is None:
-                return None
-            numa = capability.find("numa")
-            if numa is not None:
-                return whole_number(numa.get("node", ""))
-            parent = capability.find("capability[@type='phys_function']/address")
-            if parent is not None and follow:
-                return self._device_node(device_name(parent), follow=False)
-        return None
+            name = f"pci_{device.replace(':', '_').replace('.', '_')}"
+            text = str(self._connection.raw.nodeDeviceLookupByName(name).XMLDesc(0))
+            root = parse_xml(text, "device", HypervisorError, "node device")
+            complex_ = _ROOT_COMPLEX.search(root.findtext("path") or "")
+            numa = root.find("capability[@type='pci']/numa")
+            node = None if numa is None else whole_number(numa.get("node", ""))
+            parent = root.find("capability[@type='pci']/capability[@type='phys_function']/address")
+            if node is None and parent is not None and follow:
+                node = self._pci_device(device_address(parent), follow=False).node
+            return HostDevice(node, complex_[1] if complex_ else "")
+        return HostDevice(None)
 
     def pin(self, domain: Domain, field: str, number: int, cpus: Ids) -> None:
         """Pin a thread of a running guest, in its live state only.

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .devices import ExpanderBus
 from .layout import Cell, Ids, MemorySize, Topology, VcpuCount
 
 
@@ -79,6 +80,7 @@ class ManagedState:
     Attributes:
         vcpu_pins: pCPUs by vCPU, for those that are pinned.
         emulator_pins: pCPUs of the emulator's threads, under the key 0; empty where not pinned.
+        devices: expander buses that this collection has added, with what is behind them.
     """
 
     vcpus: VcpuCount | None = None
@@ -91,3 +93,4 @@ class ManagedState:
     cell_bindings: Mapping[int, Binding] = field(default_factory=dict)
     topology: Topology | None = None
     cells: tuple[Cell, ...] = ()
+    devices: tuple[ExpanderBus, ...] = ()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._cpuset import format_cpuset
+from .devices import ExpanderBus
 
 #: Ids of pCPUs, vCPUs or nodes, ascending.
 Ids = tuple[int, ...]
@@ -125,6 +126,7 @@ class Layout:
         leaves_cells: whether the guest keeps the CPU topology and the cells, or none, that it has
             without a partition; then `cells` is empty, and `topology` is None unless it has to
             change with the number of vCPUs.
+        devices: expander buses that put passed-through devices on their cells.
     """
 
     cells: tuple[Cell, ...]
@@ -140,6 +142,7 @@ class Layout:
     emulator_pins: Ids | None = None
     iothread_pins: Mapping[int, Ids] | None = None
     leaves_cells: bool = False
+    devices: tuple[ExpanderBus, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def cell_pins(self, cell: Cell) -> Ids:
@@ -187,6 +190,18 @@ def layout_to_result(layout: Layout, complete: bool = True) -> dict[str, Any]:
             str(iothread): format_cpuset(cpus) for iothread, cpus in layout.iothread_pins.items()
         },
     }
+    if layout.devices:
+        result["devices"] = [
+            {
+                "device": device,
+                "cell": bus.cell,
+                "host_node": None if bus.cell is None else layout.host_nodes[bus.cell],
+                **({"root_complex": bus.root_complex} if bus.root_complex else {}),
+                "address": address,
+            }
+            for bus in layout.devices
+            for device, address in bus.addresses()
+        ]
     if complete:
         for shown, cell in zip(result["cells"], layout.cells):
             shown["distances"] = list(cell.distances)

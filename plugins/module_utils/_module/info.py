@@ -35,11 +35,11 @@ from .._hypervisor.hypervisor import Hypervisor
 from .._hypervisor.numa_maps import Processes, local_processes
 from .._model.domain import Domain, ManagedState
 from .._model.host import Host
-from .._model.layout import Ids, Layout, layout_to_result
+from .._model.layout import Layout, layout_to_result
 from .._model.placement import Ledger, ledger_to_result
 from .._planner.books import make_ledger
 from .._planner.nodes import resized
-from .._policy import Policy, policy_from_record
+from .._policy import HOST, policy_from_record
 from .common import errors_to_result, patience_s, warn_once
 from .location import Location, locate_guest, location_to_result
 from .planning import Ask, Others, plan_asks, read_others, readable
@@ -245,13 +245,15 @@ def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) 
         try:
             policy = policy_from_record(recorded_policy(record))
             guest = read_guest(report.definition, findings.host.hugepage_default_kib)
-            nodes = _device_nodes(hypervisor, report.definition, policy)
+            wanted = policy.devices == HOST or policy.device_locality != "ignore"
+            devices = pci_devices(report.definition) if wanted else ()
+            found = hypervisor.pci_devices(devices)
             sized = resized(guest, policy)
         except VnumaError as error:
             report.drift.append(_no_plan(report, error))
         else:
             asks[report.domain.uuid] = Ask(
-                report.domain, sized, policy, report.definition, guest, nodes
+                report.domain, sized, policy, report.definition, guest, found
             )
     asked = list(asks.values())
     others = _others(hypervisor, unread, findings, asked)
@@ -265,14 +267,6 @@ def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) 
     for report in findings.reports:
         if report.domain.uuid in asks:
             _compare_to_plan(report, asks[report.domain.uuid])
-
-
-def _device_nodes(hypervisor: Hypervisor, definition: Definition, policy: Policy) -> Ids:
-    """Return the host nodes of a guest's PCI devices, where they are asked for."""
-    if policy.device_locality == "ignore":
-        return ()
-    devices = pci_devices(definition)
-    return hypervisor.device_nodes(devices) if devices else ()
 
 
 def _compare_to_plan(report: Report, ask: Ask) -> None:
@@ -301,7 +295,7 @@ def _as_restored(wanted: ManagedState, now: ManagedState) -> ManagedState:
         **{
             element.field: getattr(now, element.field)
             for element in MANAGED
-            if element.option and not getattr(wanted, element.field)
+            if element.falls_back and not getattr(wanted, element.field)
         },
     )
 

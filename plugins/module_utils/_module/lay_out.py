@@ -9,21 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._cpuset import format_cpuset, nodes_text
 from .._domain.compare import is_up_to_date
 from .._domain.definition import Definition, pci_devices, read_guest, wanted_of
+from .._domain.pci import displaced
 from .._errors import LayoutError
+from .._model.devices import HostDevice
 from .._model.domain import Domain
 from .._model.host import Host
-from .._model.layout import Ids, Layout
+from .._model.layout import Layout
 from .._planner.books import bound_kib, cannot_start, overbooked
 from .._planner.nodes import resized
-from .._policy import AUTO, KEEP, Policy, policy_from_options
+from .._policy import AUTO, HOST, KEEP, Policy, policy_from_options
 from .planning import Ask, Others, Planned, load_of, readable
 from .select import select_guests
 from .update import GuestUpdate, PartitionResult, fingerprint, ledger_fingerprint
+
+if TYPE_CHECKING:
+    from .._domain.edit import Edit
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def begin_update(
 
         policy = in_group(policy, before, host, group)
     guest = read_guest(before, host.hugepage_default_kib) if present else None
-    asks = present and policy.device_locality != "ignore"
+    asks = present and (policy.device_locality != "ignore" or policy.devices == HOST)
     return GuestUpdate(domain, policy, before, live, guest, pci_devices(before) if asks else ())
 
 
@@ -106,12 +111,12 @@ def restore(updates: Sequence[GuestUpdate], result: PartitionResult) -> dict[str
 
 
 def make_asks(
-    updates: Sequence[GuestUpdate], device_nodes: Mapping[str, Ids], result: PartitionResult
+    updates: Sequence[GuestUpdate], devices: Mapping[str, HostDevice], result: PartitionResult
 ) -> list[Ask]:
     """Return what is asked of the planner.
 
-    Guests that are to be restored are left out. Device nodes are by UUID; *result* takes the errors
-    of guests that cannot have the size that is asked for.
+    Guests that are to be restored are left out. *devices* says where their PCI devices are on the
+    host; *result* takes the errors of guests that cannot have the size that is asked for.
     """
     asks = []
     for update in updates:
@@ -123,7 +128,7 @@ def make_asks(
                     update.policy,
                     update.before,
                     update.guest,
-                    device_nodes.get(update.domain.uuid, ()),
+                    {one: devices[one] for one in update.devices if one in devices},
                 )
                 asks.append(update.ask)
     return asks
@@ -164,6 +169,9 @@ def _missed_devices(ask: Ask) -> list[str]:
     nodes = ask.nodes
     missed = [node for node in ask.device_nodes if node not in nodes]
     if policy.nodes == AUTO or not missed or not nodes:
+        return []
+    if policy.devices == HOST and policy.device_locality != "require":
+        # Each of them is told of by itself.
         return []
     sentence = (
         f"its passed-through devices are on {nodes_text(missed)}, and it is on {nodes_text(nodes)}"
@@ -251,8 +259,7 @@ def _partition(update: GuestUpdate, layout: Layout) -> None:
     # Here, since a run that has nothing to write does not load the writer.
     from .._domain.edit import partitioned
 
-    edit = partitioned(update.before, layout, update.policy)
-    update.after, update.redefines = edit.definition, edit.changed
+    _take(update, partitioned(update.before, layout, update.policy))
 
 
 def _restore(update: GuestUpdate) -> None:
@@ -261,5 +268,9 @@ def _restore(update: GuestUpdate) -> None:
         return
     from .._domain.edit import restored
 
-    edit = restored(update.before)
+    _take(update, restored(update.before))
+
+
+def _take(update: GuestUpdate, edit: Edit) -> None:
     update.after, update.redefines = edit.definition, edit.changed
+    update.warnings.extend(displaced(update.before.root, edit.definition.root))

@@ -32,7 +32,6 @@ from .._errors import (
 from .._hypervisor.hypervisor import Hypervisor
 from .._model.domain import Domain
 from .._model.host import Host, host_from_facts
-from .._model.layout import Ids
 from .._model.placement import ledger_to_result
 from .._policy import DEFAULTS, policy_from_options
 from .common import errors_to_result, patience_s, warn_once
@@ -147,7 +146,7 @@ def _plan(
             updates.append(update)
     result.in_call = {update.domain.uuid: update.before for update in updates}
     restored = restore(updates, result)
-    devices = _device_nodes(hypervisor, updates)
+    devices = hypervisor.pci_devices({one for update in updates for one in update.devices})
     asks = make_asks(updates, devices, result)
     others = read_others(hypervisor, domains, asks, restored) if asks else Others({}, {})
     planned = plan_asks(asks, others, topology, rebalance=group.anew, with_ways_out=True)
@@ -195,15 +194,6 @@ def _read(hypervisor: Hypervisor, domain: Domain) -> tuple[Domain, Definition, D
     if not domain.active:
         return domain, before, None
     return domain, before, read_definition(hypervisor.xml_without_secrets(domain, live=True))
-
-
-def _device_nodes(hypervisor: Hypervisor, updates: Sequence[GuestUpdate]) -> dict[str, Ids]:
-    """Return the host nodes of the PCI devices of guests, by UUID."""
-    return {
-        update.domain.uuid: hypervisor.device_nodes(update.devices)
-        for update in updates
-        if update.devices
-    }
 
 
 def _check_ledger(hypervisor: Hypervisor, result: PartitionResult, safeguards: Safeguards) -> None:

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from .._domain.compare import looks_the_same
 from .._domain.definition import Definition, read_definition, read_guest
+from .._domain.pci import read_tree
 from .._domain.record import recorded_policy
 from .._errors import (
     DaemonLostError,
@@ -19,6 +20,7 @@ from .._errors import (
     VnumaError,
 )
 from .._hypervisor.hypervisor import Hypervisor
+from .._model.devices import HostDevice
 from .._model.domain import Domain
 from .._model.guest import Guest
 from .._model.host import Host
@@ -28,7 +30,7 @@ from .._planner.books import make_ledger
 from .._planner.cores import follows_domains
 from .._planner.loads import load_by_definition, load_by_layout, owned_cpus
 from .._planner.plan import plan_guests
-from .._policy import AUTO, DEFAULTS, Policy
+from .._policy import AUTO, DEFAULTS, HOST, Policy
 
 
 @dataclass
@@ -40,7 +42,7 @@ class Ask:
         policy: how it is to be partitioned.
         definition: its definition of now.
         now: its figures by that.
-        device_nodes: host nodes of its passed-through PCI devices, where they are asked for.
+        devices: where its passed-through PCI devices are, by address, where that is asked for.
         layout: what the planner answered, None before that and where it cannot be planned.
         placement: which host nodes were chosen for it, None where they were not.
         error: why it cannot be planned, None where it can.
@@ -51,7 +53,7 @@ class Ask:
     policy: Policy
     definition: Definition
     now: Guest
-    device_nodes: Ids = ()
+    devices: Mapping[str, HostDevice] = field(default_factory=dict)
     layout: Layout | None = None
     placement: Placement | None = None
     error: VnumaError | None = None
@@ -74,6 +76,29 @@ class Ask:
         if self.layout is None:
             raise self.error or LayoutError("it was not planned; please report this with the play.")
         return self.layout
+
+    @property
+    def device_nodes(self) -> Ids:
+        """The host nodes of its passed-through PCI devices, as far as these decide."""
+        decides = self.policy.device_locality != "ignore"
+        found = {one.node for one in self.devices.values() if decides and one.node is not None}
+        return tuple(sorted(found))
+
+    def accept(self, layout: Layout) -> None:
+        """Take the planner's answer, with its devices put on their cells where that is asked for.
+
+        Raises:
+            VnumaError: when they cannot be.
+        """
+        if self.policy.devices == HOST:
+            from .._planner.devices import place_devices
+
+            nodes = () if layout.leaves_cells else layout.host_nodes
+            tree = self.definition.named(lambda: read_tree(self.definition.root))
+            required = self.policy.device_locality == "require"
+            devices, warnings = place_devices(self.guest, tree, self.devices, nodes, required)
+            layout = replace(layout, devices=devices, warnings=(*layout.warnings, *warnings))
+        self.layout = layout
 
     @property
     def nodes(self) -> set[int]:
@@ -259,10 +284,12 @@ def plan_layouts(
     }
     guests = [(ask.guest, ask.policy) for ask in planned]
     for ask, answer in zip(planned, plan_guests(guests, host, [*beside, *staying], placed)):
-        if isinstance(answer, VnumaError):
-            ask.refuse(answer)
-        else:
-            ask.layout = answer
+        try:
+            if isinstance(answer, VnumaError):
+                raise answer
+            ask.accept(answer)
+        except VnumaError as error:
+            ask.refuse(error)
 
 
 def depends_on_others(policy: Policy) -> bool:

@@ -21,6 +21,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor import (
     hypervisor as _hypervisor,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.devices import HostDevice
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
 
 
@@ -200,11 +201,12 @@ def test_a_virtual_function_is_where_its_physical_function_is(
     """Node devices as libvirt 9.0 describes them; this machine has none that is split."""
     function = "<address domain='0x0000' bus='0x3b' slot='0x00' function='0x0'/>"
     texts = {
-        "pci_0000_3b_00_0": "<device><capability type='pci'><numa node='3'/></capability></device>",
-        "pci_0000_3b_10_1": "<device><capability type='pci'><capability type='phys_function'>"
+        "pci_0000_3b_00_0": "<device><path>/sys/devices/pci0000:3a/0000:3a:00.0/0000:3b:00.0</path>"
+        "<capability type='pci'><numa node='3'/></capability></device>",
+        "pci_0000_3b_10_1": "<device><path>/sys/devices/pci0000:3a/0000:3a:00.0/0000:3b:10.1</path>"
+        "<capability type='pci'><capability type='phys_function'>"
         f"{function}</capability></capability></device>",
         "pci_0000_00_01_0": "<device><capability type='pci'/></device>",
-        "net_lo": "<device><capability type='net'/></device>",
     }
 
     def look_up(name: str) -> SimpleNamespace:
@@ -216,5 +218,9 @@ def test_a_virtual_function_is_where_its_physical_function_is(
     hypervisor = Hypervisor.__new__(Hypervisor)
     raw = SimpleNamespace(nodeDeviceLookupByName=look_up)
     monkeypatch.setattr(hypervisor, "_connection", SimpleNamespace(raw=raw), raising=False)
-    assert hypervisor.device_nodes(["pci_0000_3b_10_1"]) == (3,)
-    assert hypervisor.device_nodes(["pci_0000_00_01_0", "net_lo", "unplugged"]) == ()
+    known = hypervisor.pci_devices(["0000:3b:10.1", "0000:00:01.0", "0000:00:02.0"])
+    assert known == {
+        "0000:3b:10.1": HostDevice(3, "pci0000:3a"),
+        "0000:00:01.0": HostDevice(None),
+        "0000:00:02.0": HostDevice(None),
+    }

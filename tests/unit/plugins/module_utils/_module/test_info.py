@@ -19,6 +19,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
     HypervisorError,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.devices import HostDevice
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Condition, Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, host_from_facts
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import ledger_to_result
@@ -65,7 +66,7 @@ class FakeHypervisor:
     ended: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
-    devices: dict[tuple[str, ...], tuple[int, ...]] = field(default_factory=dict)
+    devices: dict[str, HostDevice] = field(default_factory=dict)
     uri: str = "qemu+ssh://kvm7/system"
 
     def host(self) -> Host:
@@ -112,9 +113,9 @@ class FakeHypervisor:
         assert domain.active
         return {}
 
-    def device_nodes(self, devices: tuple[str, ...]) -> tuple[int, ...]:
-        """Host nodes of PCI devices."""
-        return self.devices[devices]
+    def pci_devices(self, devices: tuple[str, ...]) -> dict[str, HostDevice]:
+        """Where PCI devices are."""
+        return {device: self.devices[device] for device in devices}
 
     def saved_xml(self, domain: Domain) -> str | None:
         """A managed-save image."""
@@ -536,7 +537,7 @@ def test_devices_count_in_a_fresh_plan(bench: Bench) -> None:
         "<devices><hostdev mode='subsystem' type='pci'><source><address domain='0x0000' "
         "bus='0x3b' slot='0x00' function='0x0'/></source></hostdev></devices>\n</domain>"
     )
-    bench.fake.devices = {("pci_0000_3b_00_0",): (1,)}
+    bench.fake.devices = {"0000:3b:00.0": HostDevice(1)}
     texts = [_xml("a", 5), _edited(_xml("gpu", 3), ("</domain>", device))]
     options = {"nodes": "auto", "reserved_memory": 0}
     entries = [{"name": "a"}, {"name": "gpu", "auto_nodes": "1"}]

@@ -19,6 +19,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._errors import (
     PolicyError,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor import Hypervisor
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.devices import HostDevice
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Condition, Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, HugepagePool
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import (
@@ -97,6 +98,10 @@ class FakeHypervisor:
         ]
 
     uri = "test:///fake"
+
+    def pci_devices(self, devices: set[str]) -> dict[str, HostDevice]:
+        """Where PCI devices are: those on bus 0x40 and up on node 1, the others on node 0."""
+        return {one: HostDevice(int(one[5:7], 16) // 64, f"pci0000:{one[5]}0") for one in devices}
 
     def settled(self, domain: Domain, _deadline: float) -> Condition:
         """The same: this daemon knows what its guests do."""
