@@ -32,6 +32,12 @@ options:
         returns it, or the text of C(virsh capabilities).
     type: raw
     required: true
+  device_nodes:
+    description:
+      - As O(kvm.vnuma.plan_host#filter:device_nodes). O(devices=host) needs it.
+    type: list
+    elements: dict
+    version_added: 2.0.0
 extends_documentation_fragment:
   - kvm.vnuma.policy
   - kvm.vnuma.policy.topologies
@@ -72,6 +78,10 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import part
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import LXML_IMPORT_ERROR
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.lay_out import Group
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.plan_host import (
+    devices_from_entries,
+)
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.planning import with_devices
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.shapes import (
     group_from_facts,
     in_group,
@@ -81,13 +91,16 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import pla
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 
 
-def partition_domain(xml: Any, topology: Any, topologies: Any = None, **options: Any) -> str:
+def partition_domain(
+    xml: Any, topology: Any, topologies: Any = None, device_nodes: Any = None, **options: Any
+) -> str:
     """Return a domain definition partitioned for a host.
 
     Args:
         xml: the definition.
         topology: of the host: facts, or the text of the capabilities.
         topologies: those of the hosts of a migration group, by name.
+        device_nodes: where passed-through devices are, one entry a device.
         options: policy options.
 
     Raises:
@@ -111,7 +124,8 @@ def partition_domain(xml: Any, topology: Any, topologies: Any = None, **options:
         group = Group(group_from_facts(topologies))
         policy = in_group(policy, definition, host, group)
         guest = resized(read_guest(definition, host.hugepage_default_kib), policy)
-        layout = plan(guest, host, policy)
+        known = devices_from_entries(device_nodes)
+        layout = with_devices(plan(guest, host, policy), guest, policy, definition, known)
         edit = partitioned(definition, layout, policy)
     except VnumaError as error:
         # Ansible prints the cause of an error after its message, and here they are the same.

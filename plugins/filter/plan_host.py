@@ -15,8 +15,8 @@ description:
   - Takes the definitions of all guests of a host, and returns the plan that
     M(kvm.vnuma.vnuma_partition) would carry out there. It is for capacity planning with
     O(nodes=auto), and for definitions that are kept under version control.
-  - O(device_locality) has no effect, since the filter does not know on which host nodes
-    passed-through PCI devices are.
+  - Where passed-through PCI devices are, O(device_nodes) says. Without it O(device_locality) has no
+    effect, and O(devices=host) refuses guests that have such devices.
 requirements:
   - lxml, on the controller
 positional: topology
@@ -39,6 +39,24 @@ options:
       - Which guests to plan, as O(kvm.vnuma.vnuma_partition#module:guests). By default all of them.
     type: list
     elements: dict
+  device_nodes:
+    description:
+      - Where passed-through PCI devices are on the host, one entry a device, as
+        M(kvm.vnuma.vnuma_info) returns them for each guest.
+    type: list
+    elements: dict
+    version_added: 2.0.0
+    suboptions:
+      device:
+        description: Address of the device on the host, such as V(0000:3b:00.0).
+        type: str
+        required: true
+      host_node:
+        description: Its host node; null if it is on none.
+        type: int
+      root_complex:
+        description: Its root complex, such as V(pci0000:3a).
+        type: str
   rebalance:
     description:
       - As O(kvm.vnuma.vnuma_partition#module:rebalance).
@@ -115,6 +133,7 @@ def plan_host(
     guests: Any = None,
     rebalance: bool = False,
     topologies: Any = None,
+    device_nodes: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Return the plan for all guests of a host.
@@ -125,6 +144,7 @@ def plan_host(
         guests: which of them to plan, None for all.
         rebalance: choose nodes as if all guests were new, where that is better.
         topologies: those of the hosts of a migration group, by name.
+        device_nodes: where passed-through devices are, one entry a device.
         options: policy options.
 
     Raises:
@@ -147,7 +167,7 @@ def plan_host(
         )
     try:
         host = read_host(topology)
-        return plan_texts(definitions, host, entries, options, rebalance, topologies)
+        return plan_texts(definitions, host, entries, options, rebalance, topologies, device_nodes)
     except VnumaError as error:
         # Ansible prints the cause of an error after its message, and here they are the same.
         raise AnsibleFilterError(f"plan_host: {error}") from None

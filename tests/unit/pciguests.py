@@ -46,7 +46,7 @@ def host(nodes: int) -> Host:
     made = []
     for node in range(nodes):
         cpus = tuple(range(8 * node, 8 * node + 8))
-        distances = {other: 10 if other == node else 20 for other in range(nodes)}
+        distances = tuple((other, 10 if other == node else 20) for other in range(nodes))
         cores = tuple((cpu,) for cpu in cpus)
         made.append(Node(node, cpus, 64 * _GIB, distances=distances, cores=cores))
     return Host(nodes=tuple(made), arch="x86_64")

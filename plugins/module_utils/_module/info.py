@@ -28,11 +28,13 @@ from .._domain.definition import (
 from .._domain.dies import die_drift
 from .._domain.effect import effective_layout
 from .._domain.managed import MANAGED
+from .._domain.pci import read_tree
 from .._domain.record import recorded_policy
 from .._domain.words import PIN_BY_HAND, Drift, differences
 from .._errors import GuestGoneError, VnumaError
 from .._hypervisor.hypervisor import Hypervisor
 from .._hypervisor.numa_maps import Processes, local_processes
+from .._model.devices import PciTree
 from .._model.domain import Domain, ManagedState
 from .._model.host import Host
 from .._model.layout import Layout, layout_to_result
@@ -63,6 +65,7 @@ class Report:
         location: None while it is off.
         drift: what is not as it should be.
         restart_required: whether it waits for a cold start.
+        devices: its passed-through PCI devices, as the module returns them.
     """
 
     domain: Domain
@@ -74,6 +77,7 @@ class Report:
     location: Location | None = None
     drift: list[Drift] = field(default_factory=list)
     restart_required: bool = False
+    devices: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -147,6 +151,7 @@ def inspect_guests(
         if report.domain.uuid in findings.failed:
             continue
         try:
+            report.devices = _devices(report.live or report.definition, hypervisor)
             _compare(report, findings.host, hypervisor, state_dir)
             report.drift += die_drift((report.live or report.definition).state, findings.host)
             if report.live is not None:
@@ -181,6 +186,7 @@ def report_to_result(report: Report, host: Host) -> dict[str, Any]:
             {"between": one.between, "what": one.what, "msg": one.message} for one in report.drift
         ],
         "restart_required": report.restart_required,
+        "devices": report.devices,
         "notes": [] if location is None else list(location.notes),
     }
 
@@ -267,6 +273,23 @@ def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) 
     for report in findings.reports:
         if report.domain.uuid in asks:
             _compare_to_plan(report, asks[report.domain.uuid])
+
+
+def _devices(definition: Definition, hypervisor: Hypervisor) -> list[dict[str, Any]]:
+    """Return where each passed-through PCI device of a guest is, on the host and in the guest."""
+    known = hypervisor.pci_devices(pci_devices(definition))
+    tree = definition.named(lambda: read_tree(definition.root)) if known else PciTree(())
+    cells = {port.index: bus.cell for bus in (*tree.added, *tree.others) for port in bus.ports}
+    ports = {device: unit.port for unit in tree.units for device, _function in unit.devices}
+    return [
+        {
+            "device": device,
+            "host_node": place.node,
+            "root_complex": place.root_complex or None,
+            "cell": cells.get(ports[device] or 0),
+        }
+        for device, place in sorted(known.items())
+    ]
 
 
 def _compare_to_plan(report: Report, ask: Ask) -> None:

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._domain.definition import Definition, read_definition
-from .._errors import DomainError
+from .._errors import DomainError, PolicyError
+from .._model.devices import HostDevice
 from .._model.domain import Domain
 from .._model.host import Host
 from .._model.layout import layout_to_result
@@ -27,6 +29,9 @@ from .planning import Others, plan_asks
 from .shapes import group_from_facts
 from .update import GuestUpdate, PartitionResult
 
+#: A PCI address as the kernel writes it.
+_ADDRESS = re.compile("[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}[.][0-7]")
+
 
 def plan_host(
     texts: Sequence[str],
@@ -35,13 +40,14 @@ def plan_host(
     options: Mapping[str, Any],
     rebalance: bool = False,
     topologies: Mapping[str, object] | None = None,
+    device_nodes: object = None,
 ) -> dict[str, Any]:
     """Return the plan for a host, as the filter returns it: JSON types only.
 
     *texts* are the definitions of every guest of the host. Entries say which of them to plan, as
     `vnuma_partition` takes them; the others are counted. With *rebalance* nodes are chosen as if
     all guests were new, where that is better. *topologies* are those of the hosts of migration
-    groups, by name.
+    groups, by name; *device_nodes* says where passed-through devices are.
 
     Raises:
         VnumaError: when a definition cannot be read, or two guests have one name or one UUID.
@@ -54,7 +60,7 @@ def plan_host(
         with result.collecting(domain):
             updates.append(begin_update(domain, policy, definitions[domain], None, host, group))
     restored = restore(updates, result)
-    asks = make_asks(updates, {}, result)
+    asks = make_asks(updates, devices_from_entries(device_nodes), result)
     planned = {ask.domain for ask in asks}
     others = Others(
         {
@@ -78,6 +84,26 @@ def plan_host(
         "ledger": None if result.ledger is None else ledger_to_result(result.ledger),
         "rebalance": {"moves": list(result.moves), "gain": result.gain},
     }
+
+
+def devices_from_entries(entries: object) -> dict[str, HostDevice]:
+    """Return where devices are, by address, from entries as `vnuma_info` returns them.
+
+    Raises:
+        PolicyError: when they are none.
+    """
+    found = {}
+    given = [] if entries is None else entries
+    for entry in given if isinstance(given, list) else [given]:
+        fields = entry if isinstance(entry, Mapping) else {}
+        device, node = fields.get("device"), fields.get("host_node")
+        if not _ADDRESS.fullmatch(str(device)) or not (node is None or type(node) is int):
+            raise PolicyError(
+                "device_nodes must be a list of dictionaries with device, such as '0000:3b:00.0', "
+                f"and host_node, an integer, as vnuma_info returns them, not '{entry}'."
+            )
+        found[str(device)] = HostDevice(node, str(fields.get("root_complex") or ""))
+    return found
 
 
 def _by_domain(texts: Sequence[str]) -> dict[Domain, Definition]:

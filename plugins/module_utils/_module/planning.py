@@ -84,22 +84,6 @@ class Ask:
         found = {one.node for one in self.devices.values() if decides and one.node is not None}
         return tuple(sorted(found))
 
-    def accept(self, layout: Layout) -> None:
-        """Take the planner's answer, with its devices put on their cells where that is asked for.
-
-        Raises:
-            VnumaError: when they cannot be.
-        """
-        if self.policy.devices == HOST:
-            from .._planner.devices import place_devices
-
-            nodes = () if layout.leaves_cells else layout.host_nodes
-            tree = self.definition.named(lambda: read_tree(self.definition.root))
-            required = self.policy.device_locality == "require"
-            devices, warnings = place_devices(self.guest, tree, self.devices, nodes, required)
-            layout = replace(layout, devices=devices, warnings=(*layout.warnings, *warnings))
-        self.layout = layout
-
     @property
     def nodes(self) -> set[int]:
         """The host nodes of its cells and its memory; none where it has no layout."""
@@ -287,9 +271,34 @@ def plan_layouts(
         try:
             if isinstance(answer, VnumaError):
                 raise answer
-            ask.accept(answer)
+            ask.layout = with_devices(answer, ask.guest, ask.policy, ask.definition, ask.devices)
         except VnumaError as error:
             ask.refuse(error)
+
+
+def with_devices(
+    layout: Layout,
+    guest: Guest,
+    policy: Policy,
+    definition: Definition,
+    known: Mapping[str, HostDevice],
+) -> Layout:
+    """Return a layout with passed-through devices on their cells, where that is asked for.
+
+    *known* says where they are on the host.
+
+    Raises:
+        VnumaError: when they cannot be there.
+    """
+    if policy.devices != HOST:
+        return layout
+    from .._planner.devices import place_devices
+
+    nodes = () if layout.leaves_cells else layout.host_nodes
+    tree = definition.named(lambda: read_tree(definition.root))
+    required = policy.device_locality == "require"
+    devices, warnings = place_devices(guest, tree, known, nodes, required)
+    return replace(layout, devices=devices, warnings=(*layout.warnings, *warnings))
 
 
 def depends_on_others(policy: Policy) -> bool:

@@ -104,12 +104,21 @@ def _homes(
 ) -> tuple[dict[DeviceUnit, _Home], list[str]]:
     """Return where devices go that can be put on a cell, and sentences about the rest."""
     homes, warnings = {}, []
+    on_added = {port.index: bus.cell or 0 for bus in tree.added for port in bus.ports}
     on_others = {port.index: bus.cell for bus in tree.others for port in bus.ports}
     for unit in tree.units:
-        places = {known.get(device, HostDevice()) for device, _function in unit.devices}
+        if any(device not in known for device, _function in unit.devices):
+            raise LayoutError(
+                f"on which host node {unit.name} is, is not known here; give it in device_nodes, "
+                "or set devices to 'keep'."
+            )
+        places = {known[device] for device, _function in unit.devices}
         (node, *more), why = {place.node for place in places}, unit.fixed
         if more:
             why = "its functions are on several host nodes"
+        elif node is None and on_added.get(unit.port or 0, len(host_nodes)) < len(host_nodes):
+            # Nobody's guest is redefined because a daemon does not answer for devices now.
+            node = host_nodes[on_added[unit.port or 0]]
         elif node is None:
             why = "the host does not say on which node it is"
         elif node not in host_nodes:
@@ -146,10 +155,11 @@ def _staying(bus: ExpanderBus, homes: Mapping[DeviceUnit, _Home], has_room: bool
     whose devices have gone is for devices to come, of any home.
     """
     at = {unit.port: home for unit, home in homes.items()}
-    home = next((at[port.index] for port in bus.ports if port.index in at), None)
+    home = max((at[port.index] for port in bus.ports if port.index in at), default=None)
+    staying = () if home is None else (home, (home[0], ""))
     ports = tuple(
         port
-        if at.get(port.index, "") == home or any(not device for device, _at in port.devices)
+        if at.get(port.index) in staying or any(not device for device, _at in port.devices)
         else replace(port, devices=())
         for port in bus.ports
     )

@@ -8,6 +8,7 @@ has the number of its pCPU, and below it the guest that is pinned to it, or how 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import format_cp
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Node
 
 from .sizes import size_text
-from .view import CellView, GuestView, HostView, LayoutView
+from .view import GuestView, HostView, LayoutView
 
 #: Colours of guests; a guest's number modulo this is its colour, and its code is written besides.
 COLOURS = 8
@@ -29,6 +30,8 @@ _THREAD_CHARACTERS = 3
 _CELL_WIDTH, _CELL_HEIGHT, _CELL_CHARACTERS = 62, 22, 9
 #: As many nodes in a row as a narrow telephone shows, and the height of a row with one cell each.
 _GRID_COLUMNS, _GRID_LINE = 5, 40
+#: Devices of a node, beside each other.
+_DEVICE_WIDTH, _DEVICE_HEIGHT, _DEVICE_CHARACTERS = 156, 18, 22
 
 
 #: First letters of the classes of boxes, from sockets inwards: node, L3, core, thread.
@@ -202,9 +205,30 @@ def _node(node: Node, host: HostView, users: Users) -> Picture:
         inner = _cores(node.cores, NODE_WIDTH - 2 * _PAD, host, users)
         picture.put(inner, _PAD, y)
         y += inner.height
+    y += _devices(picture, y, node, host)
     picture.width, picture.height = NODE_WIDTH, y + _GAP
     picture.boxes.insert(0, Box(1, 0, NODE_WIDTH, picture.height, "n"))
     return picture
+
+
+def _devices(picture: Picture, y: int, node: Node, host: HostView) -> int:
+    """Draw the passed-through devices of a node below its cores; return how high they are."""
+    here = [
+        (guest.code, device)
+        for guest in host.guests
+        for device in guest.devices
+        if device.host_node == node.id
+    ]
+    beside = (NODE_WIDTH - 2 * _PAD) // _DEVICE_WIDTH
+    for number, (code, device) in enumerate(here):
+        x = _PAD + number % beside * _DEVICE_WIDTH
+        top = y + number // beside * _DEVICE_HEIGHT
+        css = f"t g{colour(code)}"
+        picture.boxes.append(Box(x, top, _DEVICE_WIDTH - _GAP, _DEVICE_HEIGHT - _GAP, css))
+        cell = "-" if device.cell is None else device.cell
+        text = _short(f"{device.name} {code}:{cell}", _DEVICE_CHARACTERS)
+        picture.words.append(Words(x + (_DEVICE_WIDTH - _GAP) // 2, top + 11, text, "m d"))
+    return -(-len(here) // beside) * _DEVICE_HEIGHT
 
 
 def _cores(cores: Sequence[tuple[int, ...]], width: int, host: HostView, users: Users) -> Picture:
@@ -263,12 +287,19 @@ def draw_layout(guest: GuestView, layout: LayoutView, host: HostView) -> Picture
     Where no node backs two cells, the names of the nodes are left to `draw_grid`.
     """
     columns = _columns(host)
-    stacks: list[list[CellView]] = [[] for _name in columns]
+    stacks: list[list[str]] = [[] for _name in columns]
     index = {node.id: column for column, node in enumerate(host.host.nodes)}
     for cell in layout.cells:
         nodes = parse_cpuset(cell.host_nodes) if cell.host_nodes else ()
+        words = cell.vcpus or ("all" if cell.id is None else "none")
         for node in nodes or (None,):
-            stacks[-1 if node is None else index.get(node, -1)].append(cell)
+            stacks[-1 if node is None else index.get(node, -1)].append(
+                words if cell.id is None else f"{cell.id}: {words}"
+            )
+    devices = guest.devices if layout == guest.effective else layout.devices
+    for (place, on_cell), count in Counter((one.host_node, one.cell) for one in devices).items():
+        text = f"{'-' if on_cell is None else on_cell}: {count} PCI"
+        stacks[-1 if place is None else index.get(place, -1)].append(text)
     tallest = max(map(len, stacks))
     line = _GRID_LINE + (tallest - 1) * _CELL_HEIGHT
     picture = Picture(guest.code, uses_grid=tallest == 1)
@@ -276,12 +307,10 @@ def draw_layout(guest: GuestView, layout: LayoutView, host: HostView) -> Picture
         x, y = _place(column, line)
         if not picture.uses_grid:
             picture.words.append(Words(x + _CELL_WIDTH // 2, y + 11, name, "m q"))
-        for number, cell in enumerate(cells):
+        for number, words in enumerate(cells):
             top = y + _LINE + number * _CELL_HEIGHT
             box = Box(x, top, _CELL_WIDTH - 4, _CELL_HEIGHT - 2, f"t g{colour(guest.code)}")
             picture.boxes.append(box)
-            words = cell.vcpus or ("all" if cell.id is None else "none")
-            words = words if cell.id is None else f"{cell.id}: {words}"
             picture.words.append(
                 Words(x + _CELL_WIDTH // 2 - 2, top + 14, _short(words, _CELL_CHARACTERS), "m d")
             )

@@ -167,6 +167,7 @@ def _section(
         ),
         distances=distances(host.host.nodes),
         guests=[guest_part(guest, host) for guest in host.guests],
+        devices=[(guest, device) for guest in host.guests for device in guest.devices],
         memory=[row for guest in host.guests for row in memory_rows(guest, host)],
     )
     # The template has escaped it.

@@ -26,6 +26,7 @@ from .bounds import plain
 from .view import (
     Account,
     CellView,
+    DeviceView,
     DriftView,
     Groups,
     GuestView,
@@ -36,6 +37,8 @@ from .view import (
 
 #: Most vCPUs of a definition (countCPU, src/conf/schemas/domaincommon.rng in libvirt).
 _MOST_VCPUS = 65535
+#: As many as a guest has functions behind ports of its own, and more than a page shows.
+_MAX_DEVICES = 2048
 #: What is taken of a host's entry.
 _KEYS = ("topology", "info", "plan", "error")
 #: So many guests of a host are drawn.
@@ -198,6 +201,7 @@ def _guest(
             for one in info.get("drift") or ()
         ),
         restart_required=bool(info.get("restart_required")),
+        devices=_devices(info.get("devices") or ()),
         notes=tuple(map(str, info.get("notes") or ())),
         warnings=tuple(map(str, plan.get("warnings") or ())),
     )
@@ -234,6 +238,19 @@ def _layout(raw: Mapping[str, Any]) -> LayoutView:
         nodeset=nodeset,
         emulator_pins=_set(raw.get("emulator_pins") or ""),
         iothread_pins=_grouped((int(number), _set(cpus)) for number, cpus in iothreads.items()),
+        devices=_devices(raw.get("devices") or ()),
+    )
+
+
+def _devices(raw: Sequence[Mapping[str, Any]]) -> tuple[DeviceView, ...]:
+    return tuple(
+        DeviceView(
+            str(one["device"]),
+            _number(one.get("host_node")),
+            str(one.get("root_complex") or ""),
+            _number(one.get("cell")),
+        )
+        for one in _few(raw, _MAX_DEVICES, "devices")
     )
 
 

@@ -39,6 +39,28 @@ class CellView:
 
 
 @dataclass(frozen=True)
+class DeviceView:
+    """A passed-through PCI device.
+
+    Attributes:
+        device: its address on the host.
+        host_node: the node that it is on there, None where that is not known.
+        root_complex: that it is under there, '' where that is not known.
+        cell: of the guest that its kernel is told, None for none.
+    """
+
+    device: str
+    host_node: int | None
+    root_complex: str
+    cell: int | None
+
+    @property
+    def name(self) -> str:
+        """Its address as lspci shows it."""
+        return self.device.removeprefix("0000:")
+
+
+@dataclass(frozen=True)
 class LayoutView:
     """A layout, planned or in effect.
 
@@ -51,6 +73,7 @@ class LayoutView:
         nodeset: host nodes in use.
         emulator_pins: as a cpuset, '' where they are not set.
         iothread_pins: iothreads and their pCPUs.
+        devices: those that the collection puts on cells.
     """
 
     cells: tuple[CellView, ...]
@@ -61,6 +84,7 @@ class LayoutView:
     nodeset: str
     emulator_pins: str
     iothread_pins: Groups
+    devices: tuple[DeviceView, ...] = ()
 
     @property
     def has_cells(self) -> bool:
@@ -121,6 +145,7 @@ class GuestView:
         memory: where it is; None where that is not known.
         drift: what differs.
         restart_required: whether it waits for a cold start.
+        devices: its passed-through PCI devices, as it runs, or is defined.
         notes: what could not be determined.
         warnings: sentences of the plan.
     """
@@ -139,6 +164,7 @@ class GuestView:
     memory: tuple[MemoryView, ...] | None = None
     drift: tuple[DriftView, ...] = ()
     restart_required: bool = False
+    devices: tuple[DeviceView, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

@@ -239,6 +239,41 @@ def test_caches_and_isolated_cpus() -> None:
         assert drawn == sorted(drawn, key="snlct".index)
 
 
+def test_passed_through_devices() -> None:
+    """Each is drawn on its node and under its guest's cells, and is in a table."""
+    entry = reports.in_effect("two-socket-2n32c", [("a", 4, 4, {}), ("b", 4, 4, {})])
+    bare = report({"host": entry})
+    assert "Passed-through devices" not in bare
+    devices = [
+        {"device": "0000:3b:00.0", "host_node": 0, "root_complex": "pci0000:3a", "cell": 0},
+        {"device": "0001:af:00.1", "host_node": 1, "root_complex": None, "cell": None},
+        {"device": "0000:d8:00.0", "host_node": None, "root_complex": None, "cell": None},
+    ]
+    entry["info"]["guests"][0]["devices"] = devices
+    page = report({"host": entry})
+    part = reading.read(page)
+    rows = [[text(cell) for cell in row] for row in part.table("devices").rows]
+    code = rows[0][0]
+    assert rows == [
+        [code, "0000:3b:00.0", "pci0000:3a", "0", "0"],
+        [code, "0001:af:00.1", "not known", "1", "none"],
+        [code, "0000:d8:00.0", "not known", "not known", "none"],
+    ]
+    drawn = [
+        [text(words) for words in picture.iter("text")]
+        for picture in part.element.xpath("//svg[contains(@aria-label, 'socket')]")
+    ]
+    assert [[one for one in words if "0.0 " in one or "0.1 " in one] for words in drawn] == [
+        [f"3b:00.0 {code}:0"],
+        [f"0001:af:00.1 {code}:-"],
+    ]
+    assert {"0: 1 PCI", "-: 1 PCI"} <= {text(words) for words in part.element.iter("text")}
+    entry["info"]["guests"][0]["devices"] = [{"device": "<b>"}]
+    assert "<b>" not in report({"host": entry})
+    entry["info"]["guests"][0]["devices"] = devices * 1000
+    assert "devices: 3000" in reading.read(report({"host": entry})).text
+
+
 def test_hosts_without_anything() -> None:
     """No hosts, one without facts, one without topology, and one with memory alone."""
     assert "0 hosts, 0 guests" in reading.read(report({})).text
