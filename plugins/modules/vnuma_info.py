@@ -187,7 +187,8 @@ guests:
         what:
           description:
             - V(cells), V(topology), V(distances), V(vcpu_pins), V(emulator_pins),
-              V(iothread_pins), V(memory_binding), V(vcpu_placement); V(memory) for pages on
+              V(iothread_pins), V(memory_binding), V(vcpu_placement), V(devices) for passed-through PCI
+              devices that are on another cell than they should be; V(memory) for pages on
               the wrong host node, V(plan) if its options no longer give a valid layout, V(restart)
               if a restart was interrupted, V(dies) if vCPUs that share a die inside may run on more
               than one L3 cache of the host.
@@ -203,6 +204,25 @@ guests:
         - Whether it runs with another layout than it is defined with, or is off in the middle of a
           restart.
       type: bool
+    devices:
+      description: Its passed-through PCI devices, as it runs, or is defined if it is off.
+      type: list
+      elements: dict
+      contains:
+        device:
+          description: Its address on the host.
+          type: str
+          sample: "0000:3b:00.0"
+        host_node:
+          description: The host node that it is on; null if the host does not say.
+          type: int
+        root_complex:
+          description: The root complex that it is under; null if the host does not say.
+          type: str
+          sample: pci0000:3a
+        cell:
+          description: The cell that the guest's kernel is told; null for none.
+          type: int
     notes:
       description: What could not be determined, and why.
       type: list

@@ -24,9 +24,10 @@ description:
     the error names it. The others are handled and reported, and the task fails at the end.
   - Changes only C(vcpu@placement), C(cputune/vcpupin), C(numatune/memory), C(numatune/memnode),
     C(cpu/topology) and C(cpu/numa). If an option asks for it, also C(cputune/emulatorpin),
-    C(cputune/iothreadpin), C(vcpu), C(vcpus), C(memory) and C(currentMemory). A record in the
-    guest's C(<metadata>) keeps their content from before the first partition, and O(state=absent)
-    restores it.
+    C(cputune/iothreadpin), C(vcpu), C(vcpus), C(memory) and C(currentMemory); and with
+    O(devices=host) PCI controllers that it adds, and the PCI addresses of passed-through devices. A
+    record in the guest's C(<metadata>) keeps their content from before the first partition, and
+    O(state=absent) restores it.
   - Never starts, stops or restarts a guest. The layout of a running guest changes at its next cold
     start; RV(restart_required) names the guests that wait for it. If only pins differ, the module
     changes them in the running guest too, and no restart is needed.
@@ -307,6 +308,31 @@ guests:
         iothread_pins:
           description: pCPUs of each iothread, by its id; null if they are not managed.
           type: dict
+        devices:
+          description: The passed-through PCI devices that are put on cells.
+          returned: with O(devices=host), if there are any
+          type: list
+          elements: dict
+          contains:
+            device:
+              description: Its address on the host.
+              type: str
+              sample: "0000:3b:00.0"
+            cell:
+              description: The cell that the guest's kernel is told.
+              type: int
+            host_node:
+              description: The host node that the cell mirrors.
+              type: int
+            root_complex:
+              description: The root complex of the device on the host.
+              returned: if it is known
+              type: str
+              sample: pci0000:3a
+            address:
+              description: Its address in the guest.
+              type: str
+              sample: "0000:f8:00.0"
 ledger:
   description:
     - What all guests of the host take of each node once the plan is carried out, by their

@@ -13,6 +13,7 @@ from typing import Any
 
 import commands
 import hana
+import pcijudge
 import pytest
 import sysfs
 from conftest import HOSTS, PROJECT, Libvirt
@@ -350,6 +351,24 @@ def test_passthrough(kitchen: Kitchen) -> None:
     kitchen.define("devices", large, second)
     output = kitchen.run("passthrough.yml", fails=True)
     assert "guest gpu-2: nodes 'auto' finds no room for it" in output
+
+
+def test_devices(kitchen: Kitchen) -> None:
+    """Each device is on the cell that mirrors its node; the recipe itself tests the second run."""
+    addresses = sysfs.pci_devices()
+    ports = "".join(
+        f"<controller type='pci' index='{index}' model='pcie-root-port'/>" for index in range(1, 9)
+    )
+    guest = _with(anuma("ai-1", 16, 16 * GIB), ("<devices>", f"<devices>{ports}"))
+    for place in (1, 2):
+        old, device = _device(addresses[place])
+        port = f"<address type='pci' bus='{place + 5}' slot='0' function='0'/></hostdev>"
+        guest = _with(guest, (old, device.replace("</hostdev>", port)))
+    kitchen.define("devices", guest)
+    root = kitchen.cook("devices.yml")["ai-1"]
+    found = pcijudge.read(etree.tostring(root, encoding="unicode"))
+    assert not found.wrong
+    assert [found.devices[addresses[place]][1] for place in (1, 2)] == [1, 0]
 
 
 def _windows(xml: str, system: str) -> str:
