@@ -102,10 +102,8 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.xml import LXML_IMPORT_ERROR
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import VnumaError
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.shapes import (
-    group_from_facts,
-    shape_for,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.common_shape import shape_for
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.shapes import group_from_facts
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 
 

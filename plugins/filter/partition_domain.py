@@ -81,14 +81,14 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._module.lay_out import G
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.plan_host import (
     devices_from_entries,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.planning import with_devices
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.shapes import (
     group_from_facts,
     in_group,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._planner.devices import place_devices
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.nodes import resized
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
-from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
+from ansible_collections.kvm.vnuma.plugins.module_utils._policy import HOST, policy_from_options
 
 
 def partition_domain(
@@ -124,8 +124,9 @@ def partition_domain(
         group = Group(group_from_facts(topologies))
         policy = in_group(policy, definition, host, group)
         guest = resized(read_guest(definition, host.hugepage_default_kib), policy)
-        known = devices_from_entries(device_nodes)
-        layout = with_devices(plan(guest, host, policy), guest, policy, definition, known)
+        layout, known = plan(guest, host, policy), devices_from_entries(device_nodes)
+        if policy.devices == HOST:
+            layout = place_devices(layout, guest, policy, definition.pci, known)
         edit = partitioned(definition, layout, policy)
     except VnumaError as error:
         # Ansible prints the cause of an error after its message, and here they are the same.

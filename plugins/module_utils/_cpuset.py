@@ -13,6 +13,9 @@ from ._errors import CpusetError
 #: (src/conf/domain_conf.h); it also keeps ``0-4000000000`` from eating the memory.
 MAX_ID = 16383
 
+#: Ids of pCPUs, vCPUs or nodes, ascending.
+Ids = tuple[int, ...]
+
 _SHOWN_RUNS = 16
 # A fleet's definitions say the same few sets and numbers thousands of times.
 _REMEMBERED = 4096

@@ -187,9 +187,9 @@ guests:
         what:
           description:
             - V(cells), V(topology), V(distances), V(vcpu_pins), V(emulator_pins),
-              V(iothread_pins), V(memory_binding), V(vcpu_placement), V(devices) for passed-through PCI
-              devices that are on another cell than they should be; V(memory) for pages on
-              the wrong host node, V(plan) if its options no longer give a valid layout, V(restart)
+              V(iothread_pins), V(memory_binding), V(vcpu_placement); V(devices) if passed-through
+              PCI devices are on another cell than they should be, V(memory) for pages on the wrong
+              host node, V(plan) if its options no longer give a valid layout, V(restart)
               if a restart was interrupted, V(dies) if vCPUs that share a die inside may run on more
               than one L3 cache of the host.
           type: str

@@ -321,14 +321,6 @@ guests:
             cell:
               description: The cell that the guest's kernel is told.
               type: int
-            host_node:
-              description: The host node that the cell mirrors.
-              type: int
-            root_complex:
-              description: The root complex of the device on the host.
-              returned: if it is known
-              type: str
-              sample: pci0000:3a
             address:
               description: Its address in the guest.
               type: str

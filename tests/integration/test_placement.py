@@ -20,7 +20,7 @@ from adhoc import SYSTEM_PYTHON
 _LOCATE = """
 import json, sys
 from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.numa_maps import local_processes
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import CellPlacement
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.cell_placement import CellPlacement
 pid, cells, others = json.loads(sys.argv[1])
 cells = [CellPlacement(cell, (), kib, bound=tuple(nodes)) for cell, kib, nodes in cells]
 found = local_processes(0).address_space(pid).locate(cells, others)

@@ -29,13 +29,13 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.hypervisor i
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.devices import HostDevice
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, host_to_facts
+from ansible_collections.kvm.vnuma.plugins.module_utils._module.common_shape import shape_for
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.info import (
     inspect_guests,
     report_to_result,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.partition import partition_guests
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.plan_host import plan_host
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.shapes import shape_for
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.state_dir import StateDir
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.update import (
     Safeguards,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .._cpuset import MAX_ID, parse_cpuset, whole_number
+from .._cpuset import MAX_ID, Ids, parse_cpuset, whole_number
 from .._errors import CpusetError, HostError
 from .._model.host import (
     BASE_PAGE_KIB,
@@ -16,7 +16,6 @@ from .._model.host import (
     default_hugepage_kib,
     host_from_facts,
 )
-from .._model.layout import Ids
 from .xml import Element, elements, parse_xml
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .._cpuset import Ids
 from .._model.domain import ManagedState
 from .._model.host import Host
-from .._model.layout import Ids, MemorySize, VcpuCount
+from .._model.layout import MemorySize, VcpuCount
 from .._policy import NONE, Policy, policy_to_record
 from .._size import granule_kib
 from .definition import Definition, cpuset_of, devices_kib

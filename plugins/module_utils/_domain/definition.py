@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
-from .._cpuset import parse_cpuset
+from .._cpuset import Ids, parse_cpuset
 from .._errors import DomainError, VnumaError
+from .._model.devices import PciTree
 from .._model.domain import ManagedState
 from .._model.guest import Guest, HugepageUse, MemoryDevice, Partition
-from .._model.layout import Ids, Layout
+from .._model.layout import Layout
 from .._policy import Policy
-from .pci import passed_devices
+from .pci import passed_devices, read_tree
 from .record import find_record, recorded_policy
 from .state import own_state, read_state, wanted_state
 from .units import MAX_IOTHREADS, MAX_UINT, integer, kib, memory_kib
@@ -83,6 +84,15 @@ class Definition:
             DomainError: when one of them is malformed; the error names the guest.
         """
         return self.named(lambda: read_state(self.root))
+
+    @cached_property
+    def pci(self) -> PciTree:
+        """What it has of PCI.
+
+        Raises:
+            DomainError: when an address in it is none; the error names the guest.
+        """
+        return self.named(lambda: read_tree(self.root))
 
     @cached_property
     def own_state(self) -> ManagedState:

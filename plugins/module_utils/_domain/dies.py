@@ -7,10 +7,9 @@ To a guest's kernel, the cores of a die share an L3 cache, and it places threads
 
 from __future__ import annotations
 
-from .._cpuset import numbered
+from .._cpuset import Ids, numbered
 from .._model.domain import ManagedState
 from .._model.host import Host
-from .._model.layout import Ids
 from .words import Drift
 
 

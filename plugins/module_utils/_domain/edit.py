@@ -167,7 +167,7 @@ def _write(root: Element, wanted: ManagedState, policy: Policy) -> None:
     record = find_record(root)
     is_first = record is None
     if record is None:
-        record = _add_record(root)
+        record = add_record(root)
     kept = original(record)
     before, after = recorded_policy(record), policy_to_record(policy)
     if is_first:
@@ -191,15 +191,6 @@ def _write(root: Element, wanted: ManagedState, policy: Policy) -> None:
         root.find("cpu").set("check", "none")
     drop_empty_containers(root, created_containers(kept))
     _state_policy(record, after)
-
-
-def write_record(root: Element, record: Element) -> None:
-    """Give a definition this record, as it stands, in the place of the one that it has."""
-    now = find_record(root)
-    if now is None:
-        now = _add_record(root)
-    record.tail = now.tail
-    now.getparent().replace(now, record)
 
 
 def drop_record(record: Element) -> None:
@@ -227,7 +218,8 @@ def options_in_use(record: Element | None) -> set[str]:
     return stayed.union(recorded_policy(record))
 
 
-def _add_record(root: Element) -> Element:
+def add_record(root: Element) -> Element:
+    """Give a definition a record that has nothing in it yet, and return it."""
     metadata = root.find("metadata")
     created = metadata is None
     if created:

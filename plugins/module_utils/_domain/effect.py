@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .._cpuset import Ids
+from .._model.cell_placement import CellPlacement
 from .._model.domain import Binding
 from .._model.host import DISTANCE_LOCAL, DISTANCE_REMOTE, Host
-from .._model.layout import Cell, CellPlacement, Ids, Layout
+from .._model.layout import Cell, Layout
 from .definition import Definition, read_guest
 
 

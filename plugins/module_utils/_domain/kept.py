@@ -17,7 +17,7 @@ from .._errors import DomainError, VnumaError
 from .._model.domain import ManagedState
 from .compare import needs_restart
 from .definition import Definition
-from .edit import LAYOUT, Edit, drop_record, means_the_same, options_in_use, write_record
+from .edit import LAYOUT, Edit, add_record, drop_record, means_the_same, options_in_use
 from .element import drop_empty_containers
 from .managed import MANAGED
 from .record import ORIGINAL, PARTITION, created_containers, find_record, original
@@ -72,9 +72,13 @@ def put_back(definition: Definition, text: str) -> Edit:
 
 
 def _set_record(root: Element, record: Element | None) -> None:
+    """Give a definition this record, in the place of the one that it has."""
     now = find_record(root)
     if record is not None:
-        write_record(root, copied(record))
+        copy = copied(record)
+        now = add_record(root) if now is None else now
+        copy.tail = now.tail
+        now.getparent().replace(now, copy)
     elif now is not None:
         drop_record(now)
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Optional
 
-from .._cpuset import format_cpuset, parse_cpuset
+from .._cpuset import Ids, format_cpuset, parse_cpuset
 from .._errors import DomainError
 from .._model.domain import Binding
-from .._model.layout import Cell, Ids, MemorySize, Topology, VcpuCount
+from .._model.layout import Cell, MemorySize, Topology, VcpuCount
 from .._policy import MAX_CELLS, MAX_VCPUS
 from .element import CPU, CPUTUNE, NUMATUNE, ManagedElement, only
 from .pci import DEVICES

@@ -189,29 +189,22 @@ class _Pci:
             place = _place(device)
             found.setdefault(source if place == _NOWHERE else place[:2], []).append(source)
         for sources in found.values():
-            yield self._unit([self.passed[source] for source in sources], sources)
-
-    def _unit(self, together: list[Element], sources: list[str]) -> DeviceUnit:
-        (bus, slot, _function), fixed, refusal = _place(together[0]), "", ""
-        model = self.controllers[bus].get("model") if bus in self.controllers else _PORT
-        at_slot = [one for one in elements(self.devices) if _place(one)[:2] == (bus, slot)]
-        named = [one for device in together for one in device.iterfind("acpi[@index]")]
-        if model not in (_PORT, "pcie-switch-downstream-port"):
-            fixed = f"in the guest it is on a {model} and not behind a port of its own"
-        elif bus >= 0 and len(at_slot) > len(together):
-            fixed = "another device is in its slot of the guest"
-        if named:
-            refusal = (
-                f"{sources[0]} is named by <acpi index='{named[0].get('index')}'>, which has no "
-                "effect behind an expander bus; remove it, or set devices to 'keep'."
-            )
-        elif self.root.find(f"devices/iommu/driver[@pciBus='{bus}']") is not None:
-            refusal = (
-                f"an <iommu> belongs to PCI bus {bus}, which {sources[0]} would leave; set devices "
-                "to 'keep'."
-            )
-        functions = ((source, _place(self.passed[source])[2]) for source in sources)
-        return DeviceUnit(tuple(sorted(functions)), None if bus < 0 else bus, fixed, refusal)
+            devices = [self.passed[source] for source in sources]
+            port, slot, _function = _place(devices[0])
+            functions = sorted((source, _place(self.passed[source])[2]) for source in sources)
+            at_slot = [one for one in elements(self.devices) if _place(one)[:2] == (port, slot)]
+            controller = self.controllers.get(port)
+            model = _PORT if controller is None else controller.get("model")
+            fixed = refused = ""
+            if model not in (_PORT, "pcie-switch-downstream-port"):
+                fixed = f"in the guest it is on a {model} and not behind a port of its own"
+            elif port >= 0 and len(at_slot) > len(devices):
+                fixed = "another device is in its slot of the guest"
+            if any(one.find("acpi[@index]") is not None for one in devices):
+                refused = "<acpi index> names it, which has no effect behind an expander bus"
+            elif self.root.find(f"devices/iommu/driver[@pciBus='{port}']") is not None:
+                refused = f"an <iommu> belongs to PCI bus {port}, where it is"
+            yield DeviceUnit(tuple(functions), None if port < 0 else port, fixed, refused)
 
     def controller(self, index: int, model: str) -> Element:
         """Return a controller, added where there is none of this index."""

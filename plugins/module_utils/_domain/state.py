@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .._cpuset import Ids
 from .._model.domain import Binding, ManagedState
-from .._model.layout import Ids, Layout
+from .._model.layout import Layout
 from .._policy import HOST, KEEP, Policy
 from .managed import MANAGED
 from .record import find_record, original

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from .._cpuset import format_cpuset, nodes_text, numbered
+from .._cpuset import Ids, format_cpuset, nodes_text, numbered
 from .._model.devices import ExpanderBus
 from .._model.domain import Binding, ManagedState
-from .._model.layout import Cell, Ids, MemorySize, Topology, VcpuCount
+from .._model.layout import Cell, MemorySize, Topology, VcpuCount
 from .._size import show_size
 
 #: How an operator pins the vCPUs of a running guest by hand.

@@ -11,13 +11,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from .._cpuset import format_cpuset, whole_number
+from .._cpuset import Ids, format_cpuset, whole_number
 from .._domain.pci import device_address
 from .._domain.xml import parse_xml
 from .._errors import DaemonLostError, HypervisorError, UnsettledError
 from .._model.devices import HostDevice
 from .._model.domain import Condition, Domain
-from .._model.layout import Ids
 from .connection import PATIENCE_S, Connection, libvirt
 from .daemon_limits import CpuDrivers, Schema
 from .libvirt_host import LibvirtHost

@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .._cpuset import parse_cpuset, whole_number
+from .._cpuset import Ids, parse_cpuset, whole_number
 from .._domain.capabilities import parse_capabilities
 from .._errors import CpusetError
 from .._model.host import Host, HugepagePool, Node
-from .._model.layout import Ids
 from .connection import PATIENCE_S, Connection, libvirt
 
 _DEVICES = Path("/sys/devices")

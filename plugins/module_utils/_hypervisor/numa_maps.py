@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .._cpuset import parse_cpuset
 from .._errors import VnumaError
-from .._model.layout import CellPlacement
+from .._model.cell_placement import CellPlacement
 
 #: Where libvirt notes the pid of a guest's process, by the guest's name: the system's daemon, and
 #: a user's own (virPidFileBuildPath and its callers, src/qemu/qemu_process.c and qemu_conf.c).

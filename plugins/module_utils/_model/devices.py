@@ -66,13 +66,13 @@ class DeviceUnit:
         devices: each with its function.
         port: index of the controller that they are behind, None where libvirt is to choose.
         fixed: why they cannot be moved, '' where they can.
-        refusal: what moving them would break, and the way out; '' where it breaks nothing.
+        refused: what moving them would break, '' where it breaks nothing.
     """
 
     devices: Functions
     port: int | None
     fixed: str = ""
-    refusal: str = ""
+    refused: str = ""
 
     @property
     def name(self) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .._cpuset import Ids
 from .devices import ExpanderBus
-from .layout import Cell, Ids, MemorySize, Topology, VcpuCount
+from .layout import Cell, MemorySize, Topology, VcpuCount
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .layout import Cell, Ids, Topology
+from .._cpuset import Ids
+from .layout import Cell, Topology
 
 
 @dataclass(frozen=True)

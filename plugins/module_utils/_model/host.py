@@ -11,12 +11,12 @@ from typing import Any
 
 from .._cpuset import (
     MAX_ID,
+    Ids,
     format_cpuset,
     parse_cpuset,
     whole_number,
 )
 from .._errors import HostError, VnumaError
-from .layout import Ids
 
 #: Default hugepage size by architecture, in KiB, for hosts that do not say theirs: what Linux
 #: takes without ``default_hugepagesz=``, where that is no page's worth of page table entries.

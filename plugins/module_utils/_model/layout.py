@@ -8,11 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .._cpuset import format_cpuset
+from .._cpuset import Ids, format_cpuset
 from .devices import ExpanderBus
-
-#: Ids of pCPUs, vCPUs or nodes, ascending.
-Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -77,30 +74,6 @@ class Cell:
     distances: Ids = ()
     memory_access: str | None = None
     discard: str | None = None
-
-
-@dataclass(frozen=True)
-class CellPlacement:
-    """Where the memory of one cell belongs, or the whole memory of a guest without cells.
-
-    Attributes:
-        cell: id of the cell, None for a guest without.
-        vcpus: its vCPUs, ascending.
-        memory_kib: its memory in KiB, without memory devices.
-        mode: mode of its memory binding, ``none`` where it is not bound.
-        bound: host nodes that its memory is bound to.
-        home: host nodes where its memory is local: those that it is bound to, else those that its
-            vCPUs are pinned to; empty where the definition says neither.
-        pinned: host nodes that its vCPUs are pinned to; empty where one may run anywhere.
-    """
-
-    cell: int | None
-    vcpus: Ids
-    memory_kib: int
-    mode: str = "none"
-    bound: Ids = ()
-    home: Ids = ()
-    pinned: Ids = ()
 
 
 @dataclass(frozen=True)
@@ -192,13 +165,7 @@ def layout_to_result(layout: Layout, complete: bool = True) -> dict[str, Any]:
     }
     if layout.devices:
         result["devices"] = [
-            {
-                "device": device,
-                "cell": bus.cell,
-                "host_node": None if bus.cell is None else layout.host_nodes[bus.cell],
-                **({"root_complex": bus.root_complex} if bus.root_complex else {}),
-                "address": address,
-            }
+            {"device": device, "cell": bus.cell, "address": address}
             for bus in layout.devices
             for device, address in bus.addresses()
         ]

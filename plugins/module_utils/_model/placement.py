@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from .._cpuset import format_cpuset
-from .layout import Ids
+from .._cpuset import Ids, format_cpuset
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .._cpuset import nodes_text
+from .._cpuset import Ids, nodes_text
 from .._domain.capabilities import read_host
 from .._domain.compare import looks_the_same
 from .._domain.definition import Definition, read_definition, read_guest
@@ -26,7 +26,7 @@ from .._errors import GuestGoneError, LayoutError, VnumaError
 from .._hypervisor.ends import Target, remedy
 from .._model.domain import Domain
 from .._model.host import Host
-from .._model.layout import Ids, Layout
+from .._model.layout import Layout
 from .._model.placement import Load
 from .._planner.books import bound_kib, cannot_start, make_ledger, ordinary_kib
 from .._policy import KEEP, Policy

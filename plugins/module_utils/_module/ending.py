@@ -20,9 +20,8 @@ from .._errors import HypervisorError, UnsettledError, VnumaError
 from .._hypervisor.ends import End, Source, Target, remedy
 from .._model.domain import Condition, Domain
 from .copies import Copies, Verdict, is_alive, runs, stopped_by_migration
-from .migration_notes import MigrationNote, MigrationNotes
+from .migration_notes import MigrationNote, MigrationNotes, digest
 from .state_dir import StateDirError
-from .update import digest
 
 T = TypeVar("T")
 

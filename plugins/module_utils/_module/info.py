@@ -28,13 +28,11 @@ from .._domain.definition import (
 from .._domain.dies import die_drift
 from .._domain.effect import effective_layout
 from .._domain.managed import MANAGED
-from .._domain.pci import read_tree
 from .._domain.record import recorded_policy
 from .._domain.words import PIN_BY_HAND, Drift, differences
 from .._errors import GuestGoneError, VnumaError
 from .._hypervisor.hypervisor import Hypervisor
 from .._hypervisor.numa_maps import Processes, local_processes
-from .._model.devices import PciTree
 from .._model.domain import Domain, ManagedState
 from .._model.host import Host
 from .._model.layout import Layout, layout_to_result
@@ -278,7 +276,7 @@ def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) 
 def _devices(definition: Definition, hypervisor: Hypervisor) -> list[dict[str, Any]]:
     """Return where each passed-through PCI device of a guest is, on the host and in the guest."""
     known = hypervisor.pci_devices(pci_devices(definition))
-    tree = definition.named(lambda: read_tree(definition.root)) if known else PciTree(())
+    tree = definition.pci
     cells = {port.index: bus.cell for bus in (*tree.added, *tree.others) for port in bus.ports}
     ports = {device: unit.port for unit in tree.units for device, _function in unit.devices}
     return [

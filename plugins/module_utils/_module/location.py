@@ -15,9 +15,9 @@ from .._domain.units import memory_kib
 from .._domain.words import PIN_BY_HAND, Drift
 from .._hypervisor.hypervisor import Hypervisor
 from .._hypervisor.numa_maps import NumaMapsError, Processes
+from .._model.cell_placement import CellPlacement
 from .._model.domain import Domain
 from .._model.host import Host
-from .._model.layout import CellPlacement
 
 _NO_MEMORY = "its memory by host node is not available"
 

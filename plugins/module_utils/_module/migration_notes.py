@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+from .._domain.definition import Definition, secrets
+from .._domain.xml import copied, etree
 from .state_dir import MIGRATION, StateDir
 
 
@@ -53,3 +56,20 @@ class MigrationNotes(StateDir):
     def begun_migrations(self) -> tuple[str, ...]:
         """Return the UUIDs of guests whose migration has not ended."""
         return self._guests(MIGRATION)
+
+
+def digest(definition: Definition) -> str:
+    """Return a digest of what a definition says, its passwords left out of it.
+
+    A daemon that has started again indents what others put into <metadata> in another way.
+    """
+    root = copied(definition.root)
+    for element in root.iter():
+        if not (element.text or "").strip():
+            element.text = None
+        if not (element.tail or "").strip():
+            element.tail = None
+    said = etree.tostring(root, method="c14n").decode()
+    for secret in sorted(secrets(root), key=len, reverse=True):
+        said = said.replace(secret, "")
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()

@@ -22,8 +22,7 @@ from .._size import show_size
 from .destination import Arrival, Destination, MovingGuest
 from .ending import Ending, Outcome
 from .location import locate_guest
-from .migration_notes import MigrationNote, MigrationNotes
-from .update import digest
+from .migration_notes import MigrationNote, MigrationNotes, digest
 
 _LOOK_EVERY_S = 0.5
 _SAY_EVERY_S = 5.0

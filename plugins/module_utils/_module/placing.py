@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .._cpuset import Ids
 from .._domain.definition import with_own_cells
 from .._domain.record import recorded_policy
 from .._errors import VnumaError
 from .._model.host import Host
-from .._model.layout import Ids
 from .._model.placement import Load, Placement
 from .._planner.candidates import Applicant
 from .._planner.placement import Placements, place_guests

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from .._cpuset import Ids
 from .._domain.compare import looks_the_same
 from .._domain.definition import Definition, read_definition, read_guest
-from .._domain.pci import read_tree
 from .._domain.record import recorded_policy
 from .._errors import (
     DaemonLostError,
@@ -24,7 +24,7 @@ from .._model.devices import HostDevice
 from .._model.domain import Domain
 from .._model.guest import Guest
 from .._model.host import Host
-from .._model.layout import Ids, Layout
+from .._model.layout import Layout
 from .._model.placement import Ledger, Load, Need, Placement, Share
 from .._planner.books import make_ledger
 from .._planner.cores import follows_domains
@@ -271,34 +271,14 @@ def plan_layouts(
         try:
             if isinstance(answer, VnumaError):
                 raise answer
-            ask.layout = with_devices(answer, ask.guest, ask.policy, ask.definition, ask.devices)
+            if ask.policy.devices == HOST:
+                from .._planner.devices import place_devices
+
+                tree = ask.definition.pci
+                answer = place_devices(answer, ask.guest, ask.policy, tree, ask.devices)
+            ask.layout = answer
         except VnumaError as error:
             ask.refuse(error)
-
-
-def with_devices(
-    layout: Layout,
-    guest: Guest,
-    policy: Policy,
-    definition: Definition,
-    known: Mapping[str, HostDevice],
-) -> Layout:
-    """Return a layout with passed-through devices on their cells, where that is asked for.
-
-    *known* says where they are on the host.
-
-    Raises:
-        VnumaError: when they cannot be there.
-    """
-    if policy.devices != HOST:
-        return layout
-    from .._planner.devices import place_devices
-
-    nodes = () if layout.leaves_cells else layout.host_nodes
-    tree = definition.named(lambda: read_tree(definition.root))
-    required = policy.device_locality == "require"
-    devices, warnings = place_devices(guest, tree, known, nodes, required)
-    return replace(layout, devices=devices, warnings=(*layout.warnings, *warnings))
 
 
 def depends_on_others(policy: Policy) -> bool:

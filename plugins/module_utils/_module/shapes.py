@@ -8,16 +8,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .._cpuset import format_cpuset
 from .._domain.capabilities import read_host
 from .._domain.definition import Definition, read_guest
 from .._domain.record import recorded_policy
 from .._errors import HostError, PolicyError, VnumaError
 from .._model.host import Host
 from .._planner.nodes import resized
-from .._planner.shape import Member, Shape, ShapeError, check_shape, common_shape
+from .._planner.shape import Member, check_shape, common_shape
 from .._policy import AUTO, Policy, policy_from_record
-from .._size import show_size
 from .lay_out import Group
 
 _OWN = "this host"
@@ -67,7 +65,7 @@ def in_group(policy: Policy, definition: Definition, host: Host, group: Group) -
     hosts = {name: group.hosts[name] for name in names}
     if not any(_nodes(one) == _nodes(host) for one in hosts.values()):
         hosts[_OWN] = host
-    members = _members(definition, hosts, policy)
+    members = members_of(definition, hosts, policy)
     kept = None if group.anew else _kept(policy, definition)
     if kept is not None:
         check_shape(members, kept)
@@ -80,21 +78,6 @@ def in_group(policy: Policy, definition: Definition, host: Host, group: Group) -
         granule_kib=shape.granule_kib,
         distances=shape.distances,
     )
-
-
-def shape_for(definition: Definition, hosts: Mapping[str, Host], policy: Policy) -> dict[str, Any]:
-    """Return the shape that hosts have in common, as the filter returns it: JSON types only."""
-    try:
-        shape = common_shape(_members(definition, hosts, policy), policy)
-    except ShapeError as error:
-        reasons = sorted(error.reasons.items())
-        return {
-            "shape": None,
-            "nodes": {},
-            "msg": error.message,
-            "errors": [{"name": name, "msg": why} for name, why in reasons],
-        }
-    return {"shape": _shape_to_result(shape), "nodes": _node_texts(shape), "msg": "", "errors": []}
 
 
 def _kept(policy: Policy, definition: Definition) -> Policy | None:
@@ -121,7 +104,8 @@ def _kept(policy: Policy, definition: Definition) -> Policy | None:
     return replace(policy, **shape)
 
 
-def _members(definition: Definition, hosts: Mapping[str, Host], policy: Policy) -> list[Member]:
+def members_of(definition: Definition, hosts: Mapping[str, Host], policy: Policy) -> list[Member]:
+    """Return the hosts that a guest is to be able to run on, each with its figures there."""
     return [
         Member(name, host, resized(read_guest(definition, host.hugepage_default_kib), policy))
         for name, host in sorted(hosts.items())
@@ -136,19 +120,3 @@ def _nodes(host: Host) -> list[object]:
         )
         for node in host.nodes
     ]
-
-
-def _shape_to_result(shape: Shape) -> dict[str, Any]:
-    distances = shape.distances
-    options = {
-        "cells": shape.cells,
-        "threads": shape.threads,
-        "granule": shape.granule_kib and show_size(shape.granule_kib),
-        "distances": distances if isinstance(distances, str) else [list(row) for row in distances],
-        "migration_group": sorted(shape.nodes),
-    }
-    return {option: value for option, value in options.items() if value is not None}
-
-
-def _node_texts(shape: Shape) -> dict[str, str]:
-    return {name: format_cpuset(nodes) for name, nodes in sorted(shape.nodes.items())}

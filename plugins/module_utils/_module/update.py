@@ -11,15 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._cpuset import format_cpuset
+from .._cpuset import Ids, format_cpuset
 from .._domain.compare import LivePin
-from .._domain.definition import Definition, secrets
+from .._domain.definition import Definition
 from .._domain.state import managed_text
-from .._domain.xml import copied, etree
 from .._errors import VnumaError
 from .._model.domain import Domain
 from .._model.guest import Guest
-from .._model.layout import Ids, Layout, layout_to_result
+from .._model.layout import Layout, layout_to_result
 from .._model.placement import Ledger, Placement, placement_to_result
 from .._policy import Policy
 from .planning import Ask
@@ -149,23 +148,6 @@ def fingerprint(definition: Definition) -> str:
     """Return a digest of a definition, its passwords left out of it."""
     public = _PASSWORD.sub("", definition.text)
     return hashlib.sha256(public.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def digest(definition: Definition) -> str:
-    """Return a digest of what a definition says, its passwords left out of it.
-
-    A daemon that has started again indents what others put into <metadata> in another way.
-    """
-    root = copied(definition.root)
-    for element in root.iter():
-        if not (element.text or "").strip():
-            element.text = None
-        if not (element.tail or "").strip():
-            element.tail = None
-    said = etree.tostring(root, method="c14n").decode()
-    for secret in sorted(secrets(root), key=len, reverse=True):
-        said = said.replace(secret, "")
-    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def ledger_fingerprint(definitions: Mapping[str, Definition]) -> str:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
 
+from .._cpuset import Ids
 from .._errors import LayoutError, RoomError
 from .._model.host import Host, Node
-from .._model.layout import Ids
 from .._model.placement import Ledger, Load, Need, NodeAccount, Share
 from .._size import show_size
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
 
-from .._cpuset import nodes_text
+from .._cpuset import Ids, nodes_text
 from .._model.guest import Guest
 from .._model.host import Host, Node
-from .._model.layout import Cell, Ids, Topology
+from .._model.layout import Cell, Topology
 from .._model.placement import Threads
 from .._policy import Policy
 from .cores import follows_domains, open_threads

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, islice
 
-from .._cpuset import format_cpuset
+from .._cpuset import Ids, format_cpuset
 from .._errors import LayoutError, RoomError
 from .._model.guest import Guest
 from .._model.host import DISTANCE_LOCAL, DISTANCE_REMOTE, Host
-from .._model.layout import Ids
 from .._model.placement import Load, Need
 from .._policy import Policy
 from .books import make_ledger

@@ -11,10 +11,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from .._cpuset import format_cpuset, show_cpuset
+from .._cpuset import Ids, format_cpuset, show_cpuset
 from .._errors import LayoutError
 from .._model.host import Host, Node
-from .._model.layout import Ids
 from .._policy import Policy
 
 #: Pins that give a guest pCPUs of its own.

@@ -20,6 +20,8 @@ from dataclasses import replace
 from .._errors import LayoutError
 from .._model.devices import DeviceUnit, ExpanderBus, HostDevice, PciTree, RootPort
 from .._model.guest import Guest
+from .._model.layout import Layout
+from .._policy import Policy
 
 #: PCI has so many bus numbers, and libvirt so many indexes of PCI controllers.
 _BUSES = 256
@@ -37,30 +39,20 @@ _Home = tuple[int, str]
 
 
 def place_devices(
-    guest: Guest,
-    tree: PciTree,
-    known: Mapping[str, HostDevice],
-    host_nodes: Sequence[int | None],
-    requires: bool,
-) -> tuple[tuple[ExpanderBus, ...], tuple[str, ...]]:
-    """Return the expander buses that a guest is to have, and sentences about them.
+    layout: Layout, guest: Guest, policy: Policy, tree: PciTree, known: Mapping[str, HostDevice]
+) -> Layout:
+    """Return a layout with the expander buses that a guest is to have.
 
-    Args:
-        guest: whose devices they are.
-        tree: what its definition has of PCI.
-        known: where its devices are on the host.
-        host_nodes: the host node of each cell; empty for a guest without, which gets no buses.
-        requires: refuse where a device cannot be put on a cell; else a sentence says so.
+    A guest without cells has none. *tree* is what its definition has of PCI, *known* says where its
+    devices are on the host.
 
     Raises:
         LayoutError: when the guest cannot have them; the sentence says what to do.
     """
-    if not host_nodes or not tree.units:
-        return (), ()
-    _check(guest)
-    homes, warnings = _homes(tree, known, host_nodes, requires)
+    host_nodes = () if layout.leaves_cells else layout.host_nodes
+    homes, warnings = _homes(guest, tree, known, host_nodes, policy)
     if not homes:
-        return (), tuple(warnings)
+        return replace(layout, warnings=(*layout.warnings, *warnings))
     rooms = dict(_rooms(tree))
     buses = [_staying(bus, homes, bus.index in rooms) for bus in tree.added]
     settled = {port.devices for bus in buses for port in bus.ports}
@@ -68,9 +60,6 @@ def place_devices(
     for home in sorted(set(homes.values())):
         units = [one for one in homes if homes[one] == home and one.devices not in settled]
         units.sort(key=lambda unit: unit.devices)
-        for unit in units:
-            if unit.refusal:
-                raise LayoutError(unit.refusal)
         for place, bus in enumerate(buses):
             if bus.root_complex is None or (bus.cell, bus.root_complex) == home:
                 buses[place] = _filled(bus, home, units, index, rooms.get(bus.index, _BUSES))
@@ -80,60 +69,58 @@ def place_devices(
             buses.append(_filled(new, home, units, index + 1, _BUSES))
             index += 1 + len(buses[-1].ports)
     placed = _numbered(tree, buses, index)
-    return placed, (*warnings, *_moves(guest, tree, placed))
-
-
-def _check(guest: Guest) -> None:
-    if not guest.machine.startswith(_MACHINES.get(guest.arch, ())):
-        raise LayoutError(
-            f"its machine type {guest.machine or 'is not given and'} has no PCI expander buses; "
-            "set devices to 'keep', or give it a q35 machine type (virt on aarch64)."
-        )
-    if not guest.has_acpi:
-        raise LayoutError(
-            "it has no ACPI, so its kernel would not learn the node of a device; add <acpi/> to "
-            "its <features>, or set devices to 'keep'."
-        )
+    warnings += _moves(guest, tree, placed)
+    return replace(layout, devices=placed, warnings=(*layout.warnings, *warnings))
 
 
 def _homes(
+    guest: Guest,
     tree: PciTree,
     known: Mapping[str, HostDevice],
     host_nodes: Sequence[int | None],
-    requires: bool,
+    policy: Policy,
 ) -> tuple[dict[DeviceUnit, _Home], list[str]]:
     """Return where devices go that can be put on a cell, and sentences about the rest."""
     homes, warnings = {}, []
     on_added = {port.index: bus.cell or 0 for bus in tree.added for port in bus.ports}
     on_others = {port.index: bus.cell for bus in tree.others for port in bus.ports}
-    for unit in tree.units:
-        if any(device not in known for device, _function in unit.devices):
-            raise LayoutError(
-                f"on which host node {unit.name} is, is not known here; give it in device_nodes, "
-                "or set devices to 'keep'."
-            )
-        places = {known[device] for device, _function in unit.devices}
-        (node, *more), why = {place.node for place in places}, unit.fixed
-        if more:
+    for unit in tree.units if host_nodes else ():
+        places = {known.get(device) for device, _function in unit.devices}
+        found = {HostDevice() if place is None else place for place in places}
+        node, *more = {place.node for place in found}
+        refused, why = (
+            unit.refused or _obstacle(guest),
+            unit.refused or _obstacle(guest) or unit.fixed,
+        )
+        if None in places:
+            refused = why = "its host node is not known here, and not given in device_nodes"
+        elif more:
             why = "its functions are on several host nodes"
         elif node is None and on_added.get(unit.port or 0, len(host_nodes)) < len(host_nodes):
             # Nobody's guest is redefined because a daemon does not answer for devices now.
             node = host_nodes[on_added[unit.port or 0]]
         elif node is None:
-            why = "the host does not say on which node it is"
+            why = why or "the host does not say on which node it is"
         elif node not in host_nodes:
-            why = f"it is on host node {node}, which is not among its nodes"
+            why = why or f"it is on host node {node}, which is not among its nodes"
         cell = host_nodes.index(node) if node in host_nodes else 0
         if not why and (unit.port not in on_others or on_others[unit.port] != cell):
-            homes[unit] = (cell, min(place.root_complex for place in places))
-        elif why and requires:
+            homes[unit] = (cell, min(place.root_complex for place in found))
+        elif refused or (why and policy.device_locality == "require"):
+            way_out = "devices to 'keep'" if refused else "device_locality to 'prefer'"
             raise LayoutError(
-                f"{unit.name} cannot be put on a cell: {why}; change that, or set device_locality "
-                "to 'prefer'."
+                f"{unit.name} cannot be put on a cell: {why}; change that, or set {way_out}."
             )
         elif why:
             warnings.append(f"{unit.name} is put on no cell: {why}.")
     return homes, warnings
+
+
+def _obstacle(guest: Guest) -> str:
+    """Return why no device of a guest can be put on a cell, '' where nothing is in the way."""
+    if not guest.machine.startswith(_MACHINES.get(guest.arch, ())):
+        return f"machine type '{guest.machine}' has no PCI expander buses, as q35 has"
+    return "" if guest.has_acpi else "without <acpi/> in <features> the guest is told no node of it"
 
 
 def _rooms(tree: PciTree) -> Iterator[tuple[int, int]]:
@@ -198,11 +185,10 @@ def _numbered(tree: PciTree, buses: list[ExpanderBus], index: int) -> tuple[Expa
     slots = tree.free_slots + len(tree.added)
     if sum(sizes) > free or index > _BUSES or len(buses) > slots:
         raise LayoutError(
-            f"its PCI buses do not suffice: {len(sizes)} expander buses with "
-            f"{sum(sizes) - len(sizes)} ports need {sum(sizes)}, and {free} of {_BUSES} are free; "
-            f"{len(buses)} expander buses need as many slots of pcie-root ({slots} are free) and "
-            f"controllers with indexes up to {index - 1} (at most {_BUSES - 1}); pass fewer "
-            "devices through, or set devices to 'keep'."
+            f"its PCI buses do not suffice: its devices need {sum(sizes)} bus numbers more ({free} "
+            f"are free), {len(buses)} slots of pcie-root ({slots} are free) and controllers up to "
+            f"index {index - 1} (255 is the last); pass fewer devices through, or set devices to "
+            "'keep'."
         )
     rooms = [max(size, _ROOM) for size in sizes]
     each = iter(rooms if sum(rooms) <= free else sizes)
@@ -230,6 +216,6 @@ def _moves(guest: Guest, tree: PciTree, buses: Sequence[ExpanderBus]) -> Iterato
         )
     if moved and "microsoft" in guest.os_id:
         yield (
-            "its Windows takes devices at another address for new ones, and may leave a disk "
-            "behind one offline; look at its disks after its restart."
+            "its Windows takes these devices for new ones, and may leave a disk behind one "
+            "offline; look at its disks after its restart."
         )

@@ -10,10 +10,11 @@ from fractions import Fraction
 from functools import reduce
 from math import gcd
 
+from .._cpuset import Ids
 from .._errors import LayoutError, RoomError
 from .._model.guest import Guest
 from .._model.host import Host, Node
-from .._model.layout import Ids, Topology
+from .._model.layout import Topology
 from .._policy import AUTO, Policy
 from .cores import EXCLUSIVE, usable_cores
 from .limits import HIGHEST_XAPIC_ID, MOST_XAPIC_VCPUS, emulates_one_thread, highest_apic_id, is_x86

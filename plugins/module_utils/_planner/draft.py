@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .._cpuset import show_cpuset
+from .._cpuset import Ids, show_cpuset
 from .._errors import LayoutError
 from .._model.guest import Guest
 from .._model.host import Host, Node
-from .._model.layout import Cell, Ids, Layout
+from .._model.layout import Cell, Layout
 from .._policy import Policy, reserved_text
 from .._size import show_size
 from .books import check_alone, too_large_alone

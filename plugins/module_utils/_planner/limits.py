@@ -24,11 +24,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from .._cpuset import MAX_ID, format_cpuset, whole_number
+from .._cpuset import MAX_ID, Ids, format_cpuset, whole_number
 from .._errors import LayoutError
 from .._model.guest import Guest
 from .._model.host import Host, Node
-from .._model.layout import Cell, Ids, Topology
+from .._model.layout import Cell, Topology
 from .._policy import AUTO, Policy
 from .nodes import leaves_cells
 

@@ -16,11 +16,12 @@ from fractions import Fraction
 from functools import reduce
 from operator import add
 
+from .._cpuset import Ids
 from .._errors import LayoutError
 from .._model.domain import ManagedState
 from .._model.guest import Guest
 from .._model.host import Host, Node
-from .._model.layout import Ids, Layout
+from .._model.layout import Layout
 from .._model.placement import Load, Need, Share, Threads
 from .._policy import KEEP, Policy
 from .books import check_page_sizes

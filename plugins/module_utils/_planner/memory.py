@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .._cpuset import Ids
 from .._errors import LayoutError, RoomError
 from .._model.guest import Guest, HugepageUse
 from .._model.host import (
@@ -16,7 +17,6 @@ from .._model.host import (
     Host,
     Node,
 )
-from .._model.layout import Ids
 from .._policy import Matrix, Policy
 from .._size import granule_kib, show_size
 from .distribution import apportion, node_weights

@@ -7,10 +7,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from .._cpuset import show_cpuset
+from .._cpuset import Ids, show_cpuset
 from .._errors import LayoutError, RoomError
 from .._model.host import Host, Node
-from .._model.layout import Ids
 from .._policy import Policy
 from .cores import Chooser, Seat, balanced_cpus, open_threads
 

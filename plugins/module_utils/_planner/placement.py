@@ -14,11 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Union
 
-from .._cpuset import format_cpuset, nodes_text
+from .._cpuset import Ids, format_cpuset, nodes_text
 from .._errors import LayoutError, RoomError
 from .._model.guest import Guest
 from .._model.host import Host
-from .._model.layout import Ids
 from .._model.placement import Load, Placement
 from .._policy import Policy
 from .candidates import Applicant, Case, Site, Steps, need_text

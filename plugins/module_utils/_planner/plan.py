@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from .._cpuset import Ids
 from .._errors import LayoutError, VnumaError
 from .._model.guest import Guest
 from .._model.host import Host
-from .._model.layout import Ids, Layout
+from .._model.layout import Layout
 from .._model.placement import Load
 from .._policy import Policy
 from .cores import on_host

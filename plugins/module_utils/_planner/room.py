@@ -10,8 +10,8 @@ from copy import copy
 from math import sqrt
 from typing import NamedTuple
 
+from .._cpuset import Ids
 from .._model.host import Host, Node
-from .._model.layout import Ids
 from .._model.placement import Ledger, Need, NodeAccount
 from .._policy import Policy
 from .books import host_cores

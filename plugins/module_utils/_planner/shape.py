@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .._cpuset import show_cpuset
+from .._cpuset import Ids, show_cpuset
 from .._errors import LayoutError
 from .._model.guest import Guest
 from .._model.host import Host, Node
-from .._model.layout import Ids
 from .._policy import AUTO, MAX_CELLS, Matrix, Policy
 from .._size import granule_kib
 from .candidates import Site, need_text

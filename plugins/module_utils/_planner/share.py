@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from .._cpuset import format_cpuset, show_cpuset
+from .._cpuset import Ids, format_cpuset, show_cpuset
 from .._errors import LayoutError, RoomError, VnumaError
 from .._model.guest import Guest
 from .._model.host import Host
-from .._model.layout import Ids, Layout
+from .._model.layout import Layout
 from .._model.placement import Load, Threads
 from .._policy import KEEP, MAX_VCPUS, Policy
 from .caches import CacheLoad, pin_by_cache

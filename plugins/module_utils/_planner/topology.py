@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from .._cpuset import Ids
 from .._errors import LayoutError
 from .._model.guest import Guest
 from .._model.host import Host, Node
-from .._model.layout import Ids, Topology
+from .._model.layout import Topology
 from .._policy import CELLS, Policy
 from .cores import EXCLUSIVE, open_threads
 from .limits import is_x86, lacks_topoext, release

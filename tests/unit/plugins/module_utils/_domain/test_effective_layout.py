@@ -17,11 +17,9 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.effect import (
     cell_placements,
     effective_layout,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.cell_placement import CellPlacement
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import (
-    CellPlacement,
-    layout_to_result,
-)
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import layout_to_result
 from ansible_collections.kvm.vnuma.plugins.module_utils._planner.plan import plan
 from ansible_collections.kvm.vnuma.plugins.module_utils._policy import policy_from_options
 from planning import partitioned_text

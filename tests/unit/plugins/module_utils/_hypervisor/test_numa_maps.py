@@ -19,7 +19,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.numa_maps im
     NumaMapsError,
     Processes,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import CellPlacement
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.cell_placement import CellPlacement
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "placement"
 MIB = 1024

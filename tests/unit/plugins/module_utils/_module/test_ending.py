@@ -20,8 +20,8 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._module.ending import En
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.migration_notes import (
     MigrationNote,
     MigrationNotes,
+    digest,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._module.update import digest
 from twoends import DESTROYED, GONE, GUEST, MIGRATION, OFF, RUNNING, USER, XML, CopyEnd
 
 DIGEST = digest(read_definition(XML))

@@ -16,9 +16,9 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._hypervisor.numa_maps im
     NumaMapsError,
     Processes,
 )
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.cell_placement import CellPlacement
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.domain import Domain
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import CellPlacement
 from ansible_collections.kvm.vnuma.plugins.module_utils._module.location import (
     locate_guest,
     location_to_result,

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import Ids
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import Host, Node
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Ids, Layout
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Layout
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import (
     Load,
     Placement,

@@ -10,6 +10,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._cpuset import Ids
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.guest import Guest
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import (
@@ -17,7 +18,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._model.host import (
     HugepagePool,
     Node,
 )
-from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Ids, Topology
+from ansible_collections.kvm.vnuma.plugins.module_utils._model.layout import Topology
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.placement import (
     Load,
     Need,
