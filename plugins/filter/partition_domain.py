@@ -126,7 +126,10 @@ def partition_domain(
         guest = resized(read_guest(definition, host.hugepage_default_kib), policy)
         layout, known = plan(guest, host, policy), devices_from_entries(device_nodes)
         if policy.devices == HOST:
-            layout = place_devices(layout, guest, policy, definition.pci, known)
+            before = layout
+            layout = definition.named(
+                lambda: place_devices(before, guest, policy, definition.pci, known)
+            )
         edit = partitioned(definition, layout, policy)
     except VnumaError as error:
         # Ansible prints the cause of an error after its message, and here they are the same.

@@ -93,7 +93,7 @@ def read_tree(root: Element) -> PciTree:
     homeless = [
         one
         for one in elements(pci.devices, *_ON_PCI)
-        if one.find("address") is None and one.get("type") != "pci"
+        if one.find("address") is None and one not in pci.controllers.values()
     ]
     on_root = {_place(one)[1] for one in elements(pci.devices) if _place(one)[0] == 0}
     return PciTree(
@@ -218,15 +218,21 @@ class _Pci:
         insert_after(self.devices, ("emulator", "disk", "controller"), *controllers)
         self.controllers |= {int(one.get("index")): one for one in controllers}
 
-    def put_back(self, stood: Mapping[str, Element]) -> None:
-        """Let devices be again where notes say that they were.
+    def put_back(self, stood: Mapping[str, Element], staying: Collection[str] = ()) -> None:
+        """Let devices be again where notes say that they were, but those that stay.
 
-        Where something else is by now, or where a device had no address, libvirt finds one.
+        Where something else is by now, or where a device had no address, libvirt finds one; also
+        for those that came behind a port of ours by themselves.
         """
-        going = [one for source, one in self.passed.items() if source in stood]
-        taken = {_place(one)[:2] for one in elements(self.devices) if one not in going}
-        for source in self.passed.keys() & stood.keys():
-            device, note = self.passed[source], stood[source]
+        going = {
+            source: device
+            for source, device in self.passed.items()
+            if source not in staying and (source in stood or _place(device)[0] in self.added)
+        }
+        others = (one for one in elements(self.devices) if one not in going.values())
+        taken = {_place(one)[:2] for one in others}
+        for source, device in going.items():
+            note = stood.get(source, etree.Element("device"))
             bus, slot = _part(note, "bus"), _part(note, "slot")
             if note.get("bus") is not None and (bus, slot) not in taken:
                 _move(device, bus, slot)
@@ -241,7 +247,7 @@ class _Pci:
         """
         for device in list(elements(self.devices)):
             bus = _place(device)[0]
-            if bus in indexes and device.tag != "controller":
+            if bus in indexes and device not in (*self.ours(), *self.passed.values()):
                 raise DomainError(
                     f"a <{device.tag}> was put behind a root port of this collection, at PCI bus "
                     f"{bus}; detach it, or remove its <address>."
@@ -288,10 +294,13 @@ class _Devices(ManagedElement[tuple[ExpanderBus, ...]]):
                 _move(pci.controller(port.index, _PORT), bus.index, port.slot)
         for source, device in pci.passed.items():
             if source in ports and source not in stood:
-                noted.append(_note(source, device))
+                came = _place(device)[0] in pci.added
+                noted.append(
+                    etree.Element("device", source=source) if came else _note(source, device)
+                )
             if source in ports:
                 _move(device, ports[source], 0)
-        pci.put_back({source: one for source, one in stood.items() if source not in ports})
+        pci.put_back(stood, ports)
         for source in stood.keys() - (pci.passed.keys() & ports.keys()):
             noted.remove(stood[source])
         pci.take_out(pci.added - wanted)

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pciguests
+import pcijudge
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.kvm.vnuma.plugins.filter.partition_domain import partition_domain
@@ -134,3 +136,69 @@ def test_one_definition_alone_has_no_ledger() -> None:
     """partition_domain cannot choose."""
     with pytest.raises(AnsibleFilterError, match="nodes 'auto' takes all other guests"):
         partition_domain(guest("a"), CAPABILITIES, nodes="auto")
+
+
+DEVICES: list[dict[str, Any]] = [
+    {"device": "0000:3b:00.0", "host_node": 5, "root_complex": "pci0000:3a", "cell": None},
+    {"device": "0000:5e:00.0", "host_node": 2},
+]
+
+
+def test_devices_decide_as_on_the_host() -> None:
+    """With what vnuma_info says of them; without, it is as if there were none."""
+    text = pciguests.guest(pciguests.hostdev("0000:3b:00.0"), vcpus=4)
+    assert plan_host([text], CAPABILITIES, nodes="auto")["guests"][0]["placement"]["nodes"] == "0"
+    plan = plan_host([text], CAPABILITIES, nodes="auto", device_nodes=DEVICES)
+    placement = plan["guests"][0]["placement"]
+    assert (placement["nodes"], placement["devices"]) == ("5", "5")
+    named = plan_host([text], CAPABILITIES, nodes="1", device_nodes=DEVICES)["guests"][0]
+    assert "its passed-through devices are on host node 5" in named["warnings"][0]
+    ignored = {"device_nodes": DEVICES, "device_locality": "ignore"}
+    assert plan_host([text], CAPABILITIES, nodes="1", **ignored)["guests"][0]["warnings"] == []
+
+
+def test_devices_are_put_on_cells() -> None:
+    """Both filters do as the module does, and say what they do not know."""
+    text = pciguests.guest(
+        pciguests.port(1, 0, 1)
+        + pciguests.port(2, 0, 2)
+        + pciguests.hostdev("0000:3b:00.0", pciguests.address(2)),
+        vcpus=16,
+    )
+    plan = plan_host([text], CAPABILITIES, devices="host", device_nodes=DEVICES)
+    (one,) = plan["guests"]
+    assert one["layout"]["devices"] == [
+        {"device": "0000:3b:00.0", "cell": 5, "address": "0000:f8:00.0"}
+    ]
+    assert pcijudge.read(one["definition"]).devices == {"0000:3b:00.0": ("0000:f8:00.0", 5)}
+    options: dict[str, Any] = {"devices": "host", "device_nodes": DEVICES}
+    assert partition_domain(text, CAPABILITIES, **options) == one["definition"]
+    assert partition_domain(one["definition"], CAPABILITIES, **options) == one["definition"]
+    (error,) = plan_host([text], CAPABILITIES, devices="host")["errors"]
+    why = "cannot be put on a cell: its host node is not known here, and not given in device_nodes;"
+    assert error["msg"].startswith(f"0000:3b:00.0 {why}")
+    with pytest.raises(
+        AnsibleFilterError, match=f"partition_domain: guest gpu: 0000:3b:00.0 {why}"
+    ):
+        partition_domain(text, CAPABILITIES, devices="host")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "0000:3b:00.0",
+        ["0000:3b:00.0"],
+        {"0000:3b:00.0": 1},
+        [{"device": "3b:00.0", "host_node": 1}],
+        [{"device": "0000:3b:00.0", "host_node": "1"}],
+        [{"device": "0000:3b:00.0", "host_node": True}],
+        [{"host_node": 1}],
+        [None],
+        7,
+    ],
+)
+def test_devices_that_are_none(given: object) -> None:
+    """One sentence, whatever it is."""
+    sentence = "device_nodes must be a list of dictionaries with device, such as '0000:3b:00.0',"
+    with pytest.raises(AnsibleFilterError, match=sentence):
+        plan_host([guest("a")], CAPABILITIES, device_nodes=given)
