@@ -130,7 +130,7 @@ def _rooms(tree: PciTree) -> Iterator[tuple[int, int]]:
     """
     ends = sorted({_BUSES, *(bus.number for bus in (*tree.added, *tree.others))})
     for bus in tree.added:
-        room = next(end for end in ends if end > bus.number) - bus.number
+        room = min(end for end in ends if end > bus.number) - bus.number
         if bus.number > tree.root_buses and len(bus.ports) < room:
             yield bus.index, room
 

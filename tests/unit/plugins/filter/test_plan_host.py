@@ -153,7 +153,7 @@ def test_devices_decide_as_on_the_host() -> None:
     assert (placement["nodes"], placement["devices"]) == ("5", "5")
     named = plan_host([text], CAPABILITIES, nodes="1", device_nodes=DEVICES)["guests"][0]
     assert "its passed-through devices are on host node 5" in named["warnings"][0]
-    ignored = {"device_nodes": DEVICES, "device_locality": "ignore"}
+    ignored: dict[str, Any] = {"device_nodes": DEVICES, "device_locality": "ignore"}
     assert plan_host([text], CAPABILITIES, nodes="1", **ignored)["guests"][0]["warnings"] == []
 
 
