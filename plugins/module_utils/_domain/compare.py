@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .._cpuset import Ids
+from .._model.devices import ExpanderBus, RootPort
 from .._model.domain import ManagedState
 from .._model.host import Host
 from .._model.layout import MemorySize, VcpuCount
@@ -15,6 +17,7 @@ from .._policy import NONE, Policy, policy_to_record
 from .._size import granule_kib
 from .definition import Definition, cpuset_of, devices_kib
 from .managed import MANAGED
+from .pci import passed_devices
 from .record import ORIGINAL, original, recorded_policy
 from .xml import Element, elements
 
@@ -133,13 +136,19 @@ def memory_move(live: Definition, persistent: Definition) -> Ids:
 def differ_at_start(first: Definition, second: Definition) -> tuple[ManagedState, ManagedState]:
     """Return what no change of a running guest reaches, of two definitions of one guest."""
     asked = _sizes(first, second)
-    return fixed_at_start(first, asked), fixed_at_start(second, asked)
+    placed = first.state.devices or second.state.devices
+    names = [set(passed_devices(one.root)) if placed else set() for one in (first, second)]
+    shared = names[0] & names[1]
+    return fixed_at_start(first, asked, shared), fixed_at_start(second, asked, shared)
 
 
-def fixed_at_start(definition: Definition, asked: frozenset[str]) -> ManagedState:
+def fixed_at_start(
+    definition: Definition, asked: frozenset[str], shared: Collection[str]
+) -> ManagedState:
     """Return what no change of a running guest reaches, as it would read once started.
 
-    *asked* are the fields about its size that are compared, see `_sizes`.
+    *asked* are the fields about its size that are compared, see `_sizes`; *shared* are the
+    passed-through devices that are. Owners plug others in and out, and no restart is due for these.
     """
     state = definition.state
     # libvirt rounds cells up when it starts the guest, and shows the rounded size from then on.
@@ -159,7 +168,20 @@ def fixed_at_start(definition: Definition, asked: frozenset[str]) -> ManagedStat
             replace(cell, memory_kib=-(-cell.memory_kib // granule) * granule)
             for cell in state.cells
         ),
+        devices=tuple(_one_by_one(state.devices, shared)),
     )
+
+
+def _one_by_one(buses: Sequence[ExpanderBus], shared: Collection[str]) -> list[ExpanderBus]:
+    """Return devices as if each had a bus of its own, so that only their places are compared."""
+    found = [
+        ExpanderBus(0, number, bus.cell, (RootPort(0, 0, (one,)),))
+        for bus in buses
+        for number, port in enumerate(bus.ports, bus.number)
+        for one in port.devices
+        if one[0] in shared
+    ]
+    return sorted(found, key=lambda bus: bus.ports[0].devices)
 
 
 def _sizes(*definitions: Definition) -> frozenset[str]:

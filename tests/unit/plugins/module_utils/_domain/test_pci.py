@@ -8,6 +8,7 @@ import re
 
 import pcijudge
 import pytest
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.compare import needs_restart
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition import read_definition
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import (
     keep_layout,
@@ -261,3 +262,20 @@ def test_a_device_that_came_behind_a_port_by_itself() -> None:
         back = restored(read_definition(again)).definition.text
         assert not pcijudge.read(back).wrong
         assert NIC not in pcijudge.read(back).devices
+
+
+def test_devices_that_an_owner_plugs_wait_for_no_restart() -> None:
+    """Only where a device that both definitions have is elsewhere, a cold start is due."""
+    defined = read_definition(_partitioned(_devices()))
+    assert needs_restart(read_definition(guest(_devices())), defined)
+    assert not needs_restart(defined, defined)
+    unplugged = re.sub(r"    <hostdev .*?</hostdev>\n", "", defined.text, flags=re.DOTALL)
+    assert not needs_restart(read_definition(unplugged), defined)
+    assert not needs_restart(defined, read_definition(unplugged))
+    known = {**KNOWN, "0000:d8:00.0": HostDevice(0, "pci0000:3a")}
+    more = defined.text.replace("    <memballoon", hostdev("0000:d8:00.0") + "    <memballoon")
+    text, _layout = partition(PciGuest(more, known), host(2))
+    assert not needs_restart(defined, read_definition(text))
+    assert needs_restart(read_definition(more), read_definition(text))
+    moved = read_definition(text.replace("<node>1</node>", "<node>0</node>"))
+    assert needs_restart(defined, moved)
