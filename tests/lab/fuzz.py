@@ -44,6 +44,11 @@ _SCHEMAS = Path("/usr/share/libvirt/schemas")
 _HOSTS = ("rfc-8n240c", "asym-3n", "hugepages-2n", "1n8c", "gpu-nodes-0-8-252")
 SECONDS, BYTES = 1, 200 << 20
 
+#: Where the devices of `_passed_through` are.
+_DEVICES = [
+    {"device": f"0000:{bus}:00.0", "host_node": node, "root_complex": f"pci0000:{bus[0]}0"}
+    for bus, node in (("3b", 0), ("5e", 0), ("af", 1))
+]
 #: Options of a call; the first is what most users have.
 _OPTIONS: tuple[dict[str, Any], ...] = (
     {},
@@ -53,6 +58,7 @@ _OPTIONS: tuple[dict[str, Any], ...] = (
     {"dies": "host", "sockets": "cells", "pinning": "cache", "split": "proportional"},
     {"emulator_pinning": "nodes", "iothread_pinning": "nodes", "vcpus": 5, "memory": "3 GiB"},
     {"state": "absent"},
+    {"devices": "host", "device_nodes": _DEVICES},
 )
 #: Where the schema is not at hand, and for the unit test, which is the same on every machine.
 WORDS = (
@@ -132,15 +138,35 @@ class Finding:
     what: str
 
 
+def _passed_through() -> str:
+    """Return a guest with devices of the host, each behind a port of its own."""
+    devices = "<controller type='pci' index='0' model='pcie-root'/>"
+    for index, entry in enumerate(_DEVICES, 1):
+        bus = str(entry["device"])[5:7]
+        devices += (
+            f"<controller type='pci' index='{index}' model='pcie-root-port'/>"
+            f"<hostdev mode='subsystem' type='pci'><source><address domain='0x0000' bus='0x{bus}' "
+            "slot='0x00' function='0x0'/></source><address type='pci' domain='0x0000' "
+            f"bus='0x{index:02x}' slot='0x00' function='0x0'/></hostdev>"
+        )
+    return anuma(name="gpu").replace("</devices>", f"{devices}</devices>")
+
+
 @lru_cache(maxsize=1)
 def _seeds() -> tuple[str, ...]:
     """Return definitions of the tests, as they are and partitioned."""
-    plain = [anuma(), anuma(vcpus=4), RICH, *(rule.definition("kvm") for rule in RULES)]
+    plain = [
+        _passed_through(),
+        anuma(),
+        anuma(vcpus=4),
+        RICH,
+        *(rule.definition("kvm") for rule in RULES),
+    ]
     found = []
     for text in dict.fromkeys(plain):
         found.append(text)
         try:
-            found.append(partition_domain(text, _facts(_HOSTS[0])))
+            found.append(partition_domain(text, _facts(_HOSTS[0]), **_OPTIONS[-1]))
         except AnsibleFilterError:
             continue
     return tuple(found)
