@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 
 from .._errors import DomainError
 from .._model.devices import DeviceUnit, ExpanderBus, PciTree, RootPort
@@ -42,7 +43,12 @@ def device_address(address: Element) -> str:
 
 
 def _part(address: Element, name: str) -> int:
-    text, most = address.get(name), _PARTS[name]
+    return _number(address.get(name), name)
+
+
+@lru_cache(maxsize=1024)
+def _number(text: str | None, name: str) -> int:
+    most = _PARTS[name]
     digits = _HEXADECIMAL.fullmatch((text or "0").strip())
     number = int(digits[1], 16) if digits else most + 1
     if number > most:
