@@ -9,6 +9,7 @@
 #                      vnuma.agent        holds the agent's channel open, as an agent would
 #                      vnuma.fill=MIB     fills so much memory on each of its nodes
 #                      vnuma.lscpu        says what lscpu prints, too
+#                      vnuma.pci          says where each PCI device is, too
 #                      vnuma.watch        says every second for how long it runs, and what it sees
 #                      vnuma.fill_per_cpu=MIB  each of its CPUs fills so much, on its own node
 /bin/busybox --install -s /bin
@@ -16,7 +17,9 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-exec > /dev/ttyS0 2>&1
+console=/dev/ttyS0
+[ -e /dev/ttyAMA0 ] && console=/dev/ttyAMA0
+exec > $console 2>&1
 while read -r module; do
     insmod "/modules/$module"
 done < /modules/order
@@ -56,9 +59,12 @@ fi
 echo
 echo "VNUMA-BEGIN"
 du -sm /fill/* > /filled 2> /dev/null
-# A guest without an L3 cache has none of these.
-set -- /sys/devices/system/cpu/cpu[0-9]*/cache/index3/shared_cpu_list
-[ -e "$1" ] || set --
+# A guest without an L3 cache has no such lists, and on aarch64 CPUs have no dies.
+set --
+for file in /sys/devices/system/cpu/cpu[0-9]*/cache/index3/shared_cpu_list \
+    /sys/devices/system/cpu/cpu[0-9]*/topology/die_id; do
+    [ -e "$file" ] && set -- "$@" "$file"
+done
 # One process for all of it: each takes half a second where virtualization itself is emulated.
 awk '
     FILENAME == "/filled" { sub(".*/", "", $2); filled[$2] = $1; next }
@@ -82,13 +88,25 @@ awk '
     /sys/devices/system/node/node[0-9]*/distance /sys/devices/system/node/node[0-9]*/meminfo \
     /sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list \
     /sys/devices/system/cpu/cpu[0-9]*/topology/physical_package_id \
-    /sys/devices/system/cpu/cpu[0-9]*/topology/die_id \
     "$@"
 dmesg > /tmp.log
 echo "VNUMA lines=$(wc -l < /tmp.log)"
 grep -E "not on the same node|topology borken" /tmp.log | sed 's/^/VNUMA-COMPLAINT /'
 if grep -q vnuma.lscpu /proc/cmdline; then
     /usr/bin/lscpu | sed 's/^/VNUMA-LSCPU /'
+fi
+if grep -q vnuma.pci /proc/cmdline; then
+    for device in /sys/bus/pci/devices/*; do
+        read -r node < "$device/numa_node"
+        driver=$(readlink "$device/driver")
+        driver=${driver##*/}
+        echo "PCI ${device##*/} node $node driver ${driver:--}"
+    done
+    for interface in /sys/class/net/*/device; do
+        [ -e "$interface" ] || continue
+        read -r mac < "${interface%/device}/address"
+        echo "MAC $mac $(readlink -f "$interface")"
+    done
 fi
 echo "VNUMA-END"
 

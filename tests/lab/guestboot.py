@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import bootstate
@@ -96,6 +96,21 @@ class GuestNode:
 
 
 @dataclass(frozen=True)
+class PciDevice:
+    """A PCI device as the guest's kernel sees it.
+
+    Attributes:
+        node: its NUMA node, -1 where the kernel was told of none.
+        driver: what drives it, '' for nothing.
+        mac: that of its network interface, '' where it has none.
+    """
+
+    node: int
+    driver: str
+    mac: str = ""
+
+
+@dataclass(frozen=True)
 class GuestReport:
     """What a guest said on its console.
 
@@ -103,12 +118,13 @@ class GuestReport:
         nodes: by id.
         siblings: SMT siblings of each CPU, as a list such as ``0-1``.
         packages: socket of each CPU.
-        dies: die of each CPU, within its socket.
+        dies: die of each CPU, within its socket; -1 on an architecture without.
         l3: CPUs that share an L3 cache with each CPU, as a list such as ``0-1``; '' without one.
         complaints: lines of the kernel's log about siblings on different nodes, or about groups of
             CPUs that do not nest (topology_sane and build_sched_domain in Linux).
         log_lines: length of the kernel's log: without one, no complaint means nothing.
         lscpu: what lscpu printed, by line; empty where it was not asked for.
+        pci: PCI devices by address; empty where they were not asked for.
     """
 
     nodes: dict[int, GuestNode]
@@ -119,6 +135,7 @@ class GuestReport:
     complaints: tuple[str, ...]
     log_lines: int
     lscpu: tuple[str, ...] = ()
+    pci: dict[str, PciDevice] = field(default_factory=dict)
 
 
 def domain_xml(
@@ -231,7 +248,7 @@ def read_report(console: Path) -> GuestReport:
         elif "cpu" in words:
             siblings[int(words["cpu"])] = words["siblings"]
             packages[int(words["cpu"])] = int(words["package"])
-            dies[int(words["cpu"])] = int(words["die"])
+            dies[int(words["cpu"])] = int(words["die"] or -1)
             l3[int(words["cpu"])] = words["l3"]
     return GuestReport(
         nodes=dict(sorted(nodes.items())),
@@ -242,7 +259,19 @@ def read_report(console: Path) -> GuestReport:
         complaints=tuple(re.findall(r"^VNUMA-COMPLAINT (.*)$", last, re.MULTILINE)),
         log_lines=int(re.findall(r"^VNUMA lines=(\d+)", last, re.MULTILINE)[-1]),
         lscpu=tuple(re.findall(r"^VNUMA-LSCPU (.*)$", last, re.MULTILINE)),
+        pci=_pci(last),
     )
+
+
+def _pci(text: str) -> dict[str, PciDevice]:
+    # An interface is in the folder of its device, or of a virtio device that is in there.
+    lines = re.findall(r"^MAC (\S+) .*/(\w{4,}:\w\w:\w\w\.\w)(?:/virtio\d+)?$", text, re.MULTILINE)
+    macs = {address: mac for mac, address in lines}
+    found = re.findall(r"^PCI (\S+) node (-?\d+) driver (\S+)$", text, re.MULTILINE)
+    return {
+        address: PciDevice(int(node), "" if driver == "-" else driver, macs.get(address, ""))
+        for address, node, driver in found
+    }
 
 
 def _read(console: Path) -> str:

@@ -15,8 +15,12 @@ from errors import LabError
 from fakehost import lab_root
 
 _HERE = Path(__file__).resolve().parent
-#: Modules that the guest needs for its power button, and for its agent's channel.
-_MODULES = ("button", "evdev", "virtio_pci", "virtio_console", "pvpanic-mmio", "pvpanic")
+#: Modules that the guest needs for its power button, for its agent's channel, and for network
+#: interfaces that stand in for passed-through devices.
+_MODULES = (
+    *("button", "evdev", "virtio_pci", "virtio_console", "pvpanic-mmio", "pvpanic"),
+    *("virtio_net", "e1000e"),
+)
 
 
 def kernel() -> Path:
@@ -33,7 +37,12 @@ def kernel() -> Path:
 
 
 def initramfs(image: Path) -> Path:
-    """Build the guest's file system for a kernel, and return it."""
+    """Build the guest's file system for a kernel, and return it.
+
+    The kernel is in the ``boot`` of this machine, or of a folder that has its modules and a busybox
+    of its architecture besides, see debs.py; such a guest has no lscpu.
+    """
+    root = image.parent.parent
     version = image.name.removeprefix("vmlinuz-")
     init = _HERE / "guest_init.sh"
     # Several checkouts may share the folder: each has a file system of its own making.
@@ -44,11 +53,12 @@ def initramfs(image: Path) -> Path:
     folder = lab_root() / f"guest-{version}.{os.getpid()}"
     for name in ("bin", "modules", "proc", "sys", "dev", "etc", "fill"):
         (folder / name).mkdir(parents=True)
-    shutil.copy2("/usr/bin/busybox", folder / "bin/busybox")
+    shutil.copy2(root / "bin/busybox", folder / "bin/busybox")
     (folder / "bin/sh").symlink_to("busybox")
-    _copy_with_libraries(Path("/usr/bin/lscpu"), folder)
+    if root == Path("/"):
+        _copy_with_libraries(Path("/usr/bin/lscpu"), folder)
     shutil.copy2(init, folder / "init")
-    modules = _with_dependencies(Path("/lib/modules") / version)
+    modules = _with_dependencies(root / "lib/modules" / version)
     for module in modules:
         shutil.copy2(module, folder / "modules" / module.name)
     (folder / "modules/order").write_text("".join(f"{module.name}\n" for module in modules))
