@@ -45,6 +45,11 @@ test-kvm-migration: bootstrap ## A KVM guest that migrates between two emulated 
 test-daemons: bootstrap ## Partition four guests on each of 300 libvirt daemons that have just started
 	@"$$($(RUN) --install)/bin/python" tests/lab/freshdaemons.py
 
+.PHONY: test-devices
+test-devices: ## Boot guests whose passed-through devices are on their cells, by emulated stand-ins
+	@tests/tools/bootstrap.sh qemu-system-arm
+	@$(RUN) devices
+
 .PHONY: test-readme
 test-readme: bootstrap ## Follow the README on a fresh Debian controller and host (five minutes)
 	@$(RUN) readme

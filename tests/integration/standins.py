@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import debs
@@ -25,11 +25,6 @@ from lxml import etree
 
 MEMORY_MIB = 1024
 VCPUS = 8
-#: Firmware of Debian's ovmf; libvirt copies the variables.
-EFI = (
-    "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>"
-    "<nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'/>"
-)
 #: Debian's kernel for clouds, which other test guests have, has no e1000e.
 _PACKAGES = ("linux-image-amd64", "busybox-static")
 _MAC = re.compile("52:54:00:68:(..):(..)")
@@ -143,18 +138,35 @@ class Machine:
         self.console.unlink(missing_ok=True)
         self.libvirt.virsh("start", self.name)
 
-    def boot(self, text: str) -> guestboot.GuestReport:
-        """Define and start a guest, and return what its kernel says; it is ended then."""
-        self.start(text)
+    def report(self) -> guestboot.GuestReport:
+        """Return what the kernel of the guest that was started says, and end the guest."""
         try:
             guestboot.wait_for_boots(self.console, 1)
             return guestboot.read_report(self.console)
         finally:
             self.libvirt.virsh("destroy", self.name)
 
+    def boot(self, text: str) -> guestboot.GuestReport:
+        """Define and start a guest, and return what its kernel says; it is ended then."""
+        self.start(text)
+        return self.report()
+
+    def twin(self) -> Machine:
+        """Return what boots another guest meanwhile."""
+        return replace(self, name="twin")
+
     def said(self) -> str:
         """Return all that the guest's console has."""
         return self.console.read_text(errors="replace").strip()
+
+
+def efi(suite: str) -> str:
+    """Return elements of an <os> with the firmware of a Debian release."""
+    folder = debs.unpacked(suite, "amd64", "ovmf") / "usr/share/OVMF"
+    return (
+        f"<loader readonly='yes' type='pflash'>{folder}/OVMF_CODE_4M.fd</loader>"
+        f"<nvram template='{folder}/OVMF_VARS_4M.fd'/>"
+    )
 
 
 @dataclass(frozen=True)

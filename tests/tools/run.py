@@ -58,11 +58,14 @@ MIGRATION = tuple(
 FAULTS = tuple(f"tests/integration/test_{name}.py" for name in ("faults", "fault_points"))
 #: The README, followed on fresh machines.
 README = ("tests/integration/test_readme.py",)
+#: Guests with emulated devices in the place of passed-through ones; apart from `make test`, which
+#: would take too long with them.
+DEVICES = ("tests/integration/test_devices_boot.py",)
 #: What needs programs that a machine may lack, and that the other tests do not need.
 PAGE = ("tests/integration/test_page.py",)
 REPORT = ("tests/integration/test_report.py",)
 #: What has a step of its own.
-APART = (*RESTARTS, *FAULTS, *HOSTS, *PLAYS, *PAGE, *REPORT, *MIGRATION, *README)
+APART = (*RESTARTS, *FAULTS, *HOSTS, *PLAYS, *PAGE, *REPORT, *MIGRATION, *README, *DEVICES)
 _PRINTING = threading.Lock()
 #: Steps at the same time, on two cores: those with real guests wait for them half of their time.
 _AT_ONCE = 3
@@ -342,6 +345,13 @@ STEPS = (
         alone=True,
     ),
     Step(
+        "devices",
+        "guests that boot with devices on their cells",
+        _pytest(ansible, *DEVICES),
+        _linked,
+        alone=True,
+    ),
+    Step(
         "integration",
         "real libvirt",
         _pytest(
@@ -467,6 +477,7 @@ def _main(names: list[str]) -> int:
     print(f"run: ansible-core {taken.core.version} with {taken.python}", flush=True)
     tarball = (
         "integration",
+        "devices",
         "plays",
         "hosts",
         "restarts",
