@@ -26,7 +26,18 @@ from lxml import etree
 MEMORY_MIB = 1024
 VCPUS = 8
 #: Debian's kernel for clouds, which other test guests have, has no e1000e.
-_PACKAGES = ("linux-image-amd64", "busybox-static")
+_PACKAGES = {
+    "x86_64": ("linux-image-amd64", "busybox-static"),
+    "aarch64": ("linux-image-arm64", "busybox-static"),
+}
+#: What an aarch64 guest has where the others have something else.
+_ON_ARM = {
+    "arch='x86_64' machine='q35'": "arch='aarch64' machine='virt'",
+    "<apic/>": "<gic version='3'/>",
+    "<model>kvm64</model>": "<model>cortex-a57</model>",
+    "qemu-system-x86_64": "qemu-system-aarch64",
+    "console=ttyS0": "console=ttyAMA0",
+}
 _MAC = re.compile("52:54:00:68:(..):(..)")
 #: Without its ROM, firmware does not try to boot from it.
 _INTERFACE = (
@@ -98,12 +109,14 @@ class Machine:
         folder: of its console.
         firmware: elements of its <os>.
         name: of the guest.
+        arch: of the guest.
     """
 
     libvirt: Libvirt
     folder: Path
     firmware: str = ""
     name: str = "guest"
+    arch: str = "x86_64"
 
     @property
     def console(self) -> Path:
@@ -112,7 +125,8 @@ class Machine:
 
     def define(self, devices: str) -> str:
         """Define a guest without cells and with these devices; return what libvirt stores."""
-        kernel = debs.kernel(debs.unpacked("bookworm", "amd64", *_PACKAGES))
+        words = {"x86_64": "amd64", "aarch64": "arm64"}
+        kernel = debs.kernel(debs.unpacked("bookworm", words[self.arch], *_PACKAGES[self.arch]))
         text = guestboot.domain_xml(
             self.name,
             VCPUS,
@@ -122,6 +136,8 @@ class Machine:
             kernel_path=kernel,
             initrd_path=guestfiles.initramfs(kernel),
         )
+        for old, new in _ON_ARM.items() if self.arch == "aarch64" else ():
+            text = re.sub(old, new, text)
         text = text.replace("</os>", f"{self.firmware}</os>")
         return self.store(text.replace("</devices>", f"{devices}</devices>"))
 
@@ -160,12 +176,17 @@ class Machine:
         return self.console.read_text(errors="replace").strip()
 
 
-def efi(suite: str) -> str:
+def efi(suite: str, arch: str = "x86_64") -> str:
     """Return elements of an <os> with the firmware of a Debian release."""
-    folder = debs.unpacked(suite, "amd64", "ovmf") / "usr/share/OVMF"
+    package, path = {
+        "x86_64": ("ovmf", "OVMF/OVMF_{}_4M.fd"),
+        "aarch64": ("qemu-efi-aarch64", "AAVMF/AAVMF_{}.fd"),
+    }[arch]
+    folder = debs.unpacked(suite, "amd64", package) / "usr/share"
+    code, variables = (folder / path.format(word) for word in ("CODE", "VARS"))
     return (
-        f"<loader readonly='yes' type='pflash'>{folder}/OVMF_CODE_4M.fd</loader>"
-        f"<nvram template='{folder}/OVMF_VARS_4M.fd'/>"
+        f"<loader readonly='yes' type='pflash'>{code.resolve()}</loader>"
+        f"<nvram template='{variables}'/>"
     )
 
 
