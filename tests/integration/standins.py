@@ -91,9 +91,7 @@ class StandIn:
 
 def standins(*groups: tuple[int, int, int]) -> list[StandIn]:
     """Return devices for groups of (node, root complex, how many), in turns."""
-    turns = [
-        (turn, node, root) for node, root, count in groups for turn in range(count)
-    ]
+    turns = [(turn, node, root) for node, root, count in groups for turn in range(count)]
     return [
         StandIn(0x10 + number, node, root)
         for number, (_turn, node, root) in enumerate(sorted(turns))

@@ -111,9 +111,7 @@ def _see(report: GuestReport, text: str, devices: Sequence[StandIn], told: dict[
         one.source: Told(judged.devices[one.source][0], cells[one.node]) for one in devices
     }
     seen = {one.source: report.pci.get(told[one.source].address) for one in devices}
-    assert seen == {
-        one.source: PciDevice(cells[one.node], one.driver, one.mac) for one in devices
-    }
+    assert seen == {one.source: PciDevice(cells[one.node], one.driver, one.mac) for one in devices}
 
 
 def _rest(report: GuestReport, devices: Sequence[StandIn]) -> dict[str, PciDevice]:

@@ -43,8 +43,9 @@ def unpacked(suite: str, architecture: str, *packages: str) -> Path:
         real = [_kernel(apt, package) for package in packages]
         # Where it is root, apt downloads as a user who could not write to a folder of root's.
         debian.run_logged(
-            log, "env", "-C", draft, "apt-get", *apt, "-o", "APT::Sandbox::User=root", "download",
-            "-qq", *real,
+            log,
+            *("env", "-C", draft, "apt-get", *apt, "-o", "APT::Sandbox::User=root"),
+            *("download", "-qq", *real),
         )
         for deb in draft.glob("*.deb"):
             debian.run_logged(log, "dpkg-deb", "-x", deb, draft / "files")
