@@ -193,7 +193,8 @@ def _renumbered(text: str, numbers: dict[int, int]) -> str:
 def test_a_room_that_is_too_small_is_seen(machine: Machine, numbers: dict[int, int]) -> None:
     """Where the arithmetic is one off, a device is missing or the guest does not boot.
 
-    Its twin is booted meanwhile, twice.
+    One that firmware has given nothing has no driver, so no MAC either. Its twin is booted
+    meanwhile, twice.
     """
     devices = standins((0, 0, 2), (1, 0, 1))
     twin = machine.twin()
@@ -208,15 +209,13 @@ def test_a_room_that_is_too_small_is_seen(machine: Machine, numbers: dict[int, i
     if guestboot.boots(machine.console):
         found = {one.mac for one in guestboot.read_report(machine.console).pci.values() if one.mac}
         lost = [one.mac for one in devices if one.mac not in found]
-        print(f"{machine.firmware or 'SeaBIOS'} {numbers}: boots without {lost}")
         assert lost
     else:
-        print(f"{machine.firmware or 'SeaBIOS'} {numbers}: says {machine.said()!r}")
         assert "VNUMA" not in machine.said()
 
 
 @pytest.mark.parametrize("machine", _FIRMWARE, indirect=True)
-@pytest.mark.parametrize("port", [4, None], ids=["at a port of its own", "where libvirt puts it"])
+@pytest.mark.parametrize("port", [5, None], ids=["at a port of its own", "where libvirt puts it"])
 def test_a_device_that_comes_later(machine: Machine, port: int | None) -> None:
     """Those that were there keep their addresses, and reverting gives all the old ones back.
 

@@ -97,6 +97,7 @@ if grep -q vnuma.lscpu /proc/cmdline; then
 fi
 if grep -q vnuma.pci /proc/cmdline; then
     for device in /sys/bus/pci/devices/*; do
+        [ -e "$device" ] || continue
         read -r node < "$device/numa_node"
         driver=$(readlink "$device/driver")
         driver=${driver##*/}
