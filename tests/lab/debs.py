@@ -44,7 +44,7 @@ def unpacked(suite: str, architecture: str, *packages: str) -> Path:
         # Where it is root, apt downloads as a user who could not write to a folder of root's.
         debian.run_logged(
             log,
-            *("env", "-C", draft, "apt-get", *apt, "-o", "APT::Sandbox::User=root"),
+            *("env", "-C", str(draft), "apt-get", *apt, "-o", "APT::Sandbox::User=root"),
             *("download", "-qq", *real),
         )
         for deb in draft.glob("*.deb"):
