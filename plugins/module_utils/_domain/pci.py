@@ -109,6 +109,8 @@ def read_tree(root: Element) -> PciTree:
         root_buses=len({0, *pci.controllers} - under) + len(homeless),
         next_index=max(pci.controllers, default=0) + 1,
         free_slots=32 - len(_BRIDGES | on_root),
+        boots_by_uefi=root.find("os[@firmware='efi']") is not None
+        or root.find("os/loader") is not None,
     )
 
 
@@ -231,17 +233,22 @@ class _Pci:
         for those that came behind a port of ours by themselves.
         """
         going = {
-            source: device
-            for source, device in self.passed.items()
-            if source not in staying and (source in stood or _place(device)[0] in self.added)
+            source: self.passed[source]
+            # A place that two have left is the first one's: the other came when it was free.
+            for source in dict.fromkeys([*stood, *self.passed])
+            if source in self.passed
+            and source not in staying
+            and (source in stood or _place(self.passed[source])[0] in self.added)
         }
         others = (one for one in elements(self.devices) if one not in going.values())
         taken = {_place(one)[:2] for one in others}
+        left: set[tuple[int, int, int]] = set()
         for source, device in going.items():
             note = stood.get(source, etree.Element("device"))
-            bus, slot = _part(note, "bus"), _part(note, "slot")
-            if note.get("bus") is not None and (bus, slot) not in taken:
-                _move(device, bus, slot)
+            place = (_part(note, "bus"), _part(note, "slot"), _place(device)[2])
+            if note.get("bus") is not None and place[:2] not in taken and place not in left:
+                left.add(place)
+                _move(device, *place[:2])
             elif _place(device) != _NOWHERE:
                 remove(device.find("address[@type='pci']"))
 

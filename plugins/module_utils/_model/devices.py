@@ -99,3 +99,4 @@ class PciTree:
     root_buses: int = 1
     next_index: int = 1
     free_slots: int = 30
+    boots_by_uefi: bool = False

@@ -214,6 +214,14 @@ def _moves(guest: Guest, tree: PciTree, buses: Sequence[ExpanderBus]) -> Iterato
             f"{told} in the guest; a network interface that is named by its PCI address gets "
             f"another name, such as enp{bus_number}s0: name it by its MAC."
         )
+    if moved and tree.boots_by_uefi:
+        # OVMF reserves I/O ports for every root port (PciHotPlugInit.c in edk2); of those that were
+        # tried, 2022.11 runs out of them, and 2025.02 does not.
+        yield (
+            "it boots by UEFI, and old firmware, such as Debian 12's, may leave devices behind "
+            "expander buses without resources, and guests on aarch64 without NUMA; look at its "
+            "devices after its restart."
+        )
     if moved and "microsoft" in guest.os_id:
         yield (
             "its Windows takes these devices for new ones, and may leave a disk behind one "

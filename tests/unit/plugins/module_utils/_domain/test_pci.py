@@ -16,6 +16,7 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import (
     restored,
 )
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.kept import put_back, runs_with
+from ansible_collections.kvm.vnuma.plugins.module_utils._domain.pci import displaced
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import DomainError, VnumaError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.devices import HostDevice
 from pciguests import PciGuest, address, expander, guest, host, hostdev, interface, partition, port
@@ -279,3 +280,31 @@ def test_devices_that_an_owner_plugs_wait_for_no_restart() -> None:
     assert needs_restart(read_definition(more), read_definition(text))
     moved = read_definition(text.replace("<node>1</node>", "<node>0</node>"))
     assert needs_restart(defined, moved)
+
+
+def test_a_place_that_two_have_left() -> None:
+    """libvirt puts a later device behind the port that was vacated; the first one gets it back."""
+    text = _partitioned(PORTS + hostdev(NVME, address(2)))
+    more = text.replace("    <memballoon", hostdev(GPU, address(2)) + "    <memballoon")
+    text, _layout = partition(PciGuest(more, KNOWN), host(2))
+    assert _cells(text) == {NVME: 1, GPU: 0}
+    back = restored(read_definition(text)).definition.text
+    found = pcijudge.read(back)
+    assert not found.wrong
+    assert list(found.devices) == [NVME]
+    assert list(displaced(read_definition(text).root, read_definition(back).root)) == [
+        f"{GPU} was at PCI bus 0x02, slot 0x00, where another device is by now; libvirt puts it "
+        "elsewhere in the guest."
+    ]
+
+
+@pytest.mark.parametrize("os", ["<os firmware='efi'>", "<os><loader>/usr/share/OVMF/x</loader>"])
+def test_guests_that_boot_by_uefi_are_warned_once(os: str) -> None:
+    """Old firmware loses devices behind expander buses."""
+    one = PciGuest(guest(_devices()).replace("<os>", os), KNOWN)
+    text, layout = partition(one, host(2))
+    assert any(sentence.startswith("it boots by UEFI, and old") for sentence in layout.warnings)
+    assert not partition(PciGuest(text, KNOWN), host(2))[1].warnings
+    assert not any(
+        "UEFI" in one for one in partition(PciGuest(guest(_devices()), KNOWN), host(2))[1].warnings
+    )
