@@ -9,7 +9,7 @@
 #                      vnuma.agent        holds the agent's channel open, as an agent would
 #                      vnuma.fill=MIB     fills so much memory on each of its nodes
 #                      vnuma.lscpu        says what lscpu prints, too
-#                      vnuma.pci          says where each PCI device is, too
+#                      vnuma.pci          says where each PCI device is, and what NVMe disks begin with
 #                      vnuma.watch        says every second for how long it runs, and what it sees
 #                      vnuma.fill_per_cpu=MIB  each of its CPUs fills so much, on its own node
 /bin/busybox --install -s /bin
@@ -102,6 +102,18 @@ if grep -q vnuma.pci /proc/cmdline; then
         driver=$(readlink "$device/driver")
         driver=${driver##*/}
         echo "PCI ${device##*/} node $node driver ${driver:--}"
+    done
+    # Disks are told apart by what is on them.
+    for disk in /sys/class/nvme/nvme[0-9]*; do
+        [ -e "$disk" ] || continue
+        # Another thread of the kernel looks what is behind the controller.
+        for _second in 1 2 3 4 5 6 7 8 9 10; do
+            [ -b "/dev/${disk##*/}n1" ] && break
+            sleep 1
+        done
+        read -r address < "$disk/address"
+        read -r content < "/dev/${disk##*/}n1"
+        echo "DISK $address $content"
     done
     for interface in /sys/class/net/*/device; do
         [ -e "$interface" ] || continue

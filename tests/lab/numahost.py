@@ -13,6 +13,8 @@ tenth as fast as a real machine, and has no SMT: the emulation cannot show sibli
 
 SPEC is a file in tests/lab/numahosts, in the form of those in tests/hosts, or - for the standard
 input; nodes have as many pCPUs each, in order, and nodes without come last. PORT 0 is any free one.
+With "pci", a list of nodes, the host has an IOMMU, and for each of the list an NVMe disk there that
+it can pass through to guests (numapci.py).
 Hosts that were given the same UDP port of this machine as their LAN, and addresses in one network
 of 256, reach each other at these.
 A host's own folder, below VNUMA_LAB, has spec.json, its console serial.log, and an ssh_config that
@@ -36,6 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numapci
 import pids
 import sysfs
 from errors import LabError
@@ -167,20 +170,26 @@ class NumaHost:
             _SSH_CONFIG.format(name=self.name, port=port, key=image.key, folder=self.folder)
         )
         (self.folder / "known_hosts").write_text(f"{self.name} {image.host_key}\n")
+        pci = self.spec.get("pci", ())
+        disks = numapci.disks(pci, len(self.spec["nodes"]), self.folder)
         with (self.folder / "qemu.log").open("w") as log:
             emulator = subprocess.Popen(
                 [
                     # Whatever else is tested meanwhile has clocks that run.
                     *("nice", "-n", "10", _EMULATOR, "-name", self.name, *machine(self.spec)),
                     *("-display", "none", "-serial", f"file:{self.serial}", "-no-reboot"),
-                    *("-drive", f"file={image.disk},format=raw,if=virtio,snapshot=on"),
+                    *(numapci.iommu() if pci else []),
+                    *("-drive", f"file={image.disk},format=raw,if=none,id=root,snapshot=on"),
+                    *("-device", "virtio-blk-pci,drive=root,bus=pcie.0"),
                     *("-nic", f"user,model=virtio-net-pci,hostfwd=tcp:127.0.0.1:{port}-:22"),
                     *([] if self.lan is None else self.lan.card()),
-                    *("-device", "virtio-rng-pci"),
+                    *("-device", "virtio-rng-pci,bus=pcie.0"),
+                    *disks,
                     *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
                     "-append",
                     f"console=ttyS0 quiet root=/dev/vda rw init=/usr/sbin/numahost-init {_HURRY} "
-                    f"numahost={self.name} lan={self.lan.address if self.lan else ''}",
+                    f"numahost={self.name} lan={self.lan.address if self.lan else ''} "
+                    f"{numapci.CMDLINE if pci else ''}",
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -22,7 +22,8 @@ mount_on /sys/fs/cgroup cgroup2
 # A service manager would hand the controller down; without it libvirt says it is not mounted.
 echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control
 mkdir -p /run/sshd /run/libvirt /run/lock
-for module in virtio_net virtio_rng kvm_amd; do
+# libvirt passes no device through where nothing has loaded vfio_pci.
+for module in virtio_net virtio_rng kvm_amd vfio_pci; do
     modprobe "$module"
 done
 word() {
