@@ -41,6 +41,10 @@ test-migration-faults: bootstrap ## Migrations in which daemons and the module a
 test-kvm-migration: bootstrap ## A KVM guest that migrates between two emulated hosts, and comes back
 	@$(RUN) molecule-kvm-migration
 
+.PHONY: test-kvm-devices
+test-kvm-devices: bootstrap ## Disks that an emulated host passes through, on their cells in a KVM guest's kernel
+	@$(RUN) kvm-devices
+
 .PHONY: test-daemons
 test-daemons: bootstrap ## Partition four guests on each of 300 libvirt daemons that have just started
 	@"$$($(RUN) --install)/bin/python" tests/lab/freshdaemons.py

@@ -61,11 +61,16 @@ README = ("tests/integration/test_readme.py",)
 #: Guests with emulated devices in the place of passed-through ones; apart from `make test`, which
 #: would take too long with them.
 DEVICES = ("tests/integration/test_devices_boot.py",)
+#: Devices that an emulated host passes through.
+KVM_DEVICES = ("tests/integration/test_kvm_devices.py",)
 #: What needs programs that a machine may lack, and that the other tests do not need.
 PAGE = ("tests/integration/test_page.py",)
 REPORT = ("tests/integration/test_report.py",)
 #: What has a step of its own.
-APART = (*RESTARTS, *FAULTS, *HOSTS, *PLAYS, *PAGE, *REPORT, *MIGRATION, *README, *DEVICES)
+APART = (
+    *(*RESTARTS, *FAULTS, *HOSTS, *PLAYS, *PAGE, *REPORT, *MIGRATION, *README),
+    *(*DEVICES, *KVM_DEVICES),
+)
 _PRINTING = threading.Lock()
 #: Steps at the same time, on two cores: those with real guests wait for them half of their time.
 _AT_ONCE = 3
@@ -189,16 +194,19 @@ def _molecule_environment() -> dict[str, str]:
     }
 
 
+def _scenario(name: str) -> Callable[[], list[list[str]]]:
+    return _tool("molecule", "test", "--scenario-name", name)
+
+
 def _molecule(scenario: str) -> Step:
-    def commands() -> list[list[str]]:
-        return [[str(tools() / "bin/molecule"), "test", "--scenario-name", scenario]]
-
     what = f"molecule scenario {scenario}"
-    return Step(f"molecule-{scenario}", what, commands, _molecule_environment)
+    return Step(f"molecule-{scenario}", what, _scenario(scenario), _molecule_environment)
 
 
-def _on_emulated_hosts(scenario: str, *also: list[str]) -> Callable[[], list[list[str]]]:
-    def commands() -> list[list[str]]:
+def _on_emulated_hosts(
+    commands: Callable[[], list[list[str]]], *also: list[str]
+) -> Callable[[], list[list[str]]]:
+    def able_commands() -> list[list[str]]:
         able = subprocess.run(
             ["/usr/bin/python3", "tests/lab/numahost.py", "check"],
             check=False,
@@ -208,9 +216,9 @@ def _on_emulated_hosts(scenario: str, *also: list[str]) -> Callable[[], list[lis
         )
         if able.returncode:
             raise CannotRunError(able.stderr.strip())
-        return [[str(tools() / "bin/molecule"), "test", "--scenario-name", scenario], *also]
+        return [*commands(), *also]
 
-    return commands
+    return able_commands
 
 
 def _browser() -> list[list[str]]:
@@ -304,7 +312,7 @@ STEPS = (
     Step(
         "molecule-kvm",
         "emulated KVM hosts with NUMA nodes",
-        _on_emulated_hosts("kvm", ["/bin/sh", "-c", "cat build/evidence-kvm/*.txt"]),
+        _on_emulated_hosts(_scenario("kvm"), ["/bin/sh", "-c", "cat build/evidence-kvm/*.txt"]),
         _molecule_environment,
         required=False,
         telling=True,
@@ -313,8 +321,15 @@ STEPS = (
     Step(
         "molecule-kvm-migration",
         "a KVM guest that migrates between emulated hosts, and comes back",
-        _on_emulated_hosts("kvm-migration"),
+        _on_emulated_hosts(_scenario("kvm-migration")),
         _molecule_environment,
+        required=False,
+        alone=True,
+    ),
+    Step(
+        "kvm-devices",
+        "devices that an emulated host passes through to a KVM guest",
+        _on_emulated_hosts(_pytest(ansible, *KVM_DEVICES)),
         required=False,
         alone=True,
     ),
@@ -486,6 +501,7 @@ def _main(names: list[str]) -> int:
         "report",
         "molecule",
         "publish",
+        "kvm-devices",
     )
     if any(name.startswith(tarball) for name in wanted):
         trees.install(ansible() / "bin/ansible-galaxy")
