@@ -15,10 +15,11 @@ from ansible_collections.kvm.vnuma.plugins.module_utils._domain.definition impor
 from ansible_collections.kvm.vnuma.plugins.module_utils._domain.edit import restored
 from ansible_collections.kvm.vnuma.plugins.module_utils._errors import LayoutError
 from ansible_collections.kvm.vnuma.plugins.module_utils._model.devices import HostDevice
+from hypothesis import settings
 from pciguests import PciGuest, partition
 
-#: A quarter of the guests; PCI_GUESTS tries more.
-GUESTS = int(os.environ.get("PCI_GUESTS", "125"))
+#: A quarter of the guests: as many as a property has examples; PCI_GUESTS tries more.
+GUESTS = int(os.environ.get("PCI_GUESTS", settings().max_examples))
 _HOSTDEV = re.compile(r"    <(hostdev|interface) .*?</\1>\n", re.DOTALL)
 
 
