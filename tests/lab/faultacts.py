@@ -141,8 +141,9 @@ def _migrate(world: World, one: Owned, _random: random.Random) -> None:
         *("--desturi", f"qemu+unix:///system?socket={world.other.socket}"),
         *("--migrateuri", f"unix://{world.folder}/{one.uuid}.migration", one.name),
     )
-    # Where it was asked to go down before that, it does so there.
-    one.wants = AWAY if not noted else EITHER
+    # Where it was asked to go down before that, or in the moment in which virsh began, it does so
+    # there.
+    one.wants = EITHER if noted or world.noted(one) else AWAY
 
 
 ACTS: dict[str, Act] = {
