@@ -118,7 +118,9 @@ def test_a_rollback_keeps_what_owners_have_changed(bare: Faulted, moment: str) -
         run = future.result()
     assert run.failed
     for name in _CHANGES:
-        assert f"guest {name}: it did not start with its new layout, so it was rolled" in run.msg
+        assert (
+            f"guest {name}: it did not start with its new layout, so the module rolled" in run.msg
+        )
         assert run.guest(name)["action"] == "rolled_back"
         assert bare.cells(name, live=False) == before[name] == 0
         assert bare.disk(name, live=True) == bare.disk(name)
@@ -333,6 +335,10 @@ def test_the_daemon_dies_while_it_starts_a_guest_and_stays_away(faulted: Faulted
     assert "rolled back" not in run.msg
     assert faulted.libvirt.dump("g1") == planned
     faulted.check_writes_nothing()
+    again = faulted.restart()
+    if again.failed:
+        # libvirt 9.0 has a guest for ever then that has no process, and ends it for nobody.
+        faulted.take_way_out(again.msg)
     faulted.settles()
     faulted.run_on("g1", cells=4)
 
@@ -352,12 +358,7 @@ def test_the_daemon_is_killed_while_it_starts_a_guest(faulted: Faulted, after_ms
         assert "guest g1: it is paused (starting up): libvirt at" in run.msg
         assert run.guest("g1")["action"] == "failed"
         faulted.check_writes_nothing()
-        # What the sentence says to do.
-        found = re.search(r"remove (/run/libvirt/qemu/g1\.xml), start the daemon", run.msg)
-        assert found
-        faulted.libvirt.host.kill_daemon(hold=True)
-        (faulted.libvirt.host.root / found.group(1).lstrip("/")).unlink()
-        faulted.libvirt.host.release_daemon()
+        faulted.take_way_out(run.msg)
     else:
         assert run.guest("g1")["action"] == "restarted"
         faulted.run_on("g1", cells=4)
