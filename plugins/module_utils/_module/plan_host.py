@@ -97,7 +97,9 @@ def devices_from_entries(entries: object) -> dict[str, HostDevice]:
     for entry in given if isinstance(given, list) else [given]:
         fields = entry if isinstance(entry, Mapping) else {}
         device, node = fields.get("device"), fields.get("host_node")
-        if not _ADDRESS.fullmatch(str(device)) or not (node is None or type(node) is int):
+        if not _ADDRESS.fullmatch(str(device)) or not (
+            node is None or (isinstance(node, int) and not isinstance(node, bool))
+        ):
             raise PolicyError(
                 "device_nodes must be a list of dictionaries with device, such as '0000:3b:00.0', "
                 f"and host_node, an integer, as vnuma_info returns them, not '{entry}'."
