@@ -179,11 +179,10 @@ class NumaHost:
                     *("nice", "-n", "10", _EMULATOR, "-name", self.name, *machine(self.spec)),
                     *("-display", "none", "-serial", f"file:{self.serial}", "-no-reboot"),
                     *(numapci.iommu() if pci else []),
-                    *("-drive", f"file={image.disk},format=raw,if=none,id=root,snapshot=on"),
-                    *("-device", "virtio-blk-pci,drive=root,bus=pcie.0"),
+                    *_root_disk(image.disk, named=bool(pci)),
                     *("-nic", f"user,model=virtio-net-pci,hostfwd=tcp:127.0.0.1:{port}-:22"),
                     *([] if self.lan is None else self.lan.card()),
-                    *("-device", "virtio-rng-pci,bus=pcie.0"),
+                    *("-device", "virtio-rng-pci" + (",bus=pcie.0" if pci else "")),
                     *disks,
                     *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
                     "-append",
@@ -291,6 +290,16 @@ def machine(spec: dict[str, Any]) -> list[str]:
         *("-m", f"{sum(node['memory_kib'] for node in nodes)}K"),
         *("-smp", f"{len(everything)},sockets={sockets},cores={width},threads=1"),
         *words,
+    ]
+
+
+def _root_disk(disk: Path, *, named: bool) -> list[str]:
+    """Return the arguments for the root disk; with expander buses it has to name its bus."""
+    if not named:
+        return ["-drive", f"file={disk},format=raw,if=virtio,snapshot=on"]
+    return [
+        *("-drive", f"file={disk},format=raw,if=none,id=root,snapshot=on"),
+        *("-device", "virtio-blk-pci,drive=root,bus=pcie.0"),
     ]
 
 

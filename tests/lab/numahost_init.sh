@@ -22,10 +22,11 @@ mount_on /sys/fs/cgroup cgroup2
 # A service manager would hand the controller down; without it libvirt says it is not mounted.
 echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control
 mkdir -p /run/sshd /run/libvirt /run/lock
-# libvirt passes no device through where nothing has loaded vfio_pci.
-for module in virtio_net virtio_rng kvm_amd vfio_pci; do
+for module in virtio_net virtio_rng kvm_amd; do
     modprobe "$module"
 done
+# libvirt passes no device through where nothing has loaded vfio_pci.
+grep -q intel_iommu=on /proc/cmdline && modprobe vfio_pci
 word() {
     sed -n "s/.*\<$1=\([^ ]*\).*/\1/p" /proc/cmdline
 }
