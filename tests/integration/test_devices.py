@@ -125,6 +125,12 @@ def _rest(text: str) -> list[bytes]:
     ]
 
 
+def _plug(libvirt: Libvirt, folder: Path, command: str, device: str) -> None:
+    """Let an owner attach or detach a device of the definition."""
+    (folder / "device.xml").write_text(device)
+    libvirt.virsh(command, "gpu", str(folder / "device.xml"), "--config")
+
+
 def test_there_and_back(gpus: Libvirt, call: Call, addresses: list[str]) -> None:
     """Devices go to their cells, and nothing else moves; a second run has nothing to do."""
     kinds = ("hostdev", "hostdev", "interface", "hostdev")
@@ -178,26 +184,22 @@ def test_devices_come_and_go(
     assert not call("vnuma_partition", _arguments(gpus)).failed
     before = pcijudge.read(gpus.dump("gpu")).devices
     for address in (third, fourth):
-        (tmp_path / "device.xml").write_text(hostdev(address))
-        gpus.virsh("attach-device", "gpu", str(tmp_path / "device.xml"), "--config")
+        _plug(gpus, tmp_path, "attach-device", hostdev(address))
     assert not call("vnuma_partition", _arguments(gpus)).failed
     now = pcijudge.read(gpus.dump("gpu"))
     assert not now.wrong
     assert before.items() <= now.devices.items()
     assert [now.devices[one][1] for one in addresses] == list(NODES[1:])
     for address in (second, third):
-        (tmp_path / "device.xml").write_text(hostdev(address))
-        gpus.virsh("detach-device", "gpu", str(tmp_path / "device.xml"), "--config")
+        _plug(gpus, tmp_path, "detach-device", hostdev(address))
     assert not call("vnuma_partition", _arguments(gpus)).failed
     left = pcijudge.read(gpus.dump("gpu"))
     assert not left.wrong
     assert left.devices == {one: now.devices[one] for one in (first, fourth)}
     assert not call("vnuma_partition", _arguments(gpus)).result["changed"]
-    (tmp_path / "device.xml").write_text(hostdev(fourth))
-    gpus.virsh("detach-device", "gpu", str(tmp_path / "device.xml"), "--config")
+    _plug(gpus, tmp_path, "detach-device", hostdev(fourth))
     assert not call("vnuma_partition", _arguments(gpus, state="absent")).failed
-    (tmp_path / "device.xml").write_text(hostdev(second))
-    gpus.virsh("attach-device", "gpu", str(tmp_path / "device.xml"), "--config")
+    _plug(gpus, tmp_path, "attach-device", hostdev(second))
     back = pcijudge.read(gpus.dump("gpu"))
     assert sorted(back.devices) == [first, second]
     assert back.devices[first] == pcijudge.read(plain).devices[first]
@@ -215,8 +217,7 @@ def test_a_place_that_was_taken(
         "<disk type='file' device='disk'><source file='/nowhere/2.img'/>"
         f"<target dev='vdb' bus='virtio'/>{_PLACE.findall(hostdev(addresses[0]))[0]}</disk>"
     )
-    (tmp_path / "disk.xml").write_text(disk)
-    gpus.virsh("attach-device", "gpu", str(tmp_path / "disk.xml"), "--config")
+    _plug(gpus, tmp_path, "attach-device", disk)
     before = gpus.dump("gpu")
     assert old.devices[addresses[0]][0] in pcijudge.read(before).others.values()
     run = call("vnuma_partition", _arguments(gpus, state="absent"))
@@ -280,7 +281,6 @@ def test_something_else_behind_a_port(
     """It is not moved, so the port stays until its owner has taken it out."""
     gpus.define(with_devices(hostdev(addresses[0])))
     assert not call("vnuma_partition", _arguments(gpus)).failed
-    (tmp_path / "device.xml").write_text(hostdev(addresses[0]))
     text = gpus.dump("gpu")
     (port,) = (
         one.get("index")
@@ -289,7 +289,7 @@ def test_something_else_behind_a_port(
         and one.get("model") == "pcie-root-port"
         and int(one.find("address").get("bus"), 16) > 0
     )
-    gpus.virsh("detach-device", "gpu", str(tmp_path / "device.xml"), "--config")
+    _plug(gpus, tmp_path, "detach-device", hostdev(addresses[0]))
     place = f"<address type='pci' domain='0' bus='{port}' slot='0' function='0'/>"
     gpus.define(
         gpus.dump("gpu").replace(

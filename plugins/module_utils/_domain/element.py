@@ -150,10 +150,15 @@ def container_of(root: Element, name: str) -> Element:
     return found
 
 
+def child_of(parent: Element, tag: str) -> Element:
+    """Return the child of this tag, made at the end where there is none."""
+    found = parent.find(tag)
+    return etree.SubElement(parent, tag) if found is None else found
+
+
 def shown_container(shown: Element, name: str) -> Element:
     """Return a container of a document for the user, made at the end where it has none."""
-    found = shown.find(name) if name else shown
-    return etree.SubElement(shown, name) if found is None else found
+    return child_of(shown, name) if name else shown
 
 
 def only(element: Element, attribute: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from .._errors import DomainError
 from .._model.devices import DeviceUnit, ExpanderBus, PciTree, RootPort
-from .element import ManagedElement, shown_container
+from .element import ManagedElement, child_of
 from .record import find_record, original
 from .units import MAX_UINT, integer
 from .xml import Element, copied, elements, etree, insert_after, remove
@@ -300,9 +300,9 @@ class _Devices(ManagedElement[tuple[ExpanderBus, ...]]):
         }
         wanted = {*(bus.index for bus in value), *(one.index for bus in value for one in bus.ports)}
         for bus in value:
-            target = _child(pci.controller(bus.index, _EXPANDER), "target")
+            target = child_of(pci.controller(bus.index, _EXPANDER), "target")
             target.set("busNr", str(bus.number))
-            _child(target, "node").text = str(bus.cell)
+            child_of(target, "node").text = str(bus.cell)
             for port in bus.ports:
                 _move(pci.controller(port.index, _PORT), bus.index, port.slot)
         for source, device in pci.passed.items():
@@ -347,16 +347,11 @@ class _Devices(ManagedElement[tuple[ExpanderBus, ...]]):
             copies = [etree.Element(one.tag, dict(one.attrib)) for one in moved]
             for copy, one in zip(copies, moved):
                 copy.extend(copied(part) for part in elements(one, "source", "address"))
-            shown_container(shown, "devices").extend([*map(copied, pci.ours()), *copies])
+            child_of(shown, "devices").extend([*map(copied, pci.ours()), *copies])
 
 
 #: Managed as one: expander buses have no sense without the devices behind them.
 DEVICES = _Devices("devices", "", ())
-
-
-def _child(parent: Element, tag: str) -> Element:
-    found = parent.find(tag)
-    return etree.SubElement(parent, tag) if found is None else found
 
 
 def _note(source: str, device: Element) -> Element:

@@ -20,7 +20,6 @@ from .._domain.compare import (
 from .._domain.definition import (
     Definition,
     is_ours,
-    pci_devices,
     read_definition,
     read_guest,
     wanted_of,
@@ -33,13 +32,14 @@ from .._domain.words import PIN_BY_HAND, Drift, differences
 from .._errors import GuestGoneError, VnumaError
 from .._hypervisor.hypervisor import Hypervisor
 from .._hypervisor.numa_maps import Processes, local_processes
+from .._model.devices import HostDevice
 from .._model.domain import Domain, ManagedState
 from .._model.host import Host
 from .._model.layout import Layout, layout_to_result
 from .._model.placement import Ledger, ledger_to_result
 from .._planner.books import make_ledger
 from .._planner.nodes import resized
-from .._policy import HOST, policy_from_record
+from .._policy import policy_from_record
 from .common import errors_to_result, patience_s, warn_once
 from .location import Location, locate_guest, location_to_result
 from .planning import Ask, Others, plan_asks, read_others, readable
@@ -63,7 +63,7 @@ class Report:
         location: None while it is off.
         drift: what is not as it should be.
         restart_required: whether it waits for a cold start.
-        devices: its passed-through PCI devices, as the module returns them.
+        known: where its passed-through PCI devices are; None before they were looked up.
     """
 
     domain: Domain
@@ -75,7 +75,7 @@ class Report:
     location: Location | None = None
     drift: list[Drift] = field(default_factory=list)
     restart_required: bool = False
-    devices: list[dict[str, Any]] = field(default_factory=list)
+    known: dict[str, HostDevice] | None = None
 
 
 @dataclass
@@ -149,7 +149,7 @@ def inspect_guests(
         if report.domain.uuid in findings.failed:
             continue
         try:
-            report.devices = _devices(report.live or report.definition, hypervisor)
+            _look_up_devices(report, hypervisor)
             _compare(report, findings.host, hypervisor, state_dir)
             report.drift += die_drift((report.live or report.definition).state, findings.host)
             if report.live is not None:
@@ -184,7 +184,7 @@ def report_to_result(report: Report, host: Host) -> dict[str, Any]:
             {"between": one.between, "what": one.what, "msg": one.message} for one in report.drift
         ],
         "restart_required": report.restart_required,
-        "devices": report.devices,
+        "devices": _devices_to_result(report.live or report.definition, report.known or {}),
         "notes": [] if location is None else list(location.notes),
     }
 
@@ -249,9 +249,7 @@ def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) 
         try:
             policy = policy_from_record(recorded_policy(record))
             guest = read_guest(report.definition, findings.host.hugepage_default_kib)
-            wanted = policy.devices == HOST or policy.device_locality != "ignore"
-            devices = pci_devices(report.definition) if wanted else ()
-            found = hypervisor.pci_devices(devices)
+            found = _look_up_devices(report, hypervisor)
             sized = resized(guest, policy)
         except VnumaError as error:
             report.drift.append(_no_plan(report, error))
@@ -273,20 +271,30 @@ def _plan(hypervisor: Hypervisor, unread: Sequence[Domain], findings: Findings) 
             _compare_to_plan(report, asks[report.domain.uuid])
 
 
-def _devices(definition: Definition, hypervisor: Hypervisor) -> list[dict[str, Any]]:
-    """Return where each passed-through PCI device of a guest is, on the host and in the guest."""
-    known = hypervisor.pci_devices(pci_devices(definition))
+def _look_up_devices(report: Report, hypervisor: Hypervisor) -> dict[str, HostDevice]:
+    """Ask where a guest's passed-through PCI devices are, as it runs and as it is defined; once."""
+    if report.known is None:
+        both = (report.definition, report.live or report.definition)
+        units = (unit for one in both for unit in one.pci.units)
+        names = {device for unit in units for device, _function in unit.devices}
+        report.known = hypervisor.pci_devices(sorted(names))
+    return report.known
+
+
+def _devices_to_result(
+    definition: Definition, known: Mapping[str, HostDevice]
+) -> list[dict[str, Any]]:
     tree = definition.pci
     cells = {port.index: bus.cell for bus in (*tree.added, *tree.others) for port in bus.ports}
     ports = {device: unit.port for unit in tree.units for device, _function in unit.devices}
     return [
         {
             "device": device,
-            "host_node": place.node,
-            "root_complex": place.root_complex or None,
-            "cell": cells.get(ports[device] or 0),
+            "host_node": known[device].node,
+            "root_complex": known[device].root_complex or None,
+            "cell": cells.get(port or 0),
         }
-        for device, place in sorted(known.items())
+        for device, port in sorted(ports.items())
     ]
 
 

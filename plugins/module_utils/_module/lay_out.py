@@ -168,10 +168,8 @@ def _missed_devices(ask: Ask) -> list[str]:
     policy = ask.policy
     nodes = ask.nodes
     missed = [node for node in ask.device_nodes if node not in nodes]
-    if policy.nodes == AUTO or not missed or not nodes:
-        return []
-    if policy.devices == HOST and policy.device_locality != "require":
-        # Each of them is told of by itself.
+    # With expander buses each device is told of by itself.
+    if policy.nodes == AUTO or policy.devices == HOST or not missed or not nodes:
         return []
     sentence = (
         f"its passed-through devices are on {nodes_text(missed)}, and it is on {nodes_text(nodes)}"

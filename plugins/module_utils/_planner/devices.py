@@ -84,14 +84,13 @@ def _homes(
     homes, warnings = {}, []
     on_added = {port.index: bus.cell or 0 for bus in tree.added for port in bus.ports}
     on_others = {port.index: bus.cell for bus in tree.others for port in bus.ports}
+    obstacle = _obstacle(guest)
     for unit in tree.units if host_nodes else ():
         places = {known.get(device) for device, _function in unit.devices}
         found = {HostDevice() if place is None else place for place in places}
         node, *more = {place.node for place in found}
-        refused, why = (
-            unit.refused or _obstacle(guest),
-            unit.refused or _obstacle(guest) or unit.fixed,
-        )
+        refused = unit.refused or obstacle
+        why = refused or unit.fixed
         if None in places:
             refused = why = "its host node is not known here, and not given in device_nodes"
         elif more:
